@@ -1,0 +1,6 @@
+-- One data key per organization, wrapped by a master key that the store never holds.
+CREATE TABLE data_keys (
+    organization_id TEXT NOT NULL PRIMARY KEY,
+    wrapped BYTEA NOT NULL,
+    created_at BIGINT NOT NULL
+);

@@ -1,0 +1,108 @@
+//! The consuming end of a router's durable group: takes events in order, acknowledges each once its effects are durable,
+//! and joins again whenever the stream ends.
+//!
+//! Guarantee: an event is acknowledged only after its handler's promise is kept; whatever was not acknowledged when a
+//! stream ends comes again, marked `redelivered`.
+
+use std::time::Duration;
+
+use futures_util::{StreamExt as _, future::BoxFuture, stream::FuturesUnordered};
+use proto::router::v1::{
+    Acknowledge, ConsumeRequest, ConsumedEvent, Credit, StartConsuming, consume_request::Message,
+    consumer_service_client::ConsumerServiceClient,
+};
+use tokio::sync::mpsc;
+use tokio_stream::wrappers::ReceiverStream;
+use tokio_util::sync::CancellationToken;
+
+use crate::{
+    error::{Error, Result},
+    grpc::{MESSAGE_LIMIT, Peer},
+};
+
+/// Events that may be under way at once.
+const CREDIT_EVENTS: u32 = 4_096;
+/// Bytes that may be under way at once.
+const CREDIT_BYTES: u64 = 4 << 20;
+/// Acknowledgements in one message.
+const ACKNOWLEDGEMENTS: usize = 512;
+/// Waits between tries to join: doubles up to the last.
+const FIRST_WAIT: Duration = Duration::from_millis(100);
+const LONGEST_WAIT: Duration = Duration::from_secs(5);
+
+/// What is done with an event, in two steps: `take` is called for one event after the other, in the group's order; the
+/// promise it gives is kept beside the others', and the event is acknowledged then.
+pub trait Handler: Send + Sync + 'static {
+    /// Takes an event in. The promise resolves once its effects are durable.
+    ///
+    /// # Errors
+    /// Any error, here or of the promise, ends the stream; the event comes again.
+    fn take(&self, event: ConsumedEvent) -> impl Future<Output = Result<BoxFuture<'static, Result<()>>>> + Send;
+}
+
+/// Consumes a group until told to stop.
+pub async fn run<H: Handler>(router: Peer, group: &'static str, handler: H, stopping: CancellationToken) {
+    let mut wait = FIRST_WAIT;
+    loop {
+        let outcome = stopping.run_until_cancelled(stream(&router, group, &handler, &mut wait)).await;
+        let Some(Err(error)) = outcome else {
+            if outcome.is_none() {
+                return;
+            }
+            continue;
+        };
+        tracing::warn!(%error, group, wait_ms = wait.as_millis(), "the stream of events ended; joining again");
+        if stopping.run_until_cancelled(tokio::time::sleep(wait)).await.is_none() {
+            return;
+        }
+        wait = (wait * 2).min(LONGEST_WAIT);
+    }
+}
+
+/// One stream, from joining to its end.
+async fn stream<H: Handler>(router: &Peer, group: &str, handler: &H, wait: &mut Duration) -> Result<()> {
+    // Room for every acknowledgement that can be due: the stream never waits for itself.
+    let (requests, outgoing) = mpsc::channel(CREDIT_EVENTS as usize + 16);
+    let start = StartConsuming { group: group.to_owned(), credit: Some(Credit { events: CREDIT_EVENTS, bytes: CREDIT_BYTES }), ..Default::default() };
+    send(&requests, Message::Start(start)).await?;
+    let mut client = ConsumerServiceClient::new(router.channel()).max_decoding_message_size(MESSAGE_LIMIT);
+    let mut incoming = client.consume(ReceiverStream::new(outgoing)).await?.into_inner();
+    let mut promises = FuturesUnordered::new();
+    loop {
+        tokio::select! {
+            biased;
+            Some(kept) = promises.next(), if !promises.is_empty() => {
+                let mut done = vec![kept?];
+                while done.len() < ACKNOWLEDGEMENTS
+                    && let Some(Some(kept)) = futures_util::FutureExt::now_or_never(promises.next())
+                {
+                    done.push(kept?);
+                }
+                acknowledge(&requests, &done).await?;
+            }
+            response = incoming.message() => {
+                let Some(response) = response? else { return Err(Error::Unavailable("the router ended the stream".into())) };
+                *wait = FIRST_WAIT;
+                for event in response.events {
+                    let sequence = event.event.as_ref().and_then(|event| event.position.as_ref()).map_or(0, |position| position.sequence);
+                    let bytes = event.credit_bytes;
+                    let promise = handler.take(event).await?;
+                    promises.push(async move { promise.await.map(|()| (sequence, bytes)) });
+                }
+            }
+        }
+    }
+}
+
+async fn acknowledge(requests: &mpsc::Sender<ConsumeRequest>, done: &[(u64, u64)]) -> Result<()> {
+    let sequences = done.iter().map(|(sequence, _)| *sequence).collect();
+    send(requests, Message::Acknowledge(Acknowledge { sequences })).await?;
+    let events = u32::try_from(done.len()).unwrap_or(u32::MAX);
+    let bytes = done.iter().map(|(_, bytes)| *bytes).sum();
+    send(requests, Message::Credit(Credit { events, bytes })).await
+}
+
+async fn send(requests: &mpsc::Sender<ConsumeRequest>, message: Message) -> Result<()> {
+    let sent = requests.send(ConsumeRequest { message: Some(message) }).await;
+    sent.map_err(|_| Error::Unavailable("the router ended the stream".into()))
+}

@@ -1,0 +1,98 @@
+//! The listening side of connections: HTTP/1 and HTTP/2 on one port, with limits, upgrades and an orderly end.
+
+use std::{net::SocketAddr, time::Duration};
+
+use axum::{Router, extract::ConnectInfo};
+use http::Request;
+use hyper_util::{
+    rt::{TokioExecutor, TokioIo, TokioTimer},
+    server::conn::auto::Builder,
+    service::TowerToHyperService,
+};
+use tokio::{
+    net::{TcpListener, TcpStream},
+    time::timeout,
+};
+use tokio_util::{sync::CancellationToken, task::TaskTracker};
+use tower::ServiceExt as _;
+
+use crate::service::Chassis;
+
+/// A peer that doesn't answer a ping for this long, asked after every [`KEEPALIVE_INTERVAL`], is gone.
+pub(super) const KEEPALIVE_TIMEOUT: Duration = Duration::from_secs(10);
+pub(super) const KEEPALIVE_INTERVAL: Duration = Duration::from_secs(5);
+/// How long a new connection may stay silent, and a request's headers take.
+const HEADERS_WITHIN: Duration = Duration::from_secs(10);
+/// How long to wait when the machine has no file descriptor left.
+const ACCEPT_PAUSE: Duration = Duration::from_millis(50);
+
+/// Takes connections until the chassis drains; the drain waits for those that are open.
+pub(super) fn accept(listener: TcpListener, app: Router, chassis: &Chassis) {
+    let (tasks, draining) = (chassis.tasks.clone(), chassis.draining());
+    let builder = builder(chassis.shared.server.max_concurrent_streams);
+    let serving = async move {
+        let connections = TaskTracker::new();
+        while let Some((stream, peer)) = next(&listener, &draining).await {
+            let connection = connection(stream, peer, builder.clone(), app.clone(), draining.clone());
+            tasks.spawn("connection", connections.track_future(connection));
+        }
+        drop(listener);
+        connections.close();
+        connections.wait().await;
+    };
+    chassis.tasks.spawn("server", chassis.servers().track_future(serving));
+}
+
+async fn next(listener: &TcpListener, draining: &CancellationToken) -> Option<(TcpStream, SocketAddr)> {
+    loop {
+        let accepted = draining.run_until_cancelled(listener.accept()).await?;
+        match accepted {
+            Ok(accepted) => return Some(accepted),
+            Err(error) => {
+                tracing::warn!(%error, "a connection was not accepted");
+                tokio::time::sleep(ACCEPT_PAUSE).await;
+            }
+        }
+    }
+}
+
+fn builder(max_concurrent_streams: u32) -> Builder<TokioExecutor> {
+    let mut builder = Builder::new(TokioExecutor::new());
+    builder.http1().timer(TokioTimer::new()).header_read_timeout(HEADERS_WITHIN);
+    builder
+        .http2()
+        .timer(TokioTimer::new())
+        .keep_alive_interval(KEEPALIVE_INTERVAL)
+        .keep_alive_timeout(KEEPALIVE_TIMEOUT)
+        .max_concurrent_streams(max_concurrent_streams);
+    builder
+}
+
+async fn connection(
+    stream: TcpStream,
+    peer: SocketAddr,
+    builder: Builder<TokioExecutor>,
+    app: Router,
+    draining: CancellationToken,
+) {
+    // With Nagle's algorithm a small answer waits 40 ms for the peer's delayed acknowledgement.
+    if stream.set_nodelay(true).is_err() || !matches!(timeout(HEADERS_WITHIN, stream.readable()).await, Ok(Ok(()))) {
+        return;
+    }
+    let app = app.map_request(move |mut request: Request<_>| {
+        request.extensions_mut().insert(ConnectInfo(peer));
+        request
+    });
+    let serving = builder.serve_connection_with_upgrades(TokioIo::new(stream), TowerToHyperService::new(app));
+    let mut serving = Box::pin(serving);
+    let ended = tokio::select! {
+        ended = serving.as_mut() => ended,
+        () = draining.cancelled() => {
+            serving.as_mut().graceful_shutdown();
+            serving.await
+        }
+    };
+    if let Err(error) = ended {
+        tracing::debug!(%peer, error, "connection failed");
+    }
+}

@@ -1,0 +1,229 @@
+//! One lane as the dispatcher holds it in memory: whether it may be tried now, and what an attempt's end means for it.
+
+use std::{collections::HashSet, sync::Arc, time::Duration};
+
+use jiff::{SignedDuration, Timestamp};
+
+use super::{Settings, Slots};
+use crate::{
+    clock::from_micros,
+    id::OrganizationId,
+    lane::{
+        breaker::{self, Breaker},
+        delivery::{Attempted, Blame, Delivery, Outcome, State},
+        limit::{self, Limit},
+        recorder::{End, LaneRow},
+        rows::Remembered,
+        window::Window,
+    },
+};
+
+/// One destination.
+#[derive(Debug)]
+pub(super) struct Lane {
+    pub(super) number: i64,
+    pub(super) id: Arc<str>,
+    pub(super) organization: OrganizationId,
+    pub(super) settings: Settings,
+    pub(super) breaker: Breaker,
+    limit: Limit,
+    window: Window,
+    /// Attempts under way: slots held.
+    pub(super) running: u32,
+    /// Deliveries in memory, their end not yet durable.
+    pub(super) known: u32,
+    /// Ordering keys of the attempts under way, where the lane is ordered.
+    pub(super) keys: HashSet<String>,
+    /// The most urgent priority that may be due in the store; none: nothing is due there.
+    pub(super) backlog: Option<i64>,
+    /// Deliveries came to wait since the last look into the store began.
+    pub(super) touched: bool,
+    /// The store may hold deliveries that aren't final.
+    pub(super) may_hold: bool,
+    /// A look into the store is under way.
+    pub(super) loading: bool,
+    /// Deliveries whose end became durable since that look began: it may still show them as waiting.
+    pub(super) settled_meanwhile: HashSet<i64>,
+    /// When the lane is to be looked at again, and the priority that is due then.
+    pub(super) alarm: Option<(Timestamp, i64)>,
+    /// The destination asked not to be called before.
+    not_before: Timestamp,
+    failing_since: Option<Timestamp>,
+    /// Its destination is gone or failed for too long.
+    pub(super) closed: bool,
+}
+
+/// Whether a lane may be tried.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub(super) enum Ready {
+    Now,
+    At(Timestamp),
+    /// Not until somebody says so.
+    Held,
+}
+
+/// What an attempt's end comes to, for its delivery and its lane.
+pub(super) struct Settled {
+    pub(super) end: End,
+    /// What the store must remember of the lane has changed.
+    pub(super) lane_changed: bool,
+    /// The lane is closed from now on, for this reason.
+    pub(super) closing: Option<String>,
+}
+
+impl Lane {
+    pub(super) fn new(number: i64, id: Arc<str>, organization: OrganizationId, settings: Settings, slots: Slots, remembered: Remembered, now: Timestamp) -> Self {
+        let mut limit = Limit::new(settings.rate_limit);
+        let not_before = if remembered.unclean { now + limit::WINDOW } else { Timestamp::MIN };
+        limit.restore(remembered.recent, not_before);
+        Self {
+            number,
+            id,
+            organization,
+            breaker: Breaker::restore(remembered.breaker_opened_at.map(from_micros), remembered.breaker_openings),
+            limit,
+            window: Window::new(slots.lane),
+            running: 0,
+            known: 0,
+            keys: HashSet::new(),
+            // What waits may have any priority: the first look tells.
+            backlog: (remembered.open > 0).then_some(1),
+            touched: false,
+            may_hold: remembered.open > 0,
+            loading: false,
+            settled_meanwhile: HashSet::new(),
+            alarm: None,
+            not_before: Timestamp::MIN,
+            failing_since: remembered.failing_since.map(from_micros),
+            closed: false,
+            settings,
+        }
+    }
+
+    /// Takes over new settings, which may pause, resume or reopen it. A lane that is resumed forgives its destination.
+    pub(super) fn change(&mut self, settings: Settings) {
+        self.limit.set(settings.rate_limit);
+        if (self.settings.paused || self.closed) && !settings.paused {
+            self.breaker.succeeded();
+            self.failing_since = None;
+            self.not_before = Timestamp::MIN;
+        }
+        self.closed = false;
+        self.settings = settings;
+        self.hold(1);
+    }
+
+    /// Notes that a delivery of this priority waits in the store, or may.
+    pub(super) fn hold(&mut self, priority: i64) {
+        self.backlog = Some(self.backlog.map_or(priority, |most_urgent| most_urgent.min(priority)));
+        self.touched = true;
+        self.may_hold = true;
+    }
+
+    pub(super) fn ready(&mut self, now: Timestamp) -> Ready {
+        if self.settings.paused || self.closed {
+            return Ready::Held;
+        }
+        let breaker = match self.breaker.state(now) {
+            breaker::State::Open(until) => until,
+            _ => now,
+        };
+        let at = self.limit.next(now).max(breaker).max(self.not_before);
+        if at <= now { Ready::Now } else { Ready::At(at) }
+    }
+
+    /// Attempts that may begin now, as far as this lane's own slots go.
+    pub(super) fn free(&mut self, now: Timestamp) -> u32 {
+        match self.breaker.state(now) {
+            breaker::State::HalfOpen => 1u32.saturating_sub(self.running),
+            _ => self.window.size().saturating_sub(self.running),
+        }
+    }
+
+    /// Counts an attempt that begins.
+    pub(super) fn begin(&mut self, delivery: &Delivery, now: Timestamp) {
+        self.limit.count(now);
+        self.running += 1;
+        if self.settings.ordered {
+            self.keys.insert(delivery.ordering_key.clone());
+        }
+    }
+
+    /// Draws the conclusions of an attempt that ended. `jitter` in 0..=1.
+    pub(super) fn settle(&mut self, delivery: &Delivery, attempted: &Attempted, now: Timestamp, jitter: f64) -> Settled {
+        self.running = self.running.saturating_sub(1);
+        self.keys.remove(&delivery.ordering_key);
+        let attempts = delivery.attempts.saturating_add(1);
+        let before = self.memory();
+        let mut closing = None;
+        let (state, next_at, reason) = match attempted.outcome {
+            Outcome::Delivered => {
+                self.succeeded();
+                (State::Delivered, now, String::new())
+            }
+            Outcome::Retry { after, blame } => {
+                if blame == Blame::Destination {
+                    closing = self.failed(delivery, now, after, jitter);
+                }
+                let tries = attempts.saturating_sub(delivery.reopened_after);
+                match self.settings.schedule.delay(tries, jitter, after) {
+                    Some(delay) => (State::Waiting, now + signed(delay), attempted.error.clone()),
+                    None => (State::Dead, now, format!("the retry schedule is exhausted: {}", attempted.error)),
+                }
+            }
+            Outcome::Permanent => (State::Dead, now, attempted.error.clone()),
+            Outcome::Gone => {
+                closing = Some("the destination answered that it is gone".to_owned());
+                (State::Dead, now, attempted.error.clone())
+            }
+            Outcome::Unknown => (State::Unknown, now, attempted.error.clone()),
+        };
+        self.closed |= closing.is_some();
+        let end = End {
+            state,
+            attempts,
+            next_at: next_at.as_microsecond(),
+            finished_at: state.is_final().then_some(now.as_microsecond()),
+            status_code: attempted.status_code.map(i64::from),
+            reason,
+        };
+        Settled { end, lane_changed: before != self.memory(), closing }
+    }
+
+    fn succeeded(&mut self) {
+        self.failing_since = None;
+        if self.breaker.succeeded() { self.window.restart() } else { self.window.grow() }
+    }
+
+    /// Gives the reason for closing, when the destination has failed for too long.
+    fn failed(&mut self, delivery: &Delivery, now: Timestamp, after: Option<Duration>, jitter: f64) -> Option<String> {
+        self.breaker.failed(delivery.id, now, jitter);
+        self.window.shrink();
+        if let Some(after) = after {
+            self.not_before = self.not_before.max(now + signed(after.min(crate::lane::backoff::RETRY_AFTER_MAX)));
+        }
+        let since = *self.failing_since.get_or_insert(now);
+        (now.duration_since(since) >= signed(self.settings.disable_after))
+            .then(|| format!("the destination has failed since {since}"))
+    }
+
+    fn memory(&self) -> (Option<Timestamp>, u32, Option<Timestamp>) {
+        let (opened_at, openings) = self.breaker.memory();
+        (opened_at, openings, self.failing_since)
+    }
+
+    /// What the store remembers of it.
+    pub(super) fn row(&self) -> LaneRow {
+        let (opened_at, openings, failing_since) = self.memory();
+        LaneRow {
+            number: self.number,
+            breaker_opened_at: opened_at.map(Timestamp::as_microsecond),
+            breaker_openings: i64::from(openings),
+            failing_since: failing_since.map(Timestamp::as_microsecond),
+        }
+    }
+}
+
+fn signed(duration: Duration) -> SignedDuration {
+    SignedDuration::try_from(duration).unwrap_or(SignedDuration::MAX)
+}

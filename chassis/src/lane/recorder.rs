@@ -1,0 +1,354 @@
+//! Writes what the dispatcher knows, a group at a time: one transaction for everything that came up while the one
+//! before was committed. If a commit fails it is tried again from memory until it succeeds; nothing is sent again for it.
+//!
+//! The two hot statements stand in both dialects side by side: PostgreSQL takes whole columns (UNNEST), SQLite one
+//! prepared insert repeated.
+
+use std::time::Duration;
+
+use bytes::Bytes;
+use tokio::sync::mpsc;
+
+use super::{
+    delivery::{Delivery, State},
+    dispatcher::Signal,
+};
+use crate::{
+    error::Result,
+    secret::DataKeys,
+    store::{Engine, Store, Tx},
+    with,
+};
+
+/// Everything that one commit writes.
+#[derive(Debug, Default)]
+pub(super) struct Group {
+    pub(super) inserts: Vec<Insert>,
+    pub(super) updates: Vec<Update>,
+    pub(super) attempts: Vec<AttemptRow>,
+    pub(super) lanes: Vec<LaneRow>,
+    /// Keys of ordered lanes whose first blocked delivery may go now: (lane, ordering key).
+    pub(super) releases: Vec<(i64, String)>,
+    /// Ids to be told about after the commit; not written.
+    pub(super) offers: Vec<u64>,
+}
+
+impl Group {
+    pub(super) fn is_empty(&self) -> bool {
+        self.inserts.is_empty()
+            && self.updates.is_empty()
+            && self.lanes.is_empty()
+            && self.releases.is_empty()
+            && self.offers.is_empty()
+    }
+}
+
+/// A delivery that the store doesn't have yet.
+#[derive(Debug)]
+pub(super) struct Insert {
+    pub(super) delivery: Delivery,
+    pub(super) end: End,
+    /// In an ordered lane that holds others: it is blocked if one of its key is among them.
+    pub(super) may_be_behind: bool,
+}
+
+/// Where a delivery stands after its last attempt, or before its first.
+#[derive(Clone, Debug)]
+pub(super) struct End {
+    pub(super) state: State,
+    pub(super) attempts: u32,
+    pub(super) next_at: i64,
+    pub(super) finished_at: Option<i64>,
+    pub(super) status_code: Option<i64>,
+    pub(super) reason: String,
+}
+
+/// A change to a delivery that the store has.
+#[derive(Debug)]
+pub(super) struct Update {
+    pub(super) id: i64,
+    pub(super) end: End,
+}
+
+#[derive(Debug)]
+pub(super) struct AttemptRow {
+    pub(super) delivery: i64,
+    pub(super) number: u32,
+    pub(super) lane: i64,
+    pub(super) organization: crate::id::OrganizationId,
+    pub(super) started_at: i64,
+    pub(super) duration: i64,
+    pub(super) status_code: Option<i64>,
+    pub(super) outcome: &'static str,
+    pub(super) error: String,
+    pub(super) response: Bytes,
+}
+
+#[derive(Debug)]
+pub(super) struct LaneRow {
+    pub(super) number: i64,
+    pub(super) breaker_opened_at: Option<i64>,
+    pub(super) breaker_openings: i64,
+    pub(super) failing_since: Option<i64>,
+}
+
+/// Commits groups as they come and tells the dispatcher; ends when the dispatcher does.
+pub(super) async fn run(store: Store, keys: DataKeys, mut groups: mpsc::Receiver<Group>, signals: mpsc::Sender<Signal>) {
+    while let Some(group) = groups.recv().await {
+        let mut failures = 0u32;
+        while let Err(error) = commit(&store, &keys, &group).await {
+            failures += 1;
+            tracing::error!(%error, failures, "deliveries can't be recorded; sending stops until they can");
+            metrics::counter!("lane_commit_failures_total").increment(1);
+            if failures == 1 && signals.send(Signal::Stalled).await.is_err() {
+                return;
+            }
+            tokio::time::sleep(Duration::from_millis(50 << failures.min(5))).await;
+        }
+        if signals.send(Signal::Committed(group)).await.is_err() {
+            return;
+        }
+    }
+}
+
+async fn commit(store: &Store, keys: &DataKeys, group: &Group) -> Result<()> {
+    let sealed = seal(keys, group).await?;
+    let mut tx = store.begin().await?;
+    insert_deliveries(&mut tx, &group.inserts, &sealed.contents).await?;
+    for row in group.inserts.iter().filter(|row| row.may_be_behind) {
+        block(&mut tx, &row.delivery).await?;
+    }
+    update_deliveries(&mut tx, &group.updates).await?;
+    insert_attempts(&mut tx, &group.attempts, &sealed.responses).await?;
+    for lane in &group.lanes {
+        with!(tx.on(), c => sqlx::query(
+            "UPDATE lanes SET breaker_opened_at = $2, breaker_openings = $3, failing_since = $4 WHERE number = $1",
+        ).bind(lane.number).bind(lane.breaker_opened_at).bind(lane.breaker_openings).bind(lane.failing_since).execute(c).await.map(drop))?;
+    }
+    for (lane, key) in &group.releases {
+        release(&mut tx, *lane, key).await?;
+    }
+    tx.commit().await
+}
+
+/// Contents of the rows that may still be sent, and the answers' bodies, sealed with their organizations' data keys.
+struct Sealed {
+    contents: Vec<Option<Vec<u8>>>,
+    responses: Vec<Option<Vec<u8>>>,
+}
+
+async fn seal(keys: &DataKeys, group: &Group) -> Result<Sealed> {
+    let mut contents = Vec::with_capacity(group.inserts.len());
+    for Insert { delivery, end, .. } in &group.inserts {
+        let keep = !matches!(end.state, State::Delivered | State::Cancelled);
+        contents.push(match keep {
+            true => Some(keys.of(&delivery.organization).await?.seal(&content_aad(delivery.id), &delivery.content)),
+            false => None,
+        });
+    }
+    let mut responses = Vec::with_capacity(group.attempts.len());
+    for row in &group.attempts {
+        responses.push(match row.response.is_empty() {
+            true => None,
+            false => Some(keys.of(&row.organization).await?.seal(&response_aad(row.delivery), &row.response)),
+        });
+    }
+    Ok(Sealed { contents, responses })
+}
+
+pub(super) fn content_aad(delivery: i64) -> Vec<u8> {
+    format!("deliveries|content|{delivery}").into_bytes()
+}
+
+pub(super) fn response_aad(delivery: i64) -> Vec<u8> {
+    format!("attempts|response|{delivery}").into_bytes()
+}
+
+async fn insert_deliveries(tx: &mut Tx, rows: &[Insert], contents: &[Option<Vec<u8>>]) -> Result<()> {
+    if rows.is_empty() {
+        return Ok(());
+    }
+    match tx.on() {
+        Engine::Sqlite(connection) => {
+            for (Insert { delivery: d, end, .. }, content) in rows.iter().zip(contents) {
+                sqlx::query(
+                    "INSERT INTO deliveries (id, lane, organization_id, event, event_id, event_type, ordering_key, priority, state,
+                         origin, attempts, reopened_after, next_at, created_at, finished_at, status_code, reason, content)
+                     VALUES ($1, $2, $3, $4, $5, $6, $7, $8, $9, $10, $11, 0, $12, $13, $14, $15, $16, $17)
+                     ON CONFLICT (event, lane) DO NOTHING",
+                )
+                .bind(d.id)
+                .bind(d.lane)
+                .bind(d.organization.as_str())
+                .bind(&d.event[..])
+                .bind(&d.event_id)
+                .bind(&d.event_type)
+                .bind(&d.ordering_key)
+                .bind(d.priority)
+                .bind(end.state as i64)
+                .bind(&d.origin)
+                .bind(i64::from(end.attempts))
+                .bind(end.next_at)
+                .bind(d.created_at)
+                .bind(end.finished_at)
+                .bind(end.status_code)
+                .bind(&end.reason)
+                .bind(content)
+                .execute(&mut *connection)
+                .await?;
+            }
+        }
+        Engine::Postgres(connection) => {
+            let d = || rows.iter().map(|row| &row.delivery);
+            let end = || rows.iter().map(|row| &row.end);
+            sqlx::query(
+                "INSERT INTO deliveries (id, lane, organization_id, event, event_id, event_type, ordering_key, priority, state,
+                     origin, attempts, reopened_after, next_at, created_at, finished_at, status_code, reason, content)
+                 SELECT id, lane, organization_id, event, event_id, event_type, ordering_key, priority, state,
+                     origin, attempts, 0, next_at, created_at, finished_at, status_code, reason, content
+                 FROM UNNEST($1::bigint[], $2::bigint[], $3::text[], $4::bytea[], $5::text[], $6::text[], $7::text[], $8::bigint[],
+                     $9::bigint[], $10::text[], $11::bigint[], $12::bigint[], $13::bigint[], $14::bigint[], $15::bigint[], $16::text[],
+                     $17::bytea[]) AS t (id, lane, organization_id, event, event_id, event_type, ordering_key, priority, state,
+                     origin, attempts, next_at, created_at, finished_at, status_code, reason, content)
+                 ON CONFLICT (event, lane) DO NOTHING",
+            )
+            .bind(d().map(|d| d.id).collect::<Vec<_>>())
+            .bind(d().map(|d| d.lane).collect::<Vec<_>>())
+            .bind(d().map(|d| d.organization.as_str()).collect::<Vec<_>>())
+            .bind(d().map(|d| &d.event[..]).collect::<Vec<_>>())
+            .bind(d().map(|d| d.event_id.as_str()).collect::<Vec<_>>())
+            .bind(d().map(|d| d.event_type.as_str()).collect::<Vec<_>>())
+            .bind(d().map(|d| d.ordering_key.as_str()).collect::<Vec<_>>())
+            .bind(d().map(|d| d.priority).collect::<Vec<_>>())
+            .bind(end().map(|end| end.state as i64).collect::<Vec<_>>())
+            .bind(d().map(|d| d.origin.as_str()).collect::<Vec<_>>())
+            .bind(end().map(|end| i64::from(end.attempts)).collect::<Vec<_>>())
+            .bind(end().map(|end| end.next_at).collect::<Vec<_>>())
+            .bind(d().map(|d| d.created_at).collect::<Vec<_>>())
+            .bind(end().map(|end| end.finished_at).collect::<Vec<_>>())
+            .bind(end().map(|end| end.status_code).collect::<Vec<_>>())
+            .bind(end().map(|end| end.reason.as_str()).collect::<Vec<_>>())
+            .bind(contents)
+            .execute(connection)
+            .await?;
+        }
+    }
+    Ok(())
+}
+
+async fn update_deliveries(tx: &mut Tx, rows: &[Update]) -> Result<()> {
+    if rows.is_empty() {
+        return Ok(());
+    }
+    // A row that was cancelled while its attempt ran stays cancelled, unless the message arrived after all.
+    match tx.on() {
+        Engine::Sqlite(connection) => {
+            for Update { id, end } in rows {
+                sqlx::query(
+                    "UPDATE deliveries SET state = $2, attempts = $3, next_at = $4, finished_at = $5, status_code = $6, reason = $7,
+                         content = CASE WHEN $2 = 3 THEN NULL ELSE content END
+                     WHERE id = $1 AND (state <> 5 OR $2 = 3)",
+                )
+                .bind(id)
+                .bind(end.state as i64)
+                .bind(i64::from(end.attempts))
+                .bind(end.next_at)
+                .bind(end.finished_at)
+                .bind(end.status_code)
+                .bind(&end.reason)
+                .execute(&mut *connection)
+                .await?;
+            }
+        }
+        Engine::Postgres(connection) => {
+            let end = || rows.iter().map(|row| &row.end);
+            sqlx::query(
+                "UPDATE deliveries SET state = t.state, attempts = t.attempts, next_at = t.next_at, finished_at = t.finished_at,
+                     status_code = t.status_code, reason = t.reason,
+                     content = CASE WHEN t.state = 3 THEN NULL ELSE content END
+                 FROM UNNEST($1::bigint[], $2::bigint[], $3::bigint[], $4::bigint[], $5::bigint[], $6::bigint[], $7::text[])
+                     AS t (id, state, attempts, next_at, finished_at, status_code, reason)
+                 WHERE deliveries.id = t.id AND (deliveries.state <> 5 OR t.state = 3)",
+            )
+            .bind(rows.iter().map(|row| row.id).collect::<Vec<_>>())
+            .bind(end().map(|end| end.state as i64).collect::<Vec<_>>())
+            .bind(end().map(|end| i64::from(end.attempts)).collect::<Vec<_>>())
+            .bind(end().map(|end| end.next_at).collect::<Vec<_>>())
+            .bind(end().map(|end| end.finished_at).collect::<Vec<_>>())
+            .bind(end().map(|end| end.status_code).collect::<Vec<_>>())
+            .bind(end().map(|end| end.reason.as_str()).collect::<Vec<_>>())
+            .execute(connection)
+            .await?;
+        }
+    }
+    Ok(())
+}
+
+async fn insert_attempts(tx: &mut Tx, rows: &[AttemptRow], responses: &[Option<Vec<u8>>]) -> Result<()> {
+    if rows.is_empty() {
+        return Ok(());
+    }
+    // A commit whose answer was lost is tried again: the second time finds its rows there.
+    match tx.on() {
+        Engine::Sqlite(connection) => {
+            for (row, response) in rows.iter().zip(responses) {
+                sqlx::query(
+                    "INSERT INTO attempts (delivery, number, lane, started_at, duration, status_code, outcome, error, response)
+                     VALUES ($1, $2, $3, $4, $5, $6, $7, $8, $9) ON CONFLICT (delivery, number) DO NOTHING",
+                )
+                .bind(row.delivery)
+                .bind(i64::from(row.number))
+                .bind(row.lane)
+                .bind(row.started_at)
+                .bind(row.duration)
+                .bind(row.status_code)
+                .bind(row.outcome)
+                .bind(&row.error)
+                .bind(response)
+                .execute(&mut *connection)
+                .await?;
+            }
+        }
+        Engine::Postgres(connection) => {
+            sqlx::query(
+                "INSERT INTO attempts (delivery, number, lane, started_at, duration, status_code, outcome, error, response)
+                 SELECT * FROM UNNEST($1::bigint[], $2::bigint[], $3::bigint[], $4::bigint[], $5::bigint[], $6::bigint[], $7::text[],
+                     $8::text[], $9::bytea[]) ON CONFLICT (delivery, number) DO NOTHING",
+            )
+            .bind(rows.iter().map(|row| row.delivery).collect::<Vec<_>>())
+            .bind(rows.iter().map(|row| i64::from(row.number)).collect::<Vec<_>>())
+            .bind(rows.iter().map(|row| row.lane).collect::<Vec<_>>())
+            .bind(rows.iter().map(|row| row.started_at).collect::<Vec<_>>())
+            .bind(rows.iter().map(|row| row.duration).collect::<Vec<_>>())
+            .bind(rows.iter().map(|row| row.status_code).collect::<Vec<_>>())
+            .bind(rows.iter().map(|row| row.outcome).collect::<Vec<_>>())
+            .bind(rows.iter().map(|row| row.error.as_str()).collect::<Vec<_>>())
+            .bind(responses)
+            .execute(connection)
+            .await?;
+        }
+    }
+    Ok(())
+}
+
+/// Puts a new delivery of an ordered lane behind its predecessors of the same key, and raises those to its priority.
+async fn block(tx: &mut Tx, delivery: &Delivery) -> Result<()> {
+    with!(tx.on(), c => sqlx::query(
+        "UPDATE deliveries SET state = 2 WHERE id = $1 AND state = 0 AND EXISTS (SELECT 1 FROM deliveries AS earlier
+             WHERE earlier.lane = $2 AND earlier.ordering_key = $3 AND earlier.state IN (0, 1, 2) AND earlier.id < $1)",
+    ).bind(delivery.id).bind(delivery.lane).bind(&delivery.ordering_key).execute(c).await.map(drop))?;
+    with!(tx.on(), c => sqlx::query(
+        "UPDATE deliveries SET priority = $4 WHERE lane = $2 AND ordering_key = $3 AND state IN (0, 1, 2) AND id < $1 AND priority > $4",
+    ).bind(delivery.id).bind(delivery.lane).bind(&delivery.ordering_key).bind(delivery.priority).execute(c).await.map(drop))?;
+    Ok(())
+}
+
+/// Lets the first blocked delivery of a key go, unless one of the key is still on its way.
+async fn release(tx: &mut Tx, lane: i64, key: &str) -> Result<()> {
+    with!(tx.on(), c => sqlx::query(
+        "UPDATE deliveries SET state = 0 WHERE id = (SELECT MIN(id) FROM deliveries
+             WHERE lane = $1 AND ordering_key = $2 AND state = 2)
+         AND NOT EXISTS (SELECT 1 FROM deliveries AS active WHERE active.lane = $1 AND active.ordering_key = $2 AND active.state IN (0, 1))",
+    ).bind(lane).bind(key).execute(c).await.map(drop))?;
+    Ok(())
+}

@@ -1,0 +1,444 @@
+//! Lanes, deliveries and attempts as the store holds them: what the dispatcher loads, and what services list and change.
+
+use std::{sync::Arc, time::Duration};
+
+use bytes::Bytes;
+use jiff::Timestamp;
+
+use super::{
+    delivery::{Delivery, State},
+    recorder::{content_aad, response_aad},
+};
+use crate::{
+    error::{Error, Result},
+    id::OrganizationId,
+    secret::DataKeys,
+    store::Store,
+    with,
+};
+
+/// What the dispatcher must know of a lane when it starts.
+#[derive(Debug, Default)]
+pub(super) struct Remembered {
+    pub(super) breaker_opened_at: Option<i64>,
+    pub(super) breaker_openings: u32,
+    pub(super) failing_since: Option<i64>,
+    /// Deliveries that are not final.
+    pub(super) open: u64,
+    /// Attempts may be missing from the record.
+    pub(super) unclean: bool,
+    /// Times of the attempts in the last window, oldest first.
+    pub(super) recent: Vec<i64>,
+}
+
+/// Finds the lane of a destination, or makes it.
+pub(super) async fn lane(store: &Store, id: &str, organization: &OrganizationId) -> Result<i64> {
+    with!(store.writer(), c => sqlx::query(
+        "INSERT INTO lanes (number, id, organization_id, breaker_openings) SELECT COALESCE(MAX(number), 0) + 1, $1, $2, 0 FROM lanes
+         WHERE TRUE ON CONFLICT (id) DO NOTHING",
+    ).bind(id).bind(organization.as_str()).execute(c).await.map(drop))?;
+    let number = with!(store.writer(), c => sqlx::query_scalar("SELECT number FROM lanes WHERE id = $1").bind(id).fetch_one(c).await)?;
+    Ok(number)
+}
+
+pub(super) async fn remembered(store: &Store, lane: i64, limit: u32, window_start: i64) -> Result<Remembered> {
+    let (breaker_opened_at, openings, failing_since): (Option<i64>, i64, Option<i64>) = with!(store.reader(), c => sqlx::query_as(
+        "SELECT breaker_opened_at, breaker_openings, failing_since FROM lanes WHERE number = $1",
+    ).bind(lane).fetch_one(c).await)?;
+    let open: i64 = with!(store.reader(), c => sqlx::query_scalar(
+        "SELECT COUNT(*) FROM deliveries WHERE lane = $1 AND state IN (0, 1, 2)",
+    ).bind(lane).fetch_one(c).await)?;
+    let mut recent: Vec<i64> = with!(store.reader(), c => sqlx::query_scalar(
+        "SELECT started_at FROM attempts WHERE lane = $1 AND started_at > $2 ORDER BY started_at DESC LIMIT $3",
+    ).bind(lane).bind(window_start).bind(i64::from(limit)).fetch_all(c).await)?;
+    recent.reverse();
+    Ok(Remembered {
+        breaker_opened_at,
+        breaker_openings: u32::try_from(openings).unwrap_or(0),
+        failing_since,
+        unclean: false,
+        open: u64::try_from(open).unwrap_or(0),
+        recent,
+    })
+}
+
+/// Takes the store over from an earlier process: says whether that one stopped in order, and what to number from.
+///
+/// What it left as `sending` is unknown: it waits again where the receiver can drop a repeat, else it stays unknown.
+pub(super) async fn take_over(store: &Store, now: i64, repeatable: bool) -> Result<(bool, i64)> {
+    let clean: Option<i64> =
+        with!(store.reader(), c => sqlx::query_scalar("SELECT stopped_cleanly FROM lane_owner").fetch_optional(c).await)?;
+    let mut tx = store.begin().await?;
+    with!(tx.on(), c => sqlx::query(
+        "INSERT INTO lane_owner (id, stopped_cleanly, started_at) VALUES (1, 0, $1)
+         ON CONFLICT (id) DO UPDATE SET stopped_cleanly = 0, started_at = excluded.started_at",
+    ).bind(now).execute(c).await.map(drop))?;
+    let (state, finished_at, reason) = match repeatable {
+        true => (State::Waiting, None, "the process stopped while it was sent"),
+        false => (State::Unknown, Some(now), "the process stopped while it was sent; it may have arrived"),
+    };
+    with!(tx.on(), c => sqlx::query(
+        "UPDATE deliveries SET state = $1, next_at = $2, finished_at = $3, reason = $4
+         WHERE state = 1 AND lane IN (SELECT number FROM lanes)",
+    ).bind(state as i64).bind(now).bind(finished_at).bind(reason).execute(c).await.map(drop))?;
+    tx.commit().await?;
+    let last: i64 =
+        with!(store.reader(), c => sqlx::query_scalar("SELECT COALESCE(MAX(id), 0) FROM deliveries").fetch_one(c).await)?;
+    Ok((clean.unwrap_or(1) == 1, last))
+}
+
+/// Notes that nothing was under way when the process stopped.
+pub(super) async fn stopped_cleanly(store: &Store) -> Result<()> {
+    with!(store.writer(), c => sqlx::query("UPDATE lane_owner SET stopped_cleanly = 1").execute(c).await.map(drop))?;
+    Ok(())
+}
+
+#[derive(sqlx::FromRow)]
+struct DueRow {
+    id: i64,
+    organization_id: String,
+    event: Vec<u8>,
+    event_id: String,
+    event_type: String,
+    ordering_key: String,
+    priority: i64,
+    origin: String,
+    attempts: i64,
+    reopened_after: i64,
+    created_at: i64,
+    content: Option<Vec<u8>>,
+}
+
+/// What a look into a lane found.
+#[derive(Debug)]
+pub(super) struct Due {
+    /// Most urgent first, then those that are due longest.
+    pub(super) deliveries: Vec<Delivery>,
+    /// There are more than were asked for.
+    pub(super) more: bool,
+    /// When the next one is due that wasn't yet, and its priority.
+    pub(super) next: Option<(i64, i64)>,
+}
+
+/// Up to `limit` deliveries of a lane that are due at `now`.
+pub(super) async fn due(store: &Store, keys: &DataKeys, lane: i64, lane_id: &Arc<str>, now: i64, limit: u32) -> Result<Due> {
+    let mut deliveries = Vec::new();
+    let mut more = false;
+    // One index range per priority: the index (lane, priority, next_at) gives each in order without sorting.
+    for priority in 1..=4i64 {
+        let left = i64::from(limit) - deliveries.len() as i64;
+        let rows: Vec<DueRow> = with!(store.reader(), c => sqlx::query_as(
+            "SELECT id, organization_id, event, event_id, event_type, ordering_key, priority, origin, attempts, reopened_after,
+                 created_at, content
+             FROM deliveries WHERE lane = $1 AND priority = $2 AND state = 0 AND next_at <= $3 ORDER BY next_at, id LIMIT $4",
+        ).bind(lane).bind(priority).bind(now).bind(left + 1).fetch_all(c).await)?;
+        for row in rows {
+            if deliveries.len() as i64 == i64::from(limit) {
+                more = true;
+                break;
+            }
+            deliveries.push(open(keys, lane, lane_id, row).await?);
+        }
+        if more {
+            break;
+        }
+    }
+    let mut next: Option<(i64, i64)> = None;
+    for priority in 1..=4i64 {
+        let at: Option<i64> = with!(store.reader(), c => sqlx::query_scalar(
+            "SELECT next_at FROM deliveries WHERE lane = $1 AND priority = $2 AND state = 0 AND next_at > $3 ORDER BY next_at LIMIT 1",
+        ).bind(lane).bind(priority).bind(now).fetch_optional(c).await)?;
+        next = [next, at.map(|at| (at, priority))].into_iter().flatten().min();
+    }
+    Ok(Due { deliveries, more, next })
+}
+
+async fn open(keys: &DataKeys, lane: i64, lane_id: &Arc<str>, row: DueRow) -> Result<Delivery> {
+    let organization = OrganizationId::parse(&row.organization_id)?;
+    let sealed = row.content.ok_or_else(|| Error::internal(anyhow::anyhow!("waiting delivery {} has no content", row.id)))?;
+    let content = keys.of(&organization).await?.open(&content_aad(row.id), &sealed)?;
+    let event = row.event.try_into().map_err(|_| Error::internal(anyhow::anyhow!("delivery {} has a malformed event uid", row.id)))?;
+    Ok(Delivery {
+        id: row.id,
+        lane,
+        lane_id: lane_id.clone(),
+        organization,
+        event,
+        event_id: row.event_id,
+        event_type: row.event_type,
+        ordering_key: row.ordering_key,
+        priority: row.priority,
+        origin: row.origin,
+        attempts: u32::try_from(row.attempts).unwrap_or(u32::MAX),
+        reopened_after: u32::try_from(row.reopened_after).unwrap_or(0),
+        created_at: row.created_at,
+        content: Bytes::from(content),
+    })
+}
+
+/// Whether an event was handled before: its deliveries were fixed then.
+pub(super) async fn is_known(store: &Store, event: &[u8; 16]) -> Result<bool> {
+    let found: Option<i64> = with!(store.reader(), c => sqlx::query_scalar("SELECT id FROM deliveries WHERE event = $1 LIMIT 1")
+        .bind(&event[..]).fetch_optional(c).await)?;
+    Ok(found.is_some())
+}
+
+/// A delivery as it is shown.
+#[derive(Clone, Debug, sqlx::FromRow)]
+pub struct Record {
+    /// Newer ones have higher ids.
+    pub id: i64,
+    /// Of its destination.
+    pub lane_id: String,
+    /// The event's uid, 16 bytes.
+    pub event: Vec<u8>,
+    /// The event's idempotency key.
+    pub event_id: String,
+    /// The event's type.
+    pub event_type: String,
+    /// Its order's key.
+    pub ordering_key: String,
+    /// 1 CRITICAL to 4 LOW.
+    pub priority: i64,
+    /// A [`State`]'s number.
+    pub state: i64,
+    /// Attempts that have ended.
+    pub attempts: i64,
+    /// When the next attempt is due, for those that wait.
+    pub next_at: i64,
+    /// Microseconds since the Unix epoch.
+    pub created_at: i64,
+    /// When it came to its end, if it did.
+    pub finished_at: Option<i64>,
+    /// Of the last attempt.
+    pub status_code: Option<i64>,
+    /// Why it is where it is, in plain words.
+    pub reason: String,
+}
+
+/// Which deliveries to list: of one organization, newest first.
+#[derive(Clone, Debug, Default)]
+pub struct Filter {
+    /// Of one destination.
+    pub lane_id: Option<String>,
+    /// In these states; empty: all.
+    pub states: Vec<State>,
+    /// Of one event, by idempotency key.
+    pub event_id: Option<String>,
+    /// Of one event, by uid.
+    pub event: Option<[u8; 16]>,
+    /// Made at or after, microseconds.
+    pub since: Option<i64>,
+    /// Made before, microseconds.
+    pub until: Option<i64>,
+    /// Only older ones than this id: where the page before ended.
+    pub before: Option<i64>,
+}
+
+/// Lists up to `limit` deliveries.
+///
+/// # Errors
+/// Those of the store.
+pub async fn list(store: &Store, organization: &OrganizationId, filter: &Filter, limit: u32) -> Result<Vec<Record>> {
+    // States as digits in one text, since an array is no type that both engines have.
+    let states: String = filter.states.iter().map(|state| (*state as i64).to_string()).collect();
+    let rows = with!(store.reader(), c => sqlx::query_as(
+        "SELECT d.id, l.id AS lane_id, event, event_id, event_type, ordering_key, priority, state, attempts, next_at, created_at,
+             finished_at, status_code, reason
+         FROM deliveries AS d JOIN lanes AS l ON l.number = d.lane
+         WHERE d.organization_id = $1 AND d.id < $2 AND ($3 = '' OR l.id = $3)
+             AND ($4 = '' OR REPLACE($4, CAST(state AS TEXT), '') <> $4)
+             AND ($5 = '' OR event_id = $5) AND ($6 IS NULL OR event = $6) AND created_at >= $7 AND created_at < $8
+         ORDER BY d.id DESC LIMIT $9",
+    )
+    .bind(organization.as_str())
+    .bind(filter.before.unwrap_or(i64::MAX))
+    .bind(filter.lane_id.as_deref().unwrap_or_default())
+    .bind(states)
+    .bind(filter.event_id.as_deref().unwrap_or_default())
+    .bind(filter.event.map(|uid| uid.to_vec()))
+    .bind(filter.since.unwrap_or(i64::MIN))
+    .bind(filter.until.unwrap_or(i64::MAX))
+    .bind(i64::from(limit))
+    .fetch_all(c).await)?;
+    Ok(rows)
+}
+
+/// One delivery.
+///
+/// # Errors
+/// `Error::NotFound` when the organization has none of this id.
+pub async fn get(store: &Store, organization: &OrganizationId, id: i64) -> Result<Record> {
+    let filter = Filter { before: Some(id.saturating_add(1)), ..Filter::default() };
+    let found = list(store, organization, &filter, 1).await?.into_iter().find(|record| record.id == id);
+    found.ok_or_else(|| Error::NotFound("delivery".into()))
+}
+
+/// An attempt as it is shown.
+#[derive(Clone, Debug)]
+pub struct AttemptRecord {
+    /// 1 for the first.
+    pub number: i64,
+    /// Microseconds since the Unix epoch.
+    pub started_at: i64,
+    /// Microseconds.
+    pub duration: i64,
+    /// Of the answer, where one came.
+    pub status_code: Option<i64>,
+    /// `delivered`, or what went wrong in one word.
+    pub outcome: String,
+    /// In plain words.
+    pub error: String,
+    /// The beginning of the answer's body.
+    pub response: Vec<u8>,
+}
+
+/// Every attempt of a delivery, oldest first.
+///
+/// # Errors
+/// `Error::NotFound` when the organization has no such delivery.
+pub async fn attempts(store: &Store, keys: &DataKeys, organization: &OrganizationId, delivery: i64) -> Result<Vec<AttemptRecord>> {
+    get(store, organization, delivery).await?;
+    type Row = (i64, i64, i64, Option<i64>, String, String, Option<Vec<u8>>);
+    let rows: Vec<Row> = with!(store.reader(), c => sqlx::query_as(
+        "SELECT number, started_at, duration, status_code, outcome, error, response FROM attempts WHERE delivery = $1 ORDER BY number LIMIT 1000",
+    ).bind(delivery).fetch_all(c).await)?;
+    let key = keys.of(organization).await?;
+    rows.into_iter()
+        .map(|(number, started_at, duration, status_code, outcome, error, response)| {
+            let response = response.map(|sealed| key.open(&response_aad(delivery), &sealed)).transpose()?.unwrap_or_default();
+            Ok(AttemptRecord { number, started_at, duration, status_code, outcome, error, response })
+        })
+        .collect()
+}
+
+/// Counts and latencies of one lane.
+#[derive(Clone, Debug, Default)]
+pub struct Statistics {
+    /// Deliveries by state, of those made since the time asked for.
+    pub states: Vec<(State, u64)>,
+    /// Deliveries that wait now, by priority.
+    pub waiting: Vec<(i64, u64)>,
+    /// Attempts since the time asked for.
+    pub attempts: u64,
+    /// Of those, how many failed.
+    pub failed_attempts: u64,
+    /// Of the successful ones.
+    pub latency_p50: Duration,
+    /// Of the successful ones.
+    pub latency_p99: Duration,
+    /// Microseconds since the Unix epoch.
+    pub last_success_at: Option<i64>,
+    /// When the oldest that waits was made.
+    pub oldest_waiting_at: Option<i64>,
+}
+
+/// How a lane did since `since`. Latencies are of the last 10,000 successful attempts.
+///
+/// # Errors
+/// Those of the store.
+pub async fn statistics(store: &Store, lane_id: &str, since: Timestamp) -> Result<Statistics> {
+    let since = since.as_microsecond();
+    let lane: Option<i64> = with!(store.reader(), c => sqlx::query_scalar("SELECT number FROM lanes WHERE id = $1")
+        .bind(lane_id).fetch_optional(c).await)?;
+    let Some(lane) = lane else { return Ok(Statistics::default()) };
+    let states: Vec<(i64, i64)> = with!(store.reader(), c => sqlx::query_as(
+        "SELECT state, COUNT(*) FROM deliveries WHERE lane = $1 AND created_at >= $2 GROUP BY state",
+    ).bind(lane).bind(since).fetch_all(c).await)?;
+    let waiting: Vec<(i64, i64)> = with!(store.reader(), c => sqlx::query_as(
+        "SELECT priority, COUNT(*) FROM deliveries WHERE lane = $1 AND state IN (0, 2) GROUP BY priority ORDER BY priority",
+    ).bind(lane).fetch_all(c).await)?;
+    let oldest_waiting_at: Option<i64> = with!(store.reader(), c => sqlx::query_scalar(
+        "SELECT MIN(created_at) FROM deliveries WHERE lane = $1 AND state IN (0, 2)",
+    ).bind(lane).fetch_one(c).await)?;
+    let (attempts, succeeded, last_success_at): (i64, i64, Option<i64>) = with!(store.reader(), c => sqlx::query_as(
+        "SELECT COUNT(*), COUNT(CASE WHEN outcome = 'delivered' THEN 1 END), MAX(CASE WHEN outcome = 'delivered' THEN started_at END)
+         FROM attempts WHERE lane = $1 AND started_at >= $2",
+    ).bind(lane).bind(since).fetch_one(c).await)?;
+    let mut durations: Vec<i64> = with!(store.reader(), c => sqlx::query_scalar(
+        "SELECT duration FROM attempts WHERE lane = $1 AND started_at >= $2 AND outcome = 'delivered' ORDER BY started_at DESC LIMIT 10000",
+    ).bind(lane).bind(since).fetch_all(c).await)?;
+    durations.sort_unstable();
+    let count = |number: i64| u64::try_from(number).unwrap_or(0);
+    let quantile = |part: usize| durations.get(durations.len() * part / 100).map_or(Duration::ZERO, |micros| Duration::from_micros(count(*micros)));
+    Ok(Statistics {
+        states: states.into_iter().filter_map(|(state, number)| Some((State::from_number(state)?, count(number)))).collect(),
+        waiting: waiting.into_iter().map(|(priority, number)| (priority, count(number))).collect(),
+        attempts: count(attempts),
+        failed_attempts: count(attempts - succeeded),
+        latency_p50: quantile(50),
+        latency_p99: quantile(99),
+        last_success_at,
+        oldest_waiting_at,
+    })
+}
+
+/// How many rows one statement of a bulk change touches, so that no commit waits long behind it.
+const STEP: i64 = 500;
+
+/// Ends every delivery of a lane that is not final, as `state`, in small steps. Gives their number.
+pub(super) async fn end_all(store: &Store, lane: i64, state: State, reason: &str, now: i64) -> Result<u64> {
+    let mut ended = 0;
+    loop {
+        let step = with!(store.writer(), c => sqlx::query(
+            "UPDATE deliveries SET state = $2, reason = $3, finished_at = $4 WHERE id IN
+                 (SELECT id FROM deliveries WHERE lane = $1 AND state IN (0, 2) ORDER BY id LIMIT $5)",
+        ).bind(lane).bind(state as i64).bind(reason).bind(now).bind(STEP).execute(c).await.map(|done| done.rows_affected()))?;
+        ended += step;
+        if step == 0 {
+            return Ok(ended);
+        }
+    }
+}
+
+/// Counts the dead and unknown deliveries of a lane made since `since`.
+pub(super) async fn count_dead(store: &Store, lane: i64, since: i64) -> Result<u64> {
+    let dead: i64 = with!(store.reader(), c => sqlx::query_scalar(
+        "SELECT COUNT(*) FROM deliveries WHERE lane = $1 AND state = 4 AND created_at >= $2",
+    ).bind(lane).bind(since).fetch_one(c).await)?;
+    Ok(u64::try_from(dead).unwrap_or(0))
+}
+
+/// Lets the dead deliveries of a lane wait again, with a fresh schedule, in small steps. Gives their number.
+pub(super) async fn recover(store: &Store, lane: i64, ordered: bool, since: i64, now: i64) -> Result<u64> {
+    let state = if ordered { State::Blocked } else { State::Waiting };
+    let mut recovered = 0;
+    loop {
+        let step = with!(store.writer(), c => sqlx::query(
+            "UPDATE deliveries SET state = $5, reason = '', finished_at = NULL, next_at = $3, reopened_after = attempts, origin = 'replay'
+             WHERE id IN (SELECT id FROM deliveries WHERE lane = $1 AND state = 4 AND created_at >= $2 ORDER BY id LIMIT $4)",
+        ).bind(lane).bind(since).bind(now).bind(STEP).bind(state as i64).execute(c).await.map(|done| done.rows_affected()))?;
+        recovered += step;
+        if step == 0 {
+            break;
+        }
+    }
+    if ordered {
+        release_first_of_each_key(store, lane).await?;
+    }
+    Ok(recovered)
+}
+
+/// In an ordered lane: lets the first blocked delivery of each key go, where none of the key is on its way.
+async fn release_first_of_each_key(store: &Store, lane: i64) -> Result<()> {
+    with!(store.writer(), c => sqlx::query(
+        "UPDATE deliveries SET state = 0 WHERE id IN (SELECT MIN(id) FROM deliveries AS blocked WHERE lane = $1 AND state = 2
+             AND NOT EXISTS (SELECT 1 FROM deliveries AS active WHERE active.lane = blocked.lane
+                 AND active.ordering_key = blocked.ordering_key AND active.state IN (0, 1))
+             GROUP BY ordering_key)",
+    ).bind(lane).execute(c).await.map(drop))?;
+    Ok(())
+}
+
+/// Opens one final delivery again with this content: same row, same event, a fresh schedule.
+pub(super) async fn reopen(store: &Store, keys: &DataKeys, organization: &OrganizationId, id: i64, content: &[u8], now: i64) -> Result<()> {
+    let sealed = keys.of(organization).await?.seal(&content_aad(id), content);
+    let reopened = with!(store.writer(), c => sqlx::query(
+        "UPDATE deliveries SET state = 0, reason = '', finished_at = NULL, next_at = $3, reopened_after = attempts, origin = 'replay', content = $4
+         WHERE id = $1 AND organization_id = $2 AND state IN (3, 4, 5, 6)",
+    ).bind(id).bind(organization.as_str()).bind(now).bind(sealed).execute(c).await.map(|done| done.rows_affected()))?;
+    if reopened == 0 {
+        return Err(Error::FailedPrecondition("the delivery is still on its way".into()));
+    }
+    Ok(())
+}

@@ -1,0 +1,288 @@
+//! The durable store: SQLite (embedded, the default) or PostgreSQL, behind one enum and one small macro.
+//!
+//! Query texts are shared and stand in the function that needs them, with `$1` parameters that both engines take.
+//! Columns are 64-bit integers, text, bytes and booleans only; times are microseconds since the Unix epoch.
+//!
+//! Invariant: what a transaction committed survives a power cut. At opening, SQLite runs in WAL mode with
+//! `synchronous=FULL` on a library without the WAL-reset race (3.51.3, sqlite.org/wal.html#walresetbug), and PostgreSQL
+//! must have `fsync`, `full_page_writes` and `synchronous_commit` on. One process owns a store at a time.
+
+use std::{fs::File, path::Path, str::FromStr as _, sync::Arc, time::Duration};
+
+use anyhow::{Context as _, Result, bail, ensure};
+use sqlx::{
+    AssertSqlSafe, PgConnection, PgPool, Postgres, Sqlite, SqliteConnection, SqlitePool, Transaction,
+    migrate::{Migration, Migrator},
+    postgres::{PgConnectOptions, PgPoolOptions},
+    sqlite::{
+        SqliteAutoVacuum, SqliteConnectOptions, SqliteJournalMode, SqlitePoolOptions, SqliteSynchronous,
+    },
+};
+
+use crate::{config::StoreSettings, error::Error, tasks::Tasks};
+
+/// A pair of migration folders with the same numbers and the same columns, one per engine.
+#[derive(Debug)]
+pub struct Migrations {
+    /// For SQLite.
+    pub sqlite: Migrator,
+    /// For PostgreSQL.
+    pub postgres: Migrator,
+}
+
+/// The chassis' own tables: data keys, and the lanes with their deliveries and attempts. Services number theirs from 0100.
+pub static MIGRATIONS: Migrations =
+    Migrations { sqlite: sqlx::migrate!("./migrations/sqlite"), postgres: sqlx::migrate!("./migrations/postgres") };
+
+/// One of two, by engine. [`with!`](crate::with) runs the same expression on either.
+#[derive(Debug, Clone)]
+pub enum Engine<S, P> {
+    /// Embedded.
+    Sqlite(S),
+    /// A server.
+    Postgres(P),
+}
+
+/// Runs one sqlx expression on whichever engine is there: `with!(store.reader(), c => sqlx::query("…").fetch_all(c).await)`.
+#[macro_export]
+macro_rules! with {
+    ($on:expr, $connection:ident => $body:expr) => {
+        match $on {
+            $crate::store::Engine::Sqlite($connection) => $body,
+            $crate::store::Engine::Postgres($connection) => $body,
+        }
+    };
+}
+
+/// A service's own database. Cheap to clone.
+#[derive(Debug, Clone)]
+pub struct Store {
+    pools: Engine<SqlitePools, PgPool>,
+    _owner: Arc<Owner>,
+}
+
+#[derive(Debug, Clone)]
+struct SqlitePools {
+    write: SqlitePool,
+    read: SqlitePool,
+}
+
+/// What keeps a second process out: a locked file, or a connection that holds an advisory lock.
+#[derive(Debug)]
+enum Owner {
+    File(#[expect(dead_code, reason = "held, not read: closing it releases the lock")] File),
+    Connection(#[expect(dead_code, reason = "held, not read: closing it releases the lock")] Box<PgConnection>),
+}
+
+/// A transaction; dropped without [`Tx::commit`], it is rolled back.
+#[derive(Debug)]
+pub struct Tx(Engine<Transaction<'static, Sqlite>, Transaction<'static, Postgres>>);
+
+impl Store {
+    /// Opens the store, makes it this process's own, checks that commits are durable and brings the schema up to date.
+    ///
+    /// # Errors
+    /// An unreadable URL, a store that another process owns, unsafe durability settings, a failed migration.
+    pub async fn open(settings: &StoreSettings, migrations: &[&Migrations]) -> Result<Self> {
+        let url = settings.url.expose();
+        if url.starts_with("sqlite:") {
+            Self::open_sqlite(url, settings, migrations).await
+        } else if url.starts_with("postgres:") || url.starts_with("postgresql:") {
+            Self::open_postgres(url, settings, migrations).await
+        } else {
+            bail!("store url must begin with sqlite: or postgres:")
+        }
+    }
+
+    async fn open_sqlite(url: &str, settings: &StoreSettings, migrations: &[&Migrations]) -> Result<Self> {
+        let options = SqliteConnectOptions::from_str(url).context("store url")?;
+        let path = options.get_filename().to_owned();
+        if let Some(folder) = path.parent() {
+            std::fs::create_dir_all(folder).with_context(|| format!("create {}", folder.display()))?;
+        }
+        let owner = lock_file(&path)?;
+        let synchronous =
+            if settings.unsafe_durability { SqliteSynchronous::Normal } else { SqliteSynchronous::Full };
+        let options = options
+            .create_if_missing(true)
+            .auto_vacuum(SqliteAutoVacuum::Incremental)
+            .journal_mode(SqliteJournalMode::Wal)
+            .synchronous(synchronous)
+            .foreign_keys(true)
+            .busy_timeout(Duration::from_secs(5))
+            .statement_cache_capacity(200);
+        // Checkpoints run beside the writer (see `maintain`); this is the bound should that fall behind: 64 MiB of WAL.
+        let writer = options.clone().pragma("wal_autocheckpoint", "16384");
+        let write = forever(SqlitePoolOptions::new().max_connections(1)).connect_with(writer).await?;
+        assert_sqlite_version(&write).await?;
+        migrator(migrations, |pair| &pair.sqlite).run(&write).await.context("migrate")?;
+        let readers = settings.max_connections.max(1);
+        let read = forever(SqlitePoolOptions::new().max_connections(readers))
+            .connect_with(options.pragma("query_only", "on"))
+            .await?;
+        Ok(Self { pools: Engine::Sqlite(SqlitePools { write, read }), _owner: Arc::new(Owner::File(owner)) })
+    }
+
+    async fn open_postgres(url: &str, settings: &StoreSettings, migrations: &[&Migrations]) -> Result<Self> {
+        let schema = settings.schema.as_str();
+        let plain = !schema.is_empty() && schema.bytes().all(|b| b.is_ascii_lowercase() || b.is_ascii_digit() || b == b'_');
+        ensure!(plain, "store schema must match [a-z0-9_]+");
+        let mut options = PgConnectOptions::from_str(url)
+            .context("store url")?
+            .application_name("wedsync")
+            .statement_cache_capacity(200)
+            .options([("search_path", schema), ("lock_timeout", "5s"), ("statement_timeout", "30s")]);
+        if settings.unsafe_durability {
+            options = options.options([("synchronous_commit", "off")]);
+        }
+        let owner = lock_schema(&options, schema).await?;
+        let pool = PgPoolOptions::new()
+            .max_connections(settings.max_connections.max(2))
+            .acquire_timeout(Duration::from_secs(5))
+            .connect_with(options)
+            .await?;
+        if !settings.unsafe_durability {
+            assert_durable(&pool).await?;
+        }
+        migrator(migrations, |pair| &pair.postgres).run(&pool).await.context("migrate")?;
+        Ok(Self { pools: Engine::Postgres(pool), _owner: Arc::new(Owner::Connection(Box::new(owner))) })
+    }
+
+    /// Where to read. No statement stays open across a network await: read a bounded page, then let go.
+    #[must_use]
+    pub fn reader(&self) -> Engine<&SqlitePool, &PgPool> {
+        match &self.pools {
+            Engine::Sqlite(pools) => Engine::Sqlite(&pools.read),
+            Engine::Postgres(pool) => Engine::Postgres(pool),
+        }
+    }
+
+    /// Where to write a single statement that is a transaction of its own.
+    #[must_use]
+    pub fn writer(&self) -> Engine<&SqlitePool, &PgPool> {
+        match &self.pools {
+            Engine::Sqlite(pools) => Engine::Sqlite(&pools.write),
+            Engine::Postgres(pool) => Engine::Postgres(pool),
+        }
+    }
+
+    /// Begins a transaction that writes.
+    ///
+    /// # Errors
+    /// `Error::Unavailable` while the store is locked or away.
+    pub async fn begin(&self) -> Result<Tx, Error> {
+        // A deferred transaction that writes later fails at once when another wrote meanwhile; this one waits its turn.
+        Ok(Tx(match &self.pools {
+            Engine::Sqlite(pools) => Engine::Sqlite(pools.write.begin_with("BEGIN IMMEDIATE").await?),
+            Engine::Postgres(pool) => Engine::Postgres(pool.begin().await?),
+        }))
+    }
+
+    /// Whether the store answers a read.
+    ///
+    /// # Errors
+    /// `Error::Unavailable` while it doesn't.
+    pub async fn ping(&self) -> Result<(), Error> {
+        with!(self.reader(), c => sqlx::query("SELECT 1").execute(c).await.map(drop))?;
+        Ok(())
+    }
+
+    /// Moves SQLite's log into its database once a second, beside the writer, so that no commit waits for it.
+    pub fn maintain(&self, tasks: &Tasks) {
+        let Engine::Sqlite(pools) = &self.pools else { return };
+        let (pool, stopping) = (pools.write.clone(), tasks.stopping());
+        let (options, tasks) = (pool.connect_options(), tasks.clone());
+        tasks.spawn("store.checkpoint", async move {
+            let single = forever(SqlitePoolOptions::new().max_connections(1));
+            let Ok(pool) = single.connect_with(options.as_ref().clone()).await else { return };
+            while stopping.run_until_cancelled(tokio::time::sleep(Duration::from_secs(1))).await.is_some() {
+                if let Err(error) = sqlx::query("PRAGMA wal_checkpoint(PASSIVE)").execute(&pool).await {
+                    tracing::warn!(%error, "checkpoint failed; trying again in a second");
+                }
+            }
+        });
+    }
+
+    /// Closes every connection; a clean SQLite store then holds everything in its one file.
+    pub async fn close(&self) {
+        match &self.pools {
+            Engine::Sqlite(pools) => {
+                pools.read.close().await;
+                pools.write.close().await;
+            }
+            Engine::Postgres(pool) => pool.close().await,
+        }
+    }
+}
+
+impl Tx {
+    /// The connection to run statements on.
+    pub fn on(&mut self) -> Engine<&mut SqliteConnection, &mut PgConnection> {
+        match &mut self.0 {
+            Engine::Sqlite(tx) => Engine::Sqlite(&mut **tx),
+            Engine::Postgres(tx) => Engine::Postgres(&mut **tx),
+        }
+    }
+
+    /// Makes it durable.
+    ///
+    /// # Errors
+    /// Any failure of the store; nothing was written then, unless the connection broke: read again to know.
+    pub async fn commit(self) -> Result<(), Error> {
+        with!(self.0, tx => tx.commit().await)?;
+        Ok(())
+    }
+}
+
+/// A pool whose connections are kept: each holds a cache of prepared statements.
+fn forever(options: SqlitePoolOptions) -> SqlitePoolOptions {
+    options.idle_timeout(None).max_lifetime(None).acquire_timeout(Duration::from_secs(5))
+}
+
+fn migrator(migrations: &[&Migrations], of: impl Fn(&Migrations) -> &Migrator) -> Migrator {
+    let all: Vec<Migration> = migrations.iter().flat_map(|pair| of(pair).iter().cloned()).collect();
+    Migrator::with_migrations(all)
+}
+
+fn lock_file(database: &Path) -> Result<File> {
+    let path = database.with_extension("lock");
+    let file = File::options().create(true).truncate(false).write(true).open(&path);
+    let file = file.with_context(|| format!("open {}", path.display()))?;
+    if file.try_lock().is_err() {
+        bail!("{} is in use by another process: stop it, or set another [store] url", database.display());
+    }
+    Ok(file)
+}
+
+async fn lock_schema(options: &PgConnectOptions, schema: &str) -> Result<PgConnection> {
+    use sqlx::ConnectOptions as _;
+    let mut connection = options.connect().await.context("connect to the store")?;
+    // `schema` matches [a-z0-9_]+, so it can stand in the statement.
+    let create = AssertSqlSafe(format!("CREATE SCHEMA IF NOT EXISTS {schema}"));
+    sqlx::query(create).execute(&mut connection).await.context("create schema")?;
+    let owned: bool = sqlx::query_scalar("SELECT pg_try_advisory_lock(hashtext('wedsync:' || current_database() || ':' || $1))")
+        .bind(schema)
+        .fetch_one(&mut connection)
+        .await?;
+    ensure!(owned, "schema {schema} is in use by another process: stop it, or set another schema");
+    Ok(connection)
+}
+
+async fn assert_sqlite_version(pool: &SqlitePool) -> Result<()> {
+    let version: String = sqlx::query_scalar("SELECT sqlite_version()").fetch_one(pool).await?;
+    let parts: Vec<u32> = version.split('.').map_while(|part| part.parse().ok()).collect();
+    ensure!(parts.as_slice() >= &[3, 51, 3][..], "SQLite {version} can corrupt its WAL; 3.51.3 or newer is needed");
+    Ok(())
+}
+
+async fn assert_durable(pool: &PgPool) -> Result<()> {
+    for setting in ["fsync", "full_page_writes", "synchronous_commit"] {
+        let value: String =
+            sqlx::query_scalar("SELECT current_setting($1)").bind(setting).fetch_one(pool).await?;
+        ensure!(
+            value != "off",
+            "PostgreSQL runs with {setting}=off: a power cut would lose accepted events; turn it on, or set unsafe_durability"
+        );
+    }
+    Ok(())
+}
