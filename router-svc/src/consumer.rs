@@ -1,0 +1,254 @@
+//! Durable consumer groups: every event of a group is handed out until it is acknowledged.
+//!
+//! `state` decides what goes to whom and is pure; `group` is the task that runs one group between the log and its
+//! members' streams; `cursor` is what the log's next commit stores. Built-in groups see every organization's events and
+//! start at 0; others see their own organization's and start at the head unless told otherwise.
+
+pub(crate) mod cursor;
+mod group;
+mod state;
+
+use std::{collections::HashMap, sync::Arc};
+
+use chassis::{
+    clock::Clock,
+    error::{Error, Result},
+    id::OrganizationId,
+    store::Store,
+    tasks::Tasks,
+    with,
+};
+use jiff::Timestamp;
+use proto::router::v1::ConsumeResponse;
+use tokio::sync::{Mutex, mpsc};
+
+use self::group::Group;
+pub(crate) use self::{group::Ask, state::CREDIT_BYTES_MAX};
+use crate::{
+    event_type::TypePattern,
+    log::{Log, stored},
+};
+
+/// Groups that the product itself consumes with, over all organizations.
+pub(crate) const BUILT_IN: [&str; 2] = ["vendor-sync", "notifier"];
+/// Groups of one organization.
+const GROUPS_MAX: i64 = 100;
+
+/// A group as it stands.
+#[derive(Clone, Debug)]
+pub(crate) struct Description {
+    pub(crate) name: String,
+    pub(crate) built_in: bool,
+    pub(crate) types: Vec<String>,
+    pub(crate) created_at: Timestamp,
+    /// By priority: sequences up to which all is acknowledged.
+    pub(crate) cursors: Vec<(i64, u64)>,
+    pub(crate) members: usize,
+}
+
+/// What a new member asks for.
+#[derive(Clone, Debug)]
+pub(crate) struct Join {
+    /// None for a built-in group.
+    pub(crate) organization: Option<OrganizationId>,
+    pub(crate) group: String,
+    pub(crate) types: Vec<String>,
+    /// Where a new group starts, exclusive; none means its default.
+    pub(crate) from: Option<u64>,
+}
+
+/// A member's end of its stream.
+pub(crate) struct Membership {
+    pub(crate) id: u64,
+    pub(crate) asks: mpsc::Sender<Ask>,
+    pub(crate) answers: mpsc::UnboundedReceiver<ConsumeResponse>,
+}
+
+/// All groups. Cheap to clone.
+#[derive(Clone)]
+pub(crate) struct Consumers {
+    store: Store,
+    log: Log,
+    clock: Clock,
+    tasks: Tasks,
+    running: Arc<Mutex<HashMap<i64, Running>>>,
+}
+
+struct Running {
+    asks: mpsc::Sender<Ask>,
+    members: Arc<std::sync::atomic::AtomicUsize>,
+}
+
+#[derive(sqlx::FromRow)]
+struct Row {
+    number: i64,
+    name: String,
+    types: String,
+    created_at: i64,
+}
+
+impl Consumers {
+    /// Makes the built-in groups where they don't exist.
+    ///
+    /// # Errors
+    /// Those of the store.
+    pub(crate) async fn open(store: Store, log: Log, clock: Clock, tasks: Tasks) -> Result<Self> {
+        let consumers = Self { store, log, clock, tasks, running: Arc::default() };
+        for name in BUILT_IN {
+            consumers.create(None, name, &[], 0).await?;
+        }
+        Ok(consumers)
+    }
+
+    /// Joins a group, making it where it doesn't exist.
+    ///
+    /// # Errors
+    /// `Error::Invalid` for a malformed name or type; `Error::FailedPrecondition` when the group has other types.
+    pub(crate) async fn join(&self, join: Join) -> Result<Membership> {
+        check_name(&join.group)?;
+        for pattern in &join.types {
+            TypePattern::parse(pattern)?;
+        }
+        let organization = join.organization.as_ref();
+        let row = match self.find(organization, &join.group).await? {
+            Some(row) => row,
+            None => self.create(organization, &join.group, &join.types, join.from.unwrap_or_else(|| self.log.head())).await?,
+        };
+        if !join.types.is_empty() && row.types != join.types.join(" ") {
+            let reason = format!("group {} takes types `{}`: join with those, or with none, or use another group", join.group, row.types);
+            return Err(Error::FailedPrecondition(reason));
+        }
+        let asks = self.run(organization, &row).await?;
+        let (answers, stream) = mpsc::unbounded_channel();
+        let id = group::next_member();
+        asks.send(Ask::Join { member: id, answers }).await.map_err(|_| stopping())?;
+        Ok(Membership { id, asks, answers: stream })
+    }
+
+    /// Offers the stored events of one organization after `since` and up to `until` to a group again.
+    ///
+    /// # Errors
+    /// `Error::NotFound` when there is no such group.
+    pub(crate) async fn replay(&self, organization: &OrganizationId, group: &str, since: u64, until: u64) -> Result<()> {
+        let owner = (!BUILT_IN.contains(&group)).then_some(organization);
+        let row = self.find(owner, group).await?.ok_or_else(|| Error::NotFound("group".into()))?;
+        with!(self.store.writer(), c => sqlx::query(
+            "INSERT INTO replays (number, group_number, organization_id, since, until)
+             SELECT COALESCE(MAX(number), 0) + 1, $1, $2, $3, $4 FROM replays",
+        ).bind(row.number).bind(organization.as_str()).bind(stored(since)).bind(stored(until)).execute(c).await.map(drop))?;
+        let asks = self.run(owner, &row).await?;
+        asks.send(Ask::Replay).await.map_err(|_| stopping())
+    }
+
+    /// The groups of an organization; without one, the built-in groups.
+    ///
+    /// # Errors
+    /// Those of the store.
+    pub(crate) async fn list(&self, organization: Option<&OrganizationId>) -> Result<Vec<Description>> {
+        let rows: Vec<Row> = with!(self.store.reader(), c => sqlx::query_as(
+            "SELECT number, name, types, created_at FROM consumer_groups WHERE organization_id = $1 ORDER BY name",
+        ).bind(owner(organization)).fetch_all(c).await)?;
+        let running = self.running.lock().await;
+        let mut descriptions = Vec::with_capacity(rows.len());
+        for row in rows {
+            let cursors: Vec<(i64, i64)> = with!(self.store.reader(), c => sqlx::query_as(
+                "SELECT priority, sequence FROM cursors WHERE group_number = $1 ORDER BY priority",
+            ).bind(row.number).fetch_all(c).await)?;
+            descriptions.push(Description {
+                members: running.get(&row.number).map_or(0, |running| running.members.load(std::sync::atomic::Ordering::Relaxed)),
+                built_in: organization.is_none(),
+                types: row.types.split_whitespace().map(str::to_owned).collect(),
+                created_at: chassis::clock::from_micros(row.created_at),
+                cursors: cursors.into_iter().map(|(priority, sequence)| (priority, u64::try_from(sequence).unwrap_or(0))).collect(),
+                name: row.name,
+            });
+        }
+        Ok(descriptions)
+    }
+
+    /// Forgets a group.
+    ///
+    /// # Errors
+    /// `Error::NotFound`; `Error::FailedPrecondition` while it has members.
+    pub(crate) async fn delete(&self, organization: &OrganizationId, group: &str) -> Result<()> {
+        let row = self.find(Some(organization), group).await?.ok_or_else(|| Error::NotFound("group".into()))?;
+        let mut running = self.running.lock().await;
+        if let Some(entry) = running.get(&row.number)
+            && entry.members.load(std::sync::atomic::Ordering::Relaxed) > 0
+        {
+            return Err(Error::FailedPrecondition(format!("group {group} has members: end their streams first")));
+        }
+        running.remove(&row.number);
+        let mut tx = self.store.begin().await?;
+        for statement in [
+            "DELETE FROM cursors WHERE group_number = $1",
+            "DELETE FROM replays WHERE group_number = $1",
+            "DELETE FROM consumer_groups WHERE number = $1",
+        ] {
+            with!(tx.on(), c => sqlx::query(statement).bind(row.number).execute(c).await.map(drop))?;
+        }
+        tx.commit().await
+    }
+
+    async fn find(&self, organization: Option<&OrganizationId>, name: &str) -> Result<Option<Row>> {
+        let row = with!(self.store.writer(), c => sqlx::query_as(
+            "SELECT number, name, types, created_at FROM consumer_groups WHERE organization_id = $1 AND name = $2",
+        ).bind(owner(organization)).bind(name).fetch_optional(c).await)?;
+        Ok(row)
+    }
+
+    async fn create(&self, organization: Option<&OrganizationId>, name: &str, types: &[String], from: u64) -> Result<Row> {
+        let mut tx = self.store.begin().await?;
+        let groups: i64 = with!(tx.on(), c => sqlx::query_scalar("SELECT COUNT(*) FROM consumer_groups WHERE organization_id = $1")
+            .bind(owner(organization)).fetch_one(c).await)?;
+        if organization.is_some() && groups >= GROUPS_MAX {
+            return Err(Error::FailedPrecondition(format!("an organization has at most {GROUPS_MAX} groups: delete one first")));
+        }
+        with!(tx.on(), c => sqlx::query(
+            "INSERT INTO consumer_groups (number, organization_id, name, types, created_at)
+             SELECT COALESCE(MAX(number), 0) + 1, $1, $2, $3, $4 FROM consumer_groups WHERE TRUE ON CONFLICT (organization_id, name) DO NOTHING",
+        ).bind(owner(organization)).bind(name).bind(types.join(" ")).bind(self.clock.now_micros()).execute(c).await.map(drop))?;
+        let row: Row = with!(tx.on(), c => sqlx::query_as(
+            "SELECT number, name, types, created_at FROM consumer_groups WHERE organization_id = $1 AND name = $2",
+        ).bind(owner(organization)).bind(name).fetch_one(c).await)?;
+        for priority in 1..=4i64 {
+            with!(tx.on(), c => sqlx::query(
+                "INSERT INTO cursors (group_number, priority, sequence) VALUES ($1, $2, $3) ON CONFLICT (group_number, priority) DO NOTHING",
+            ).bind(row.number).bind(priority).bind(stored(from)).execute(c).await.map(drop))?;
+        }
+        tx.commit().await?;
+        Ok(row)
+    }
+
+    /// The channel to a group's task, started where it doesn't run.
+    async fn run(&self, organization: Option<&OrganizationId>, row: &Row) -> Result<mpsc::Sender<Ask>> {
+        let mut running = self.running.lock().await;
+        if let Some(entry) = running.get(&row.number)
+            && !entry.asks.is_closed()
+        {
+            return Ok(entry.asks.clone());
+        }
+        let types = row.types.split_whitespace().map(TypePattern::parse).collect::<Result<Vec<_>>>()?;
+        let group = Group::load(row.number, organization.cloned(), types, self.store.clone(), self.log.clone()).await?;
+        let members = group.members();
+        let (asks, asked) = mpsc::channel(1_024);
+        self.tasks.spawn("consumer.group", group.run(asked, self.tasks.stopping()));
+        running.insert(row.number, Running { asks: asks.clone(), members });
+        Ok(asks)
+    }
+}
+
+fn owner(organization: Option<&OrganizationId>) -> &str {
+    organization.map_or("", OrganizationId::as_str)
+}
+
+fn check_name(name: &str) -> Result<()> {
+    let plain = |b: u8| b.is_ascii_lowercase() || b.is_ascii_digit();
+    let mut bytes = name.bytes();
+    let well_formed = name.len() <= 64 && bytes.next().is_some_and(plain) && bytes.all(|b| plain(b) || b"_.-".contains(&b));
+    if well_formed { Ok(()) } else { Err(Error::invalid("start.group", "must match [a-z0-9][a-z0-9_.-]{0,63}")) }
+}
+
+fn stopping() -> Error {
+    Error::Unavailable("the router is stopping".into())
+}

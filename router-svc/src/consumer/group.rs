@@ -1,0 +1,315 @@
+//! The task of one consumer group: it reads the log for its queues, hands events to members, and notes its cursors.
+
+use std::{
+    collections::HashMap,
+    sync::{
+        Arc,
+        atomic::{AtomicU64, AtomicUsize, Ordering},
+    },
+    time::Duration,
+};
+
+use chassis::{error::Result, id::OrganizationId, store::Store, with};
+use proto::router::v1::{ConsumeResponse, ConsumedEvent, Started};
+use tokio::sync::mpsc;
+use tokio_util::sync::CancellationToken;
+
+use super::state::{BUFFER_MAX, Handed, Next, REPLAY, State, queue_of};
+use crate::{
+    event_type::{EventType, TypePattern},
+    log::{Entry, Log, PAGE},
+};
+
+/// Bytes in one answer, unless one event is larger.
+const BATCH_BYTES: usize = 1 << 20;
+/// When the log could not be read, the next try comes after this.
+const AGAIN: Duration = Duration::from_millis(200);
+
+/// What members say to their group.
+pub(crate) enum Ask {
+    /// The channel is bounded by the member's credit.
+    Join { member: u64, answers: mpsc::UnboundedSender<ConsumeResponse> },
+    Credit { member: u64, events: u64, bytes: u64 },
+    Acknowledge { member: u64, sequences: Vec<u64> },
+    Leave { member: u64 },
+    /// A range to replay was stored.
+    Replay,
+}
+
+/// Numbers for members, unique in this process.
+pub(super) fn next_member() -> u64 {
+    static NEXT: AtomicU64 = AtomicU64::new(1);
+    NEXT.fetch_add(1, Ordering::Relaxed)
+}
+
+pub(super) struct Group {
+    number: i64,
+    organization: Option<OrganizationId>,
+    types: Vec<TypePattern>,
+    store: Store,
+    log: Log,
+    state: State,
+    streams: HashMap<u64, mpsc::UnboundedSender<ConsumeResponse>>,
+    members: Arc<AtomicUsize>,
+    noted: [u64; 4],
+    replay: Option<Replay>,
+}
+
+/// A range that is being offered again.
+#[derive(Debug, sqlx::FromRow)]
+struct Replay {
+    number: i64,
+    organization_id: String,
+    since: i64,
+    until: i64,
+}
+
+impl Group {
+    pub(super) async fn load(number: i64, organization: Option<OrganizationId>, types: Vec<TypePattern>, store: Store, log: Log) -> Result<Self> {
+        let rows: Vec<(i64, i64)> = with!(store.reader(), c => sqlx::query_as("SELECT priority, sequence FROM cursors WHERE group_number = $1")
+            .bind(number).fetch_all(c).await)?;
+        let mut cursors = [0; 4];
+        for (priority, sequence) in rows {
+            if let Some(cursor) = usize::try_from(priority - 1).ok().and_then(|index| cursors.get_mut(index)) {
+                *cursor = u64::try_from(sequence).unwrap_or(0);
+            }
+        }
+        // What an earlier process handed out isn't known: everything up to the head may be a repeat.
+        let state = State::new(cursors, log.head());
+        Ok(Self {
+            number,
+            organization,
+            types,
+            store,
+            log,
+            state,
+            streams: HashMap::new(),
+            members: Arc::default(),
+            noted: cursors,
+            replay: None,
+        })
+    }
+
+    pub(super) fn members(&self) -> Arc<AtomicUsize> {
+        self.members.clone()
+    }
+
+    pub(super) async fn run(mut self, mut asks: mpsc::Receiver<Ask>, stopping: CancellationToken) {
+        let mut head = self.log.watch();
+        let mut asked = Vec::new();
+        self.begin_replay().await;
+        loop {
+            let again = match self.serve().await {
+                Ok(()) => None,
+                Err(error) => {
+                    tracing::warn!(%error, group = self.number, "could not read the log; trying again");
+                    Some(AGAIN)
+                }
+            };
+            self.note();
+            tokio::select! {
+                biased;
+                () = stopping.cancelled() => return,
+                received = asks.recv_many(&mut asked, 256) => match received {
+                    0 => return,
+                    _ => for ask in asked.drain(..) { self.take(ask).await },
+                },
+                Ok(()) = head.changed() => {}
+                () = tokio::time::sleep(again.unwrap_or_default()), if again.is_some() => {}
+            }
+        }
+    }
+
+    async fn take(&mut self, ask: Ask) {
+        match ask {
+            Ask::Join { member, answers } => {
+                let started = Started { log_id: self.log.id().to_owned(), member_id: member.to_string(), head: Some(self.log.position(self.log.head())) };
+                // A stream that is gone already is found at the first event for it.
+                let _ = answers.send(ConsumeResponse { events: Vec::new(), started: Some(started) });
+                self.state.join(member);
+                self.streams.insert(member, answers);
+                self.members.store(self.state.members(), Ordering::Relaxed);
+            }
+            Ask::Credit { member, events, bytes } => self.state.credit(member, events, bytes),
+            Ask::Acknowledge { member, sequences } => {
+                for sequence in sequences {
+                    self.state.acknowledge(member, sequence);
+                }
+            }
+            Ask::Leave { member } => self.leave(member),
+            Ask::Replay => self.begin_replay().await,
+        }
+    }
+
+    fn leave(&mut self, member: u64) {
+        self.state.leave(member);
+        self.streams.remove(&member);
+        self.members.store(self.state.members(), Ordering::Relaxed);
+    }
+
+    /// Hands out what may go, reading the log as it needs.
+    async fn serve(&mut self) -> Result<()> {
+        if self.streams.is_empty() {
+            return Ok(());
+        }
+        loop {
+            self.fill().await?;
+            let mut batches: HashMap<u64, (usize, ConsumeResponse)> = HashMap::new();
+            let mut handed_out = 0;
+            let mut look = None;
+            while handed_out < BUFFER_MAX {
+                match self.state.next() {
+                    Next::Hand(handed) => {
+                        self.state.sent(&handed);
+                        handed_out += 1;
+                        self.batch(&mut batches, handed);
+                    }
+                    Next::Look { entry, since } => {
+                        look = Some((entry, since));
+                        break;
+                    }
+                    Next::Idle => break,
+                }
+            }
+            for (member, (_, response)) in batches {
+                self.send(member, response);
+            }
+            match look {
+                Some((entry, since)) => self.look(&entry, since).await?,
+                None if handed_out == 0 => {
+                    self.end_replay().await?;
+                    return Ok(());
+                }
+                None => {}
+            }
+        }
+    }
+
+    fn batch(&mut self, batches: &mut HashMap<u64, (usize, ConsumeResponse)>, handed: Handed) {
+        let size = handed.entry.bytes;
+        if let Some((bytes, response)) = batches.get_mut(&handed.member)
+            && *bytes + size > BATCH_BYTES
+        {
+            let full = std::mem::take(response);
+            *bytes = 0;
+            self.send(handed.member, full);
+        }
+        let (bytes, response) = batches.entry(handed.member).or_default();
+        *bytes += size;
+        response.events.push(ConsumedEvent {
+            event: handed.entry.logged.event.clone(),
+            plan: handed.entry.logged.plan.clone(),
+            redelivered: handed.redelivered,
+            replayed: handed.replayed,
+            credit_bytes: size as u64,
+        });
+    }
+
+    fn send(&mut self, member: u64, response: ConsumeResponse) {
+        if response.events.is_empty() {
+            return;
+        }
+        metrics::counter!("consumer_events_total").increment(response.events.len() as u64);
+        if self.streams.get(&member).is_none_or(|stream| stream.send(response).is_err()) {
+            self.leave(member);
+        }
+    }
+
+    /// Reads the log into queues that want more: once for all where they stand at the same place, else each by itself.
+    async fn fill(&mut self) -> Result<()> {
+        let head = self.log.head();
+        let wants: Vec<Option<u64>> = (0..4).map(|index| self.state.wants(index)).collect();
+        let together = wants[0].filter(|since| wants.iter().all(|other| *other == Some(*since)));
+        match together {
+            Some(since) if since < head => {
+                let page = self.log.read(since).await?;
+                let entries = self.matching(page.entries);
+                for index in 0..4 {
+                    let of_queue = entries.iter().filter(|entry| queue_of(entry) == index).cloned();
+                    self.state.fill(index, of_queue, page.until);
+                }
+            }
+            Some(_) => {}
+            None => {
+                for (index, since) in wants.into_iter().enumerate() {
+                    if let Some(since) = since.filter(|since| *since < head) {
+                        let page = self.log.read_priority(index as i64 + 1, self.organization.as_ref(), since).await?;
+                        let entries = self.matching(page.entries);
+                        self.state.fill(index, entries, page.until);
+                    }
+                }
+            }
+        }
+        self.fill_replay().await
+    }
+
+    async fn fill_replay(&mut self) -> Result<()> {
+        let Some(replay) = &self.replay else { return Ok(()) };
+        let until = u64::try_from(replay.until).unwrap_or(0);
+        let Some(since) = self.state.wants(REPLAY).filter(|since| *since < until) else { return Ok(()) };
+        let organization = OrganizationId::parse(&replay.organization_id)?;
+        let page = self.log.read_of(&organization, since, until, PAGE).await?;
+        let entries = self.matching(page.entries);
+        self.state.fill(REPLAY, entries, page.until);
+        Ok(())
+    }
+
+    /// Finds what lies before an event in its key's order and was not read yet.
+    async fn look(&mut self, entry: &Entry, since: u64) -> Result<()> {
+        let page = self.log.read_key(&entry.organization, &entry.ordering_key, since, entry.sequence).await?;
+        let until = page.until;
+        let found = self.matching(page.entries).into_iter().map(|entry| (queue_of(&entry), entry)).collect();
+        self.state.predecessors(entry.sequence, found, until);
+        Ok(())
+    }
+
+    fn matching(&self, mut entries: Vec<Arc<Entry>>) -> Vec<Arc<Entry>> {
+        entries.retain(|entry| {
+            let own = self.organization.as_ref().is_none_or(|organization| *organization == entry.organization);
+            let typed = || EventType::parse(&entry.type_).is_ok_and(|type_| self.types.iter().any(|pattern| pattern.matches(&type_)));
+            own && (self.types.is_empty() || typed())
+        });
+        entries
+    }
+
+    /// Notes cursors that moved, to be stored with the log's next commit.
+    fn note(&mut self) {
+        for index in 0..4 {
+            let watermark = self.state.watermark(index);
+            if watermark > self.noted[index] {
+                self.noted[index] = watermark;
+                self.log.dirty.note(self.number, index as i64 + 1, watermark);
+            }
+        }
+    }
+
+    async fn begin_replay(&mut self) {
+        if self.replay.is_some() {
+            return;
+        }
+        let next: Result<Option<Replay>, sqlx::Error> = with!(self.store.reader(), c => sqlx::query_as(
+            "SELECT number, organization_id, since, until FROM replays WHERE group_number = $1 ORDER BY number LIMIT 1",
+        ).bind(self.number).fetch_optional(c).await);
+        match next {
+            Ok(replay) => {
+                if let Some(replay) = &replay {
+                    self.state.replay_from(u64::try_from(replay.since).unwrap_or(0));
+                }
+                self.replay = replay;
+            }
+            Err(error) => tracing::warn!(%error, "could not read what is to be replayed; it begins when asked again"),
+        }
+    }
+
+    /// When the last of a range is acknowledged: forgets it and begins the next.
+    async fn end_replay(&mut self) -> Result<()> {
+        let Some(replay) = &self.replay else { return Ok(()) };
+        let all_read = self.state.wants(REPLAY).is_some_and(|read| read >= u64::try_from(replay.until).unwrap_or(0));
+        if all_read && self.state.replay_is_done() {
+            with!(self.store.writer(), c => sqlx::query("DELETE FROM replays WHERE number = $1").bind(replay.number).execute(c).await.map(drop))?;
+            self.replay = None;
+            self.begin_replay().await;
+        }
+        Ok(())
+    }
+}

@@ -1,0 +1,102 @@
+//! router-svc decides: it keeps the durable event log, plans where each event goes, hands events to durable consumers
+//! and live subscribers. It calls nobody.
+//!
+//! The way of an event: `rpc/events` -> `publish` (its wedding, its plan) -> `log` (durable) -> `consumer` and `live`.
+
+mod channel;
+mod collapse;
+mod config;
+mod consumer;
+mod destination;
+mod event;
+mod event_type;
+mod facts;
+mod json;
+mod live;
+mod log;
+mod organizations;
+mod plan;
+mod priority;
+mod publish;
+mod route;
+mod routes;
+mod rpc;
+mod table;
+mod wedding;
+mod weddings;
+
+use std::{net::SocketAddr, sync::Arc};
+
+use anyhow::Result;
+use chassis::{
+    grpc::{MESSAGE_LIMIT, Server},
+    secret::DataKeys,
+    service::Chassis,
+    store::{self, Migrations, Store},
+};
+use proto::router::v1::{
+    consumer_service_server::ConsumerServiceServer, event_service_server::EventServiceServer,
+    organization_service_server::OrganizationServiceServer, route_service_server::RouteServiceServer,
+    subscription_service_server::SubscriptionServiceServer, wedding_service_server::WeddingServiceServer,
+};
+
+pub use crate::{config::Config, table::TableNames};
+use crate::{
+    consumer::Consumers, log::Log, organizations::Organizations, publish::Publisher, routes::RouteTable, table::Tables, weddings::Weddings,
+};
+
+/// Tables of the router.
+static MIGRATIONS: Migrations =
+    Migrations { sqlite: sqlx::migrate!("./migrations/sqlite"), postgres: sqlx::migrate!("./migrations/postgres") };
+
+/// The running router.
+#[derive(Debug)]
+pub struct Service {
+    /// Where it listens.
+    pub address: SocketAddr,
+}
+
+/// Starts the router: the pieces in the order in which an event meets them.
+///
+/// # Errors
+/// A store that can't be opened, a port in use, settings that can't hold.
+pub async fn start(config: Config, chassis: &Chassis) -> Result<Service> {
+    let server = Server::bind("router", config.listen, chassis).await?;
+    let (clock, tasks) = (chassis.clock.clone(), chassis.tasks.clone());
+    let store = Store::open(&config.store, &[&store::MIGRATIONS, &MIGRATIONS]).await?;
+    store.maintain(&tasks);
+    let keys = DataKeys::new(store.clone(), chassis.keyring()?, clock.clone());
+    let organizations = Organizations::new(store.clone(), clock.clone());
+    organizations.bootstrap(&config.bootstrap_key_file).await?;
+
+    let log = Log::open(store.clone(), keys.clone(), &clock, &tasks).await?;
+    let weddings = Weddings::new(store.clone());
+    let routes = RouteTable::new(store.clone(), clock.clone())?;
+    let tables = Arc::new(Tables::new(&config.tables)?);
+    let publisher = Publisher {
+        log: log.clone(),
+        keys,
+        organizations: organizations.clone(),
+        weddings: weddings.clone(),
+        routes: routes.clone(),
+        tables,
+        clock: clock.clone(),
+    };
+    let consumers = Consumers::open(store, log.clone(), clock.clone(), tasks.clone()).await?;
+
+    let events = rpc::EventRpc { publisher: publisher.clone(), log: log.clone(), consumers: consumers.clone() };
+    let consume = rpc::ConsumerRpc { consumers, log: log.clone(), tasks };
+    let subscribe = rpc::SubscriptionRpc { log };
+    let weddings = rpc::WeddingRpc { weddings, organizations: organizations.clone(), clock: clock.clone() };
+    let running = server
+        .authenticator(organizations::authenticator(&organizations))
+        .access(rpc::ACCESS)
+        .add(EventServiceServer::new(events).max_decoding_message_size(MESSAGE_LIMIT).max_encoding_message_size(MESSAGE_LIMIT))
+        .add(ConsumerServiceServer::new(consume).max_encoding_message_size(MESSAGE_LIMIT))
+        .add(SubscriptionServiceServer::new(subscribe))
+        .add(RouteServiceServer::new(rpc::RouteRpc { routes, publisher, clock }).max_decoding_message_size(MESSAGE_LIMIT))
+        .add(OrganizationServiceServer::new(rpc::OrganizationRpc { organizations }))
+        .add(WeddingServiceServer::new(weddings))
+        .serve()?;
+    Ok(Service { address: running.address })
+}

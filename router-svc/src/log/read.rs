@@ -1,0 +1,154 @@
+//! Reading the log: from the tail in memory where it can, else page by page from the store.
+
+use std::sync::Arc;
+
+use chassis::{
+    error::{Error, Result},
+    id::OrganizationId,
+    with,
+};
+use prost::Message as _;
+use proto::router::v1::LoggedEvent;
+
+use super::{Entry, Log, entry::aad, number, stored};
+
+/// Events in one page from the store.
+pub(crate) const PAGE: usize = 256;
+/// A page ends early at this many bytes.
+const PAGE_BYTES: usize = 4 << 20;
+
+#[derive(sqlx::FromRow)]
+struct Row {
+    sequence: i64,
+    organization_id: String,
+    uid: Vec<u8>,
+    r#type: String,
+    ordering_key: String,
+    priority: i64,
+    body: Vec<u8>,
+}
+
+/// A page of the log.
+pub(crate) struct Page {
+    pub(crate) entries: Vec<Arc<Entry>>,
+    /// How far it reaches: nothing that was asked for lies between the last entry and here.
+    pub(crate) until: u64,
+}
+
+impl Log {
+    /// Events after `since`, of everyone.
+    pub(crate) async fn read(&self, since: u64) -> Result<Page> {
+        let head = self.head();
+        if since >= head {
+            return Ok(Page { entries: Vec::new(), until: since });
+        }
+        if let Some(entries) = self.tail.read(since, PAGE)
+            && let Some(last) = entries.last().map(|entry| entry.sequence)
+        {
+            return Ok(Page { until: last, entries });
+        }
+        let rows: Vec<Row> = with!(self.store.reader(), c => sqlx::query_as(
+            "SELECT sequence, organization_id, uid, type, ordering_key, priority, body FROM events
+             WHERE sequence > $1 AND sequence <= $2 ORDER BY sequence LIMIT $3",
+        ).bind(stored(since)).bind(stored(head)).bind(PAGE as i64).fetch_all(c).await)?;
+        self.page(rows, head).await
+    }
+
+    /// Events of one organization after `since` and up to `until`.
+    pub(crate) async fn read_of(&self, organization: &OrganizationId, since: u64, until: u64, limit: usize) -> Result<Page> {
+        let until = until.min(self.head());
+        let limit = limit.min(PAGE);
+        let rows: Vec<Row> = with!(self.store.reader(), c => sqlx::query_as(
+            "SELECT sequence, organization_id, uid, type, ordering_key, priority, body FROM events
+             WHERE organization_id = $1 AND sequence > $2 AND sequence <= $3 ORDER BY sequence LIMIT $4",
+        ).bind(organization.as_str()).bind(stored(since)).bind(stored(until)).bind(limit as i64).fetch_all(c).await)?;
+        let full = rows.len() == limit;
+        let mut page = self.page(rows, until).await?;
+        if full && let Some(last) = page.entries.last() {
+            page.until = last.sequence;
+        }
+        Ok(page)
+    }
+
+    /// Events of one priority after `since`, of one organization or of everyone.
+    pub(crate) async fn read_priority(&self, priority: i64, organization: Option<&OrganizationId>, since: u64) -> Result<Page> {
+        let head = self.head();
+        let organization = organization.map_or("", OrganizationId::as_str);
+        let rows: Vec<Row> = with!(self.store.reader(), c => sqlx::query_as(
+            "SELECT sequence, organization_id, uid, type, ordering_key, priority, body FROM events
+             WHERE priority = $1 AND sequence > $2 AND sequence <= $3 AND ($4 = '' OR organization_id = $4) ORDER BY sequence LIMIT $5",
+        ).bind(priority).bind(stored(since)).bind(stored(head)).bind(organization).bind(PAGE as i64).fetch_all(c).await)?;
+        self.page(rows, head).await
+    }
+
+    /// Events of one ordering key after `since` and before `below`.
+    pub(crate) async fn read_key(&self, organization: &OrganizationId, key: &str, since: u64, below: u64) -> Result<Page> {
+        let rows: Vec<Row> = with!(self.store.reader(), c => sqlx::query_as(
+            "SELECT sequence, organization_id, uid, type, ordering_key, priority, body FROM events
+             WHERE organization_id = $1 AND ordering_key = $2 AND sequence > $3 AND sequence < $4 ORDER BY sequence LIMIT $5",
+        ).bind(organization.as_str()).bind(key).bind(stored(since)).bind(stored(below)).bind(PAGE as i64).fetch_all(c).await)?;
+        self.page(rows, below).await
+    }
+
+    /// One event, by its id or its uid.
+    pub(crate) async fn find(&self, organization: &OrganizationId, id: &str) -> Result<Arc<Entry>> {
+        let by_id: Option<Row> = with!(self.store.reader(), c => sqlx::query_as(
+            "SELECT sequence, organization_id, uid, type, ordering_key, priority, body FROM events WHERE organization_id = $1 AND id = $2",
+        ).bind(organization.as_str()).bind(id).fetch_optional(c).await)?;
+        let row = match (by_id, chassis::id::parse_uuid(id)) {
+            (Some(row), _) => Some(row),
+            (None, Some(uid)) => with!(self.store.reader(), c => sqlx::query_as(
+                "SELECT sequence, organization_id, uid, type, ordering_key, priority, body FROM events WHERE uid = $2 AND organization_id = $1",
+            ).bind(organization.as_str()).bind(&uid[..]).fetch_optional(c).await)?,
+            (None, None) => None,
+        };
+        let row = row.ok_or_else(|| Error::NotFound("event".into()))?;
+        Ok(Arc::new(self.open_row(row).await?))
+    }
+
+    /// How many events of one organization lie after `since` and up to `until`.
+    pub(crate) async fn count_of(&self, organization: &OrganizationId, since: u64, until: u64) -> Result<u64> {
+        let count: i64 = with!(self.store.reader(), c => sqlx::query_scalar(
+            "SELECT COUNT(*) FROM events WHERE organization_id = $1 AND sequence > $2 AND sequence <= $3",
+        ).bind(organization.as_str()).bind(stored(since)).bind(stored(until)).fetch_one(c).await)?;
+        Ok(number(count))
+    }
+
+    /// Opens rows up to the bound in bytes. A page that was cut, by rows or by bytes, reaches to its last entry only.
+    async fn page(&self, rows: Vec<Row>, until: u64) -> Result<Page> {
+        let (mut bytes, all) = (0, rows.len());
+        let mut entries: Vec<Arc<Entry>> = Vec::with_capacity(all);
+        for row in rows {
+            bytes += row.body.len();
+            if bytes > PAGE_BYTES && !entries.is_empty() {
+                break;
+            }
+            entries.push(Arc::new(self.open_row(row).await?));
+        }
+        let cut = all == PAGE || entries.len() < all;
+        let until = if cut { entries.last().map_or(until, |entry| entry.sequence) } else { until };
+        Ok(Page { entries, until })
+    }
+
+    async fn open_row(&self, row: Row) -> Result<Entry> {
+        let organization = OrganizationId::parse(&row.organization_id)?;
+        let uid: [u8; 16] =
+            row.uid.as_slice().try_into().map_err(|_| Error::internal(anyhow::anyhow!("event {} has a malformed uid", row.sequence)))?;
+        let plain = self.keys.of(&organization).await?.open(&aad(&uid), &row.body)?;
+        let bytes = plain.len() + 256;
+        let mut logged = LoggedEvent::decode(plain.as_slice()).map_err(Error::internal)?;
+        let sequence = number(row.sequence);
+        if let Some(event) = &mut logged.event {
+            event.position = Some(self.position(sequence));
+        }
+        Ok(Entry {
+            sequence,
+            organization,
+            priority: row.priority,
+            type_: row.r#type.into(),
+            ordering_key: row.ordering_key.into(),
+            logged,
+            bytes,
+        })
+    }
+}

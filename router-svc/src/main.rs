@@ -1,0 +1,5 @@
+//! The router by itself.
+
+fn main() -> std::process::ExitCode {
+    chassis::service::main("router", router_svc::start)
+}

@@ -1,0 +1,141 @@
+//! The heart: an event comes in, its wedding is looked up, its plan is made, and it is appended. What is answered is durable.
+
+use std::sync::Arc;
+
+use chassis::{
+    clock::Clock,
+    error::{Error, Result},
+    id,
+    secret::DataKeys,
+};
+use futures_util::future::BoxFuture;
+use prost::Message as _;
+use proto::router::v1::{LoggedEvent, Receipt};
+
+use crate::{
+    event::Event,
+    facts::Facts,
+    log::{Draft, Log, aad},
+    organizations::Organizations,
+    plan::{Plan, Question},
+    priority::Priority,
+    routes::RouteTable,
+    rpc::wire::{print_event, print_plan},
+    table::Tables,
+    wedding::{self, Learnt, Wedding},
+    weddings::Weddings,
+};
+
+/// Everything that publishing needs. Cheap to clone.
+#[derive(Clone)]
+pub(crate) struct Publisher {
+    pub(crate) log: Log,
+    pub(crate) keys: DataKeys,
+    pub(crate) organizations: Organizations,
+    pub(crate) weddings: Weddings,
+    pub(crate) routes: RouteTable,
+    pub(crate) tables: Arc<Tables>,
+    pub(crate) clock: Clock,
+}
+
+/// An event with everything decided about it.
+pub(crate) struct Decided {
+    pub(crate) event: Event,
+    pub(crate) plan: Plan,
+    learnt: Option<Learnt>,
+}
+
+impl Publisher {
+    /// Takes an event in, in the order of the calls. It is durable when the promise resolves.
+    ///
+    /// # Errors
+    /// `Error::NotFound` for an unknown organization; those of the store.
+    pub(crate) async fn publish(&self, event: Event) -> Result<BoxFuture<'static, Result<Receipt>>> {
+        let decided = self.decide(event).await?;
+        self.routes.note_failures(&decided.event.organization, &decided.plan);
+        let (organization, learnt, id, priority) =
+            (decided.event.organization.clone(), decided.learnt.clone(), decided.event.id.clone(), decided.plan.priority);
+        let appended = self.log.append(self.draft(decided).await?).await?;
+        let (weddings, log) = (self.weddings.clone(), self.log.clone());
+        Ok(Box::pin(async move {
+            let appended = appended.await?;
+            if let Some(learnt) = learnt.filter(|_| !appended.duplicate) {
+                weddings.learn(&organization, learnt);
+            }
+            let uid = id::uuid_text(appended.uid);
+            Ok(Receipt {
+                id: if id.is_empty() { uid.clone() } else { id },
+                uid,
+                position: Some(log.position(appended.sequence)),
+                duplicate: appended.duplicate,
+                priority: priority.number(),
+            })
+        }))
+    }
+
+    /// Completes an event with what is known, and plans it.
+    pub(crate) async fn decide(&self, mut event: Event) -> Result<Decided> {
+        let zone = self.organizations.zone(&event.organization).await?;
+        let mut facts = Facts::read(&event, &self.tables);
+        facts.identify(&mut event.metadata);
+        let known = self.known_wedding(&event).await?;
+        facts.complete(&mut event, known.as_deref());
+        let question = Question { event: &event, facts: &facts, wedding: known.as_deref(), zone: &zone, now: self.clock.now() };
+        let plan = self.routes.of(&event.organization).await?.plan(question);
+        let learnt = wedding::learn(&facts, known.as_deref(), &zone);
+        Ok(Decided { event, plan, learnt })
+    }
+
+    /// Why each route does or doesn't match an event; nothing is stored.
+    pub(crate) async fn explain(&self, mut event: Event, extra: Option<crate::route::Route>) -> Result<(Plan, Event)> {
+        let zone = self.organizations.zone(&event.organization).await?;
+        let mut facts = Facts::read(&event, &self.tables);
+        facts.identify(&mut event.metadata);
+        let known = self.known_wedding(&event).await?;
+        facts.complete(&mut event, known.as_deref());
+        let mut routes = (*self.routes.of(&event.organization).await?).clone();
+        if let Some(route) = extra {
+            routes.add(Arc::new(route));
+        }
+        let question = Question { event: &event, facts: &facts, wedding: known.as_deref(), zone: &zone, now: self.clock.now() };
+        Ok((routes.explain(question), event))
+    }
+
+    async fn known_wedding(&self, event: &Event) -> Result<Option<Arc<Wedding>>> {
+        let metadata = &event.metadata;
+        if !metadata.wedding_id.is_empty() {
+            self.weddings.find(&event.organization, &metadata.wedding_id).await
+        } else if !metadata.couple_id.is_empty() {
+            self.weddings.find_of_couple(&event.organization, &metadata.couple_id).await
+        } else {
+            Ok(None)
+        }
+    }
+
+    async fn draft(&self, decided: Decided) -> Result<Draft> {
+        let Decided { mut event, plan, learnt } = decided;
+        event.uid = id::uuid(self.clock.now());
+        if event.id.is_empty() {
+            event.id.clone_from(&event.uid);
+        }
+        let uid = id::parse_uuid(&event.uid).ok_or_else(|| Error::internal(anyhow::anyhow!("a fresh uid is a UUID")))?;
+        let logged = LoggedEvent { event: Some(print_event(&event, plan.priority, None)), plan: Some(print_plan(&plan)) };
+        let body = self.keys.of(&event.organization).await?.seal(&aad(&uid), &logged.encode_to_vec());
+        Ok(Draft {
+            uid,
+            type_: event.type_.as_str().to_owned(),
+            priority: stored_priority(plan.priority),
+            content_hash: event.content_hash(),
+            organization: event.organization,
+            id: event.id,
+            ordering_key: event.ordering_key,
+            logged,
+            body: body.into(),
+            learnt,
+        })
+    }
+}
+
+fn stored_priority(priority: Priority) -> i64 {
+    i64::from(priority.number())
+}

@@ -1,0 +1,225 @@
+//! The routes and channel configurations in force: built in, and each organization's own, stored and cached compiled.
+
+use std::{
+    collections::{HashMap, HashSet},
+    sync::{Arc, Mutex, PoisonError},
+};
+
+use chassis::{
+    clock::{Clock, from_micros},
+    error::{Error, Result},
+    id::{self, OrganizationId},
+    store::Store,
+    with,
+};
+use moka::sync::Cache;
+use prost::Message as _;
+use proto::router::v1 as wire;
+
+use crate::{
+    plan::{Outcome, Plan, Routes},
+    route::{BuiltIn, ChannelConfiguration, Route},
+    rpc::wire::{channel_configuration, print_channel_configuration, print_route, route},
+};
+
+/// Routes of one organization.
+const ROUTES_MAX: usize = 1_000;
+/// Channel configurations of one organization.
+const CONFIGURATIONS_MAX: usize = 200;
+/// Organizations whose routes stay compiled.
+const CACHED: u64 = 1_000;
+
+/// How often a route's condition could not be evaluated since the start, and why the last time.
+#[derive(Clone, Debug, Default)]
+pub(crate) struct Failures {
+    pub(crate) count: u64,
+    pub(crate) last: String,
+}
+
+/// All routes. Cheap to clone.
+#[derive(Clone)]
+pub(crate) struct RouteTable {
+    store: Store,
+    clock: Clock,
+    built_in: Arc<BuiltIn>,
+    compiled: Cache<OrganizationId, Arc<Routes>>,
+    failures: Arc<Mutex<HashMap<(OrganizationId, String), Failures>>>,
+}
+
+impl RouteTable {
+    /// # Errors
+    /// A built-in table that can't be read.
+    pub(crate) fn new(store: Store, clock: Clock) -> Result<Self> {
+        Ok(Self { store, clock, built_in: Arc::new(BuiltIn::load()?), compiled: Cache::new(CACHED), failures: Arc::default() })
+    }
+
+    /// The routes in force for an organization.
+    ///
+    /// # Errors
+    /// Those of the store.
+    pub(crate) async fn of(&self, organization: &OrganizationId) -> Result<Arc<Routes>> {
+        if let Some(routes) = self.compiled.get(organization) {
+            return Ok(routes);
+        }
+        let (disabled, own) = self.own_routes(organization).await?;
+        let configurations = self.own_configurations(organization).await?;
+        let routes = Arc::new(Routes::new(&self.built_in, &disabled, own, configurations));
+        self.compiled.insert(organization.clone(), routes.clone());
+        Ok(routes)
+    }
+
+    /// Counts the conditions that a plan could not evaluate.
+    pub(crate) fn note_failures(&self, organization: &OrganizationId, plan: &Plan) {
+        for decision in plan.decisions.iter().filter(|decision| decision.outcome == Outcome::Failed) {
+            metrics::counter!("route_condition_failures_total").increment(1);
+            let mut failures = self.failures.lock().unwrap_or_else(PoisonError::into_inner);
+            let of_route = failures.entry((organization.clone(), decision.route_id.clone())).or_default();
+            of_route.count += 1;
+            of_route.last.clone_from(&decision.reason);
+        }
+    }
+
+    pub(crate) fn failures(&self, organization: &OrganizationId, route: &str) -> Failures {
+        let failures = self.failures.lock().unwrap_or_else(PoisonError::into_inner);
+        failures.get(&(organization.clone(), route.to_owned())).cloned().unwrap_or_default()
+    }
+
+    /// Adds a route of the organization's own.
+    ///
+    /// # Errors
+    /// `Error::FailedPrecondition` when it has as many as it may.
+    pub(crate) async fn create(&self, organization: &OrganizationId, mut route: Route) -> Result<Route> {
+        let (_, own) = self.own_routes(organization).await?;
+        if own.len() >= ROUTES_MAX {
+            return Err(Error::FailedPrecondition(format!("an organization has at most {ROUTES_MAX} routes: delete one first")));
+        }
+        (route.id, route.version, route.updated_at) = (id::uuid(self.clock.now()), 1, self.clock.now());
+        self.put(organization, &route, 0).await?;
+        Ok(route)
+    }
+
+    /// Replaces a route, or disables a built-in one.
+    ///
+    /// # Errors
+    /// `Error::NotFound`; `Error::Aborted` when it was changed meanwhile.
+    pub(crate) async fn update(&self, organization: &OrganizationId, mut route: Route) -> Result<Route> {
+        let current = self.of(organization).await?.routes().iter().find(|known| known.id == route.id).cloned();
+        let current = current.ok_or_else(|| Error::NotFound("route".into()))?;
+        if current.built_in {
+            return self.disable(organization, &current, route.disabled).await;
+        }
+        let expected = route.version;
+        (route.version, route.updated_at) = (expected + 1, self.clock.now());
+        self.put(organization, &route, expected).await?;
+        Ok(route)
+    }
+
+    /// A built-in route is as it is shipped; only whether it is on is the organization's.
+    async fn disable(&self, organization: &OrganizationId, built_in: &Route, disabled: bool) -> Result<Route> {
+        let route = Route { disabled, ..built_in.clone() };
+        if disabled {
+            self.write(organization, &route).await?;
+        } else {
+            self.remove(organization, &route.id).await?;
+        }
+        self.compiled.invalidate(organization);
+        Ok(route)
+    }
+
+    /// # Errors
+    /// `Error::NotFound`; `Error::FailedPrecondition` for a built-in route.
+    pub(crate) async fn delete(&self, organization: &OrganizationId, id: &str) -> Result<()> {
+        if self.built_in.routes.iter().any(|route| route.id == id) {
+            return Err(Error::FailedPrecondition(format!("route {id} is built in: disable it by UpdateRoute")));
+        }
+        let removed = self.remove(organization, id).await?;
+        self.compiled.invalidate(organization);
+        if removed == 0 { Err(Error::NotFound("route".into())) } else { Ok(()) }
+    }
+
+    /// Stores a channel's configuration; one without destinations silences the built-in one, or removes the own.
+    ///
+    /// # Errors
+    /// `Error::FailedPrecondition` when the organization has as many as it may.
+    pub(crate) async fn configure(&self, organization: &OrganizationId, configuration: &ChannelConfiguration) -> Result<()> {
+        let pattern = configuration.pattern.to_string();
+        let known = self.own_configurations(organization).await?;
+        let is_built_in = self.built_in.configurations.iter().any(|built_in| built_in.pattern == configuration.pattern);
+        if configuration.wishes.is_empty() && !is_built_in {
+            with!(self.store.writer(), c => sqlx::query("DELETE FROM channel_configurations WHERE organization_id = $1 AND pattern = $2")
+                .bind(organization.as_str()).bind(&pattern).execute(c).await.map(drop))?;
+        } else if known.len() >= CONFIGURATIONS_MAX && !known.iter().any(|known| known.pattern == configuration.pattern) {
+            return Err(Error::FailedPrecondition(format!("an organization has at most {CONFIGURATIONS_MAX} channel configurations")));
+        } else {
+            let definition = print_channel_configuration(configuration).encode_to_vec();
+            with!(self.store.writer(), c => sqlx::query(
+                "INSERT INTO channel_configurations (organization_id, pattern, definition, updated_at) VALUES ($1, $2, $3, $4)
+                 ON CONFLICT (organization_id, pattern) DO UPDATE SET definition = excluded.definition, updated_at = excluded.updated_at",
+            ).bind(organization.as_str()).bind(&pattern).bind(definition).bind(self.clock.now_micros()).execute(c).await.map(drop))?;
+        }
+        self.compiled.invalidate(organization);
+        Ok(())
+    }
+
+    /// Writes a route if it still has the version that was read; 0 for one that doesn't exist yet.
+    async fn put(&self, organization: &OrganizationId, route: &Route, expected: u64) -> Result<()> {
+        let mut tx = self.store.begin().await?;
+        let version: Option<i64> = with!(tx.on(), c => sqlx::query_scalar("SELECT version FROM routes WHERE organization_id = $1 AND id = $2")
+            .bind(organization.as_str()).bind(&route.id).fetch_optional(c).await)?;
+        if version.map_or(0, i64::unsigned_abs) != expected {
+            return Err(Error::Aborted(format!("route {} was changed meanwhile: read it again, then update", route.id)));
+        }
+        drop(tx);
+        self.write(organization, route).await?;
+        self.compiled.invalidate(organization);
+        Ok(())
+    }
+
+    async fn write(&self, organization: &OrganizationId, route: &Route) -> Result<()> {
+        let definition = print_route(route, 0, "").encode_to_vec();
+        let version = i64::try_from(route.version).unwrap_or(i64::MAX);
+        let written = with!(self.store.writer(), c => sqlx::query(
+            "INSERT INTO routes (organization_id, id, definition, version, updated_at) VALUES ($1, $2, $3, $4, $5)
+             ON CONFLICT (organization_id, id) DO UPDATE SET definition = excluded.definition, version = excluded.version,
+                 updated_at = excluded.updated_at WHERE routes.version <= excluded.version",
+        ).bind(organization.as_str()).bind(&route.id).bind(definition).bind(version).bind(route.updated_at.as_microsecond())
+        .execute(c).await.map(|done| done.rows_affected()))?;
+        if written == 0 { Err(Error::Aborted(format!("route {} was changed meanwhile", route.id))) } else { Ok(()) }
+    }
+
+    async fn remove(&self, organization: &OrganizationId, id: &str) -> Result<u64> {
+        let removed = with!(self.store.writer(), c => sqlx::query("DELETE FROM routes WHERE organization_id = $1 AND id = $2")
+            .bind(organization.as_str()).bind(id).execute(c).await.map(|done| done.rows_affected()))?;
+        Ok(removed)
+    }
+
+    /// The ids of the built-in routes that are off, and the organization's own routes.
+    async fn own_routes(&self, organization: &OrganizationId) -> Result<(HashSet<String>, Vec<Arc<Route>>)> {
+        let rows: Vec<(String, Vec<u8>, i64, i64)> = with!(self.store.reader(), c => sqlx::query_as(
+            "SELECT id, definition, version, updated_at FROM routes WHERE organization_id = $1 ORDER BY updated_at, id LIMIT $2",
+        ).bind(organization.as_str()).bind((ROUTES_MAX * 2) as i64).fetch_all(c).await)?;
+        let (mut disabled, mut own) = (HashSet::new(), Vec::new());
+        for (id, definition, version, updated_at) in rows {
+            if self.built_in.routes.iter().any(|route| route.id == id) {
+                disabled.insert(id);
+                continue;
+            }
+            let stored = wire::Route::decode(definition.as_slice()).map_err(Error::internal)?;
+            let mut parsed = route(&stored, from_micros(updated_at))?;
+            parsed.version = version.unsigned_abs();
+            own.push(Arc::new(parsed));
+        }
+        Ok((disabled, own))
+    }
+
+    async fn own_configurations(&self, organization: &OrganizationId) -> Result<Vec<ChannelConfiguration>> {
+        let rows: Vec<(String, Vec<u8>)> = with!(self.store.reader(), c => sqlx::query_as(
+            "SELECT pattern, definition FROM channel_configurations WHERE organization_id = $1 ORDER BY pattern",
+        ).bind(organization.as_str()).fetch_all(c).await)?;
+        let parse = |(pattern, definition): (String, Vec<u8>)| {
+            let stored = wire::ChannelConfiguration::decode(definition.as_slice()).map_err(Error::internal)?;
+            channel_configuration(&pattern, &stored.destinations)
+        };
+        rows.into_iter().map(parse).collect()
+    }
+}

@@ -1,0 +1,192 @@
+//! `EventService`: events in, and read back.
+
+use std::pin::Pin;
+
+use chassis::{
+    auth::{Caller, caller},
+    error::{Error, Result},
+    id::OrganizationId,
+};
+use futures_util::{Stream, StreamExt as _, future::BoxFuture};
+use jiff::Timestamp;
+use proto::{
+    common::v1::Position,
+    router::v1::{
+        self as wire, GetEventRequest, GetEventResponse, GetHeadRequest, GetHeadResponse, ListEventsRequest, ListEventsResponse,
+        PublishBatchRequest, PublishBatchResponse, PublishRequest, PublishResponse, PublishResult, PublishStreamRequest,
+        PublishStreamResponse, Receipt, Refusal, ReplayEventsRequest, ReplayEventsResponse, event_service_server::EventService,
+        publish_result,
+    },
+};
+use tonic::{Request, Response, Status, Streaming};
+
+use super::{given, page_size, wire as parse};
+use crate::{
+    consumer::Consumers,
+    event_type::{EventType, TypePattern},
+    log::Log,
+    publish::Publisher,
+};
+
+/// Events in one batch.
+const BATCH_MAX: usize = 1_000;
+/// Events of one stream that may wait for their commit.
+const STREAM_WINDOW: usize = 4_096;
+
+type Promise = BoxFuture<'static, Result<Receipt>>;
+
+pub(crate) struct EventRpc {
+    pub(crate) publisher: Publisher,
+    pub(crate) log: Log,
+    pub(crate) consumers: Consumers,
+}
+
+#[tonic::async_trait]
+impl EventService for EventRpc {
+    async fn publish(&self, request: Request<PublishRequest>) -> Result<Response<PublishResponse>, Status> {
+        let caller = caller(&request)?;
+        let receipt = take(&self.publisher, &caller, request.into_inner().event).await?.await?;
+        Ok(Response::new(PublishResponse { receipt: Some(receipt) }))
+    }
+
+    async fn publish_batch(&self, request: Request<PublishBatchRequest>) -> Result<Response<PublishBatchResponse>, Status> {
+        let caller = caller(&request)?;
+        let events = request.into_inner().events;
+        if events.len() > BATCH_MAX {
+            return Err(Error::invalid("events", format!("must be at most {BATCH_MAX}")).into());
+        }
+        let mut promises = Vec::with_capacity(events.len());
+        for event in events {
+            promises.push(take(&self.publisher, &caller, Some(event)).await);
+        }
+        let mut results = Vec::with_capacity(promises.len());
+        for promise in promises {
+            results.push(kept(promise).await);
+        }
+        Ok(Response::new(PublishBatchResponse { results }))
+    }
+
+    type PublishStreamStream = Pin<Box<dyn Stream<Item = Result<PublishStreamResponse, Status>> + Send>>;
+
+    /// Events are taken one after the other, so that the log has them in the stream's order; their commits are waited for together.
+    async fn publish_stream(&self, request: Request<Streaming<PublishStreamRequest>>) -> Result<Response<Self::PublishStreamStream>, Status> {
+        let caller = caller(&request)?;
+        let publisher = self.publisher.clone();
+        let taken = request.into_inner().then(move |request| {
+            let (publisher, caller) = (publisher.clone(), caller.clone());
+            async move {
+                let request = request?;
+                Ok::<_, Status>((request.correlation_id, take(&publisher, &caller, request.event).await))
+            }
+        });
+        let answers = taken.map(|taken| async move {
+            let (correlation_id, promise) = taken?;
+            Ok(PublishStreamResponse { correlation_id, result: Some(kept(promise).await) })
+        });
+        Ok(Response::new(Box::pin(answers.buffered(STREAM_WINDOW))))
+    }
+
+    async fn get_event(&self, request: Request<GetEventRequest>) -> Result<Response<GetEventResponse>, Status> {
+        let caller = caller(&request)?;
+        let request = request.into_inner();
+        let organization = caller.organization(&request.organization_id)?;
+        let entry = self.log.find(&organization, &request.id).await?;
+        Ok(Response::new(GetEventResponse { event: Some(entry.logged.clone()) }))
+    }
+
+    async fn list_events(&self, request: Request<ListEventsRequest>) -> Result<Response<ListEventsResponse>, Status> {
+        let caller = caller(&request)?;
+        let request = request.into_inner();
+        let organization = caller.organization(&request.organization_id)?;
+        let since = match (&request.since, request.page_token.parse()) {
+            (_, Ok(sequence)) => sequence,
+            (Some(since), Err(_)) if request.page_token.is_empty() => self.log.since(since)?,
+            (None, Err(_)) if request.page_token.is_empty() => 0,
+            _ => return Err(Error::invalid("page_token", "is not one of this list").into()),
+        };
+        Ok(Response::new(self.list(&organization, &request, since).await?))
+    }
+
+    async fn replay_events(&self, request: Request<ReplayEventsRequest>) -> Result<Response<ReplayEventsResponse>, Status> {
+        let caller = caller(&request)?;
+        let request = request.into_inner();
+        let organization = caller.organization(&request.organization_id)?;
+        let since = self.log.since(&given("since", request.since)?)?;
+        let until = match &request.until {
+            Some(until) => self.log.since(until)?,
+            None => self.log.head(),
+        };
+        let events = self.log.count_of(&organization, since, until).await?;
+        if !request.dry_run {
+            self.consumers.replay(&organization, &request.group, since, until).await?;
+        }
+        Ok(Response::new(ReplayEventsResponse { events }))
+    }
+
+    async fn get_head(&self, _: Request<GetHeadRequest>) -> Result<Response<GetHeadResponse>, Status> {
+        let position = |sequence| -> Position { self.log.position(sequence) };
+        Ok(Response::new(GetHeadResponse { head: Some(position(self.log.head())), oldest: Some(position(self.log.oldest())) }))
+    }
+}
+
+impl EventRpc {
+    /// A page of events of the types asked for: reads on until it is full, or for a bounded number of pages.
+    async fn list(&self, organization: &OrganizationId, request: &ListEventsRequest, mut since: u64) -> Result<ListEventsResponse> {
+        let size = page_size(request.page_size)? as usize;
+        let types = request.types.iter().map(|text| TypePattern::parse(text)).collect::<Result<Vec<_>>>()?;
+        let matches = |type_: &str| {
+            types.is_empty() || EventType::parse(type_).is_ok_and(|type_| types.iter().any(|pattern| pattern.matches(&type_)))
+        };
+        let head = self.log.head();
+        let mut events = Vec::new();
+        for _ in 0..PAGES_READ_MAX {
+            let page = self.log.read_of(organization, since, head, size).await?;
+            since = page.until;
+            for entry in page.entries.iter().filter(|entry| matches(&entry.type_)) {
+                events.push(entry.logged.clone());
+                if events.len() == size {
+                    return Ok(ListEventsResponse { events, next_page_token: entry.sequence.to_string() });
+                }
+            }
+            if since >= head {
+                return Ok(ListEventsResponse { events, next_page_token: String::new() });
+            }
+        }
+        Ok(ListEventsResponse { events, next_page_token: since.to_string() })
+    }
+}
+
+/// Pages of the log that one call reads while it looks for a rare type; it then answers with what it has and a token.
+const PAGES_READ_MAX: usize = 20;
+
+/// Parses an event and hands it to the publisher.
+async fn take(publisher: &Publisher, caller: &Caller, event: Option<wire::Event>) -> Result<Promise> {
+    let event = given("event", event)?;
+    let organization = caller.organization(&event.organization_id)?;
+    let event = parse::event(event, organization, now(publisher)).map_err(|error| error.within("event"))?;
+    publisher.publish(event).await
+}
+
+fn now(publisher: &Publisher) -> Timestamp {
+    publisher.clock.now()
+}
+
+async fn kept(promise: Result<Promise>) -> PublishResult {
+    let receipt = match promise {
+        Ok(promise) => promise.await,
+        Err(error) => Err(error),
+    };
+    let result = match receipt {
+        Ok(receipt) => publish_result::Result::Receipt(receipt),
+        Err(error) => publish_result::Result::Refusal(refusal(&error)),
+    };
+    PublishResult { result: Some(result) }
+}
+
+fn refusal(error: &Error) -> Refusal {
+    let field = match error {
+        Error::Invalid { field, .. } => field.to_string(),
+        _ => String::new(),
+    };
+    Refusal { code: error.code() as i32, message: error.to_string(), field, retryable: error.is_retryable() }
+}
