@@ -1,0 +1,309 @@
+//! Requests of senders that never retry: committed, sealed, before their 2xx, and published from here.
+//!
+//! Each integration's requests are published in the order they came; integrations take turns, a page each, so that a
+//! full one doesn't hold the others up. While the router is away everything waits, and is tried again with growing
+//! pauses. What the router will never take is set aside with its reason for 30 days: it holds nothing up.
+
+use std::{collections::HashMap, sync::Arc, time::Duration};
+
+use chassis::{
+    clock::{Clock, from_micros},
+    error::{Error, Result},
+    id::OrganizationId,
+    secret::{DataKeys, place},
+    store::Store,
+    tasks::Tasks,
+    with,
+};
+use jiff::{SignedDuration, Timestamp};
+use tokio::sync::Notify;
+
+use super::{
+    Answer, json,
+    publish::{Event, Publisher, Sender},
+    transform::change_event,
+    validate::change,
+};
+
+/// Bodies are at most 1 MiB, so a page is at most 16 MiB.
+const PAGE: i64 = 16;
+const PURGE_STEP: i64 = 100;
+const KEEP_REFUSED: SignedDuration = SignedDuration::from_hours(30 * 24);
+/// Pauses while the router is away: they double up to the last.
+const FIRST_WAIT: Duration = Duration::from_millis(100);
+const LONGEST_WAIT: Duration = Duration::from_secs(5);
+/// A look without being woken, should a wake-up be missed by a failed turn.
+const IDLE_WAIT: Duration = Duration::from_secs(30);
+const REASON_CHARS: usize = 300;
+
+/// The spool. Cheap to clone.
+#[derive(Clone, Debug)]
+pub(super) struct Spool {
+    store: Store,
+    keys: DataKeys,
+    clock: Clock,
+    filled: Arc<Notify>,
+}
+
+#[derive(sqlx::FromRow)]
+struct Row {
+    sequence: i64,
+    organization_id: String,
+    supplier_id: String,
+    event_id: String,
+    traceparent: String,
+    received_at: i64,
+    body: Vec<u8>,
+}
+
+impl Spool {
+    pub(super) fn new(store: Store, keys: DataKeys, clock: Clock) -> Self {
+        Self { store, keys, clock, filled: Arc::default() }
+    }
+
+    /// Keeps a request, durably, under the id that its event will have.
+    ///
+    /// # Errors
+    /// `Error::Unavailable` while the store is away or full.
+    pub(super) async fn put(&self, sender: &Sender, event: &Event, body: &[u8]) -> Result<()> {
+        let key = self.keys.of(&sender.organization).await?;
+        let sealed = key.seal(&place_of(&event.id), body);
+        let mut tx = self.store.begin().await?;
+        with!(tx.on(), c => {
+            sqlx::query(
+                "INSERT INTO inbound_spool (integration_id, organization_id, supplier_id, event_id, traceparent, received_at, \
+                 body, refused) VALUES ($1, $2, $3, $4, $5, $6, $7, '')",
+            )
+            .bind(&sender.integration)
+            .bind(sender.organization.as_str())
+            .bind(&sender.supplier_id)
+            .bind(&event.id)
+            .bind(&event.traceparent)
+            .bind(event.time.as_microsecond())
+            .bind(&sealed)
+            .execute(c)
+            .await
+            .map(drop)
+        })?;
+        with!(tx.on(), c => {
+            sqlx::query("UPDATE integrations SET last_received_at = $2 WHERE id = $1")
+                .bind(&sender.integration)
+                .bind(event.time.as_microsecond())
+                .execute(c)
+                .await
+                .map(drop)
+        })?;
+        tx.commit().await?;
+        self.filled.notify_one();
+        Ok(())
+    }
+
+    /// Publishes what is there and what comes, until the process stops.
+    pub(super) async fn run(self, publisher: Publisher, tasks: Tasks) {
+        let stopping = tasks.stopping();
+        let (mut held, mut wait) = (Held::default(), FIRST_WAIT);
+        loop {
+            let Some(turn) = stopping.run_until_cancelled(self.turn(&publisher, &mut held)).await else { return };
+            let (pause, may_wake) = match turn {
+                Ok(true) => {
+                    wait = FIRST_WAIT;
+                    continue;
+                }
+                Ok(false) => {
+                    wait = FIRST_WAIT;
+                    (held.next(self.clock.now()).min(IDLE_WAIT), true)
+                }
+                // While the router is away, more to publish is no reason to hurry.
+                Err(error) => {
+                    tracing::warn!(%error, wait_ms = wait.as_millis(), "spooled webhooks wait for the router or the store");
+                    let pause = wait;
+                    wait = (wait * 2).min(LONGEST_WAIT);
+                    (pause, false)
+                }
+            };
+            let rest = async {
+                tokio::select! {
+                    () = self.clock.sleep(pause) => {}
+                    () = self.filled.notified(), if may_wake => {}
+                }
+            };
+            if stopping.run_until_cancelled(rest).await.is_none() {
+                return;
+            }
+        }
+    }
+
+    /// One page of every integration that isn't held; true if there was anything to do.
+    ///
+    /// # Errors
+    /// `Error::Unavailable` while the router or the store is away.
+    pub(super) async fn turn(&self, publisher: &Publisher, held: &mut Held) -> Result<bool> {
+        let (mut integration, mut busy) = (String::new(), false);
+        while let Some(next) = self.next_integration(&integration).await? {
+            integration = next;
+            if held.holds(&integration, self.clock.now()) {
+                continue;
+            }
+            match self.publish_page(&integration, publisher).await {
+                Ok(published) => busy |= published,
+                Err(Error::Unavailable(reason)) => return Err(Error::Unavailable(reason)),
+                Err(error) => held.hold(&integration, &error, self.clock.now()),
+            }
+        }
+        Ok(busy)
+    }
+
+    async fn next_integration(&self, after: &str) -> Result<Option<String>> {
+        Ok(with!(self.store.reader(), c => {
+            sqlx::query_scalar(
+                "SELECT integration_id FROM inbound_spool WHERE refused = '' AND integration_id > $1 ORDER BY integration_id LIMIT 1",
+            )
+            .bind(after)
+            .fetch_optional(c)
+            .await
+        })?)
+    }
+
+    /// In order, up to the first that must wait.
+    async fn publish_page(&self, integration: &str, publisher: &Publisher) -> Result<bool> {
+        let rows: Vec<Row> = with!(self.store.reader(), c => {
+            sqlx::query_as(
+                "SELECT sequence, organization_id, supplier_id, event_id, traceparent, received_at, body FROM inbound_spool \
+                 WHERE refused = '' AND integration_id = $1 ORDER BY sequence LIMIT $2",
+            )
+            .bind(integration)
+            .bind(PAGE)
+            .fetch_all(c)
+            .await
+        })?;
+        let (mut done, mut outcome) = (Vec::new(), Ok(!rows.is_empty()));
+        for row in rows {
+            match self.publish_row(integration, &row, publisher).await {
+                Ok(()) => done.push(row.sequence),
+                Err(error) if can_wait(&error) => {
+                    outcome = Err(error);
+                    break;
+                }
+                Err(error) => self.set_aside(integration, &row, &error).await?,
+            }
+        }
+        self.remove(&done).await?;
+        outcome
+    }
+
+    async fn publish_row(&self, integration: &str, row: &Row, publisher: &Publisher) -> Result<()> {
+        let organization = OrganizationId::parse(&row.organization_id)?;
+        let body = self.keys.of(&organization).await?.open(&place_of(&row.event_id), &row.body)?;
+        let received_at = from_micros(row.received_at);
+        let event = event(row, &body, received_at)?;
+        let sender = Sender { organization, integration: integration.to_owned(), supplier_id: row.supplier_id.clone() };
+        // A second time for one that a stop came between: the router keeps one event per id.
+        publisher.publish(&sender, &event).await.map(drop)
+    }
+
+    /// All in one transaction, each by its own number: one that was committed late may have a lower one.
+    async fn remove(&self, done: &[i64]) -> Result<()> {
+        if done.is_empty() {
+            return Ok(());
+        }
+        let mut tx = self.store.begin().await?;
+        for sequence in done {
+            with!(tx.on(), c => {
+                sqlx::query("DELETE FROM inbound_spool WHERE sequence = $1").bind(sequence).execute(c).await.map(drop)
+            })?;
+        }
+        tx.commit().await
+    }
+
+    async fn set_aside(&self, integration: &str, row: &Row, error: &Error) -> Result<()> {
+        tracing::error!(%error, integration.id = integration, event.id = row.event_id, "a spooled webhook was refused for good");
+        metrics::counter!("inbound_spool_refused_total").increment(1);
+        let reason: String = error.to_string().chars().filter(|c| !c.is_control()).take(REASON_CHARS).collect();
+        with!(self.store.writer(), c => {
+            sqlx::query("UPDATE inbound_spool SET refused = $2 WHERE sequence = $1")
+                .bind(row.sequence)
+                .bind(&reason)
+                .execute(c)
+                .await
+                .map(drop)
+        })?;
+        Ok(())
+    }
+
+    /// Forgets what was set aside over 30 days ago, in small steps.
+    ///
+    /// # Errors
+    /// `Error::Unavailable` while the store is away.
+    pub(super) async fn purge(&self, now: Timestamp) -> Result<()> {
+        loop {
+            let purged = with!(self.store.writer(), c => {
+                sqlx::query(
+                    "DELETE FROM inbound_spool WHERE sequence IN (SELECT sequence FROM inbound_spool \
+                     WHERE refused <> '' AND received_at < $1 ORDER BY received_at LIMIT $2)",
+                )
+                .bind((now - KEEP_REFUSED).as_microsecond())
+                .bind(PURGE_STEP)
+                .execute(c)
+                .await
+                .map(|done| done.rows_affected())
+            })?;
+            if purged < PURGE_STEP.unsigned_abs() {
+                return Ok(());
+            }
+        }
+    }
+}
+
+fn place_of(event_id: &str) -> Vec<u8> {
+    place("inbound_spool", "body", event_id)
+}
+
+/// Reads the body anew, as it was read when it came.
+fn event(row: &Row, body: &[u8], received_at: Timestamp) -> Result<Event> {
+    match json::check(body).and_then(change) {
+        Ok(change) => {
+            Ok(Event { traceparent: row.traceparent.clone(), ..change_event(&change, &row.event_id, received_at) })
+        }
+        Err(Answer::Invalid { field, reason }) => Err(Error::Invalid { field, reason }),
+        Err(_) => Err(Error::invalid("body", "can't be read")),
+    }
+}
+
+/// Whether the same row may succeed later: what is wrong with us, our keys or our standing at the router can be mended.
+fn can_wait(error: &Error) -> bool {
+    !matches!(
+        error,
+        Error::Invalid { .. }
+            | Error::AlreadyExists(_)
+            | Error::FailedPrecondition(_)
+            | Error::OutOfRange { .. }
+            | Error::NotFound(_)
+    )
+}
+
+/// Integrations that are left out for a while: over their organization's limit, or failing for reasons of their own.
+#[derive(Debug, Default)]
+pub(super) struct Held(HashMap<String, Timestamp>);
+
+impl Held {
+    fn holds(&mut self, integration: &str, now: Timestamp) -> bool {
+        self.0.retain(|_, until| *until > now);
+        self.0.contains_key(integration)
+    }
+
+    fn hold(&mut self, integration: &str, error: &Error, now: Timestamp) {
+        tracing::warn!(%error, integration.id = integration, "spooled webhooks of an integration wait");
+        let pause = match error {
+            Error::Exhausted { retry_after, .. } => (*retry_after).clamp(FIRST_WAIT, LONGEST_WAIT),
+            _ => LONGEST_WAIT,
+        };
+        self.0.insert(integration.to_owned(), now + SignedDuration::try_from(pause).unwrap_or(SignedDuration::ZERO));
+    }
+
+    /// How long until the first of them is let in again.
+    fn next(&self, now: Timestamp) -> Duration {
+        let waits =
+            self.0.values().map(|until| Duration::try_from(until.duration_since(now)).unwrap_or(Duration::ZERO));
+        waits.min().unwrap_or(IDLE_WAIT)
+    }
+}

@@ -1,0 +1,122 @@
+//! vendor-sync: everything towards systems. Outbound, signed webhooks to the endpoints that want an event; inbound, what
+//! vendors and WedSync's own clients send us. It speaks to no person, and reaches the outside through the guard alone.
+//!
+//! [`start`] is its table of contents.
+
+mod body;
+mod config;
+mod deliver;
+mod disable;
+mod endpoint;
+mod event;
+mod inbound;
+mod integration;
+mod json;
+mod letter;
+mod manage;
+mod matching;
+mod policy;
+mod replay;
+mod router;
+mod rpc;
+#[cfg(test)]
+mod tests;
+mod webhook;
+
+use std::{net::SocketAddr, sync::Arc};
+
+use anyhow::{Context as _, Result};
+use chassis::{
+    auth::RouterAuthenticator,
+    consume,
+    grpc::{MESSAGE_LIMIT, Peer, Server},
+    lane::{self, Dispatcher},
+    outbound::Outbound,
+    secret::DataKeys,
+    service::Chassis,
+    store::{self, Migrations, Store},
+};
+use proto::vendorsync::v1::{
+    delivery_service_server::DeliveryServiceServer, endpoint_service_server::EndpointServiceServer,
+    integration_service_server::IntegrationServiceServer, webhook_service_server::WebhookServiceServer,
+};
+use tokio::sync::mpsc;
+
+pub use self::config::Config;
+use self::{
+    body::Renderer, deliver::Deliver, endpoint::book::Book, inbound::Inbound, integration::Integrations, manage::Endpoints,
+    policy::Personal, replay::Replays, router::Router, webhook::Webhooks,
+};
+
+/// Tables of this service.
+static MIGRATIONS: Migrations =
+    Migrations { sqlite: sqlx::migrate!("./migrations/sqlite"), postgres: sqlx::migrate!("./migrations/postgres") };
+
+/// Closings of lanes that wait to be handled.
+const CLOSINGS: usize = 256;
+
+/// The running service.
+pub struct Service {
+    /// Where it listens.
+    pub address: SocketAddr,
+    /// Its way out: who runs other listeners in this process has them refused here as targets.
+    pub outbound: Outbound,
+}
+
+/// Starts the service, in the order in which data meets its parts.
+///
+/// # Errors
+/// Settings that can't hold, a port in use, a store that can't be opened.
+pub async fn start(config: Config, chassis: &Chassis) -> Result<Service> {
+    config.check()?;
+    let (clock, tasks) = (chassis.clock.clone(), chassis.tasks.clone());
+    let renderer = Renderer::new(personal(&config.personal_columns_file)?);
+    let server = Server::bind("vendor-sync", config.listen, chassis).await?;
+    let address = server.address();
+    let peer = Peer::new("vendor-sync", &config.router, chassis)?;
+    let outbound = Outbound::new(&chassis.shared.outbound)?;
+    outbound.refuse_own(address);
+
+    let store = Store::open(&config.store, &[&store::MIGRATIONS, &lane::MIGRATIONS, &MIGRATIONS]).await?;
+    store.maintain(&tasks);
+    let keys = DataKeys::new(store.clone(), chassis.keyring()?, clock.clone());
+
+    // Outbound: the courier and its lanes, then the endpoints, whose lanes must be open before the first event comes.
+    let (router, book) = (Router::new(&peer), Book::default());
+    let (closing, closings) = mpsc::channel(CLOSINGS);
+    let webhooks = Webhooks::new(book.clone(), outbound.clone(), clock.clone(), closing);
+    let courier = Arc::new(webhooks.clone());
+    let dispatcher = Dispatcher::start(store.clone(), keys.clone(), courier, config.slots(), clock.clone(), &tasks).await?;
+    let endpoints =
+        Endpoints::open(store.clone(), keys.clone(), book.clone(), dispatcher.clone(), outbound.clone(), clock.clone()).await?;
+    let endpoints = Arc::new(endpoints);
+    tasks.spawn("endpoints.disable", disable::run(endpoints.clone(), router.clone(), closings, tasks.stopping()));
+    let deliver = Deliver { book, renderer: renderer.clone(), dispatcher, store: store.clone() };
+    tasks.spawn("deliver", consume::run(peer.separate(), "vendor-sync", deliver, tasks.stopping()));
+
+    // Inbound: integrations, and the seven steps of each webhook.
+    let integrations = Integrations::new(store.clone(), keys.clone(), clock.clone());
+    let inbound = Inbound::new(integrations.clone(), &store, &keys, &peer, clock.clone());
+    inbound.start(&tasks);
+
+    let replays = Replays { endpoints: endpoints.clone(), router: router.clone(), renderer, tasks };
+    let endpoint_rpc = rpc::endpoints::EndpointRpc { endpoints, webhooks, router };
+    let running = server
+        .authenticator(Arc::new(RouterAuthenticator::new(&peer, clock)))
+        .access(rpc::ACCESS)
+        .add(EndpointServiceServer::new(endpoint_rpc))
+        .add(DeliveryServiceServer::new(rpc::deliveries::DeliveryRpc { replays }).max_encoding_message_size(MESSAGE_LIMIT))
+        .add(IntegrationServiceServer::new(rpc::integrations::Service::new(integrations)))
+        .add(WebhookServiceServer::new(rpc::webhooks::Service::new(inbound)).max_decoding_message_size(MESSAGE_LIMIT))
+        .serve()?;
+    Ok(Service { address: running.address, outbound })
+}
+
+/// The table in `file`; the one that we ship if none is named.
+fn personal(file: &str) -> Result<Personal> {
+    if file.is_empty() {
+        return Ok(Personal::built_in());
+    }
+    let text = std::fs::read_to_string(file).with_context(|| format!("[vendor_sync] personal_columns_file {file}"))?;
+    Personal::parse(&text).with_context(|| format!("[vendor_sync] personal_columns_file {file}"))
+}

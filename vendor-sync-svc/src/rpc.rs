@@ -1,0 +1,48 @@
+//! The wire: one file per gRPC service, which parses requests, calls the domain and prints answers. Nothing is decided here.
+
+pub(crate) mod deliveries;
+pub(crate) mod endpoints;
+pub(crate) mod integrations;
+pub(crate) mod webhooks;
+pub(crate) mod wire;
+
+use chassis::auth::{Access, AccessTable, Scope};
+
+const MANAGE: Access = Access::Scope(Scope::Manage);
+
+/// What each method asks for.
+pub(crate) const ACCESS: AccessTable = &[
+    ("/wedsync.vendorsync.v1.EndpointService/CreateEndpoint", MANAGE),
+    ("/wedsync.vendorsync.v1.EndpointService/GetEndpoint", MANAGE),
+    ("/wedsync.vendorsync.v1.EndpointService/ListEndpoints", MANAGE),
+    ("/wedsync.vendorsync.v1.EndpointService/UpdateEndpoint", MANAGE),
+    ("/wedsync.vendorsync.v1.EndpointService/DeleteEndpoint", MANAGE),
+    ("/wedsync.vendorsync.v1.EndpointService/PauseEndpoint", MANAGE),
+    ("/wedsync.vendorsync.v1.EndpointService/ResumeEndpoint", MANAGE),
+    ("/wedsync.vendorsync.v1.EndpointService/RotateEndpointSecret", MANAGE),
+    ("/wedsync.vendorsync.v1.EndpointService/SendTestEvent", MANAGE),
+    ("/wedsync.vendorsync.v1.EndpointService/GetEndpointStatistics", MANAGE),
+    ("/wedsync.vendorsync.v1.DeliveryService/ListDeliveries", MANAGE),
+    ("/wedsync.vendorsync.v1.DeliveryService/GetDelivery", MANAGE),
+    ("/wedsync.vendorsync.v1.DeliveryService/ListAttempts", MANAGE),
+    ("/wedsync.vendorsync.v1.DeliveryService/ResendDelivery", MANAGE),
+    ("/wedsync.vendorsync.v1.DeliveryService/ReplayDeliveries", MANAGE),
+    ("/wedsync.vendorsync.v1.DeliveryService/RecoverDeliveries", MANAGE),
+    ("/wedsync.vendorsync.v1.IntegrationService/CreateIntegration", MANAGE),
+    ("/wedsync.vendorsync.v1.IntegrationService/GetIntegration", MANAGE),
+    ("/wedsync.vendorsync.v1.IntegrationService/ListIntegrations", MANAGE),
+    ("/wedsync.vendorsync.v1.IntegrationService/UpdateIntegration", MANAGE),
+    ("/wedsync.vendorsync.v1.IntegrationService/RotateIntegrationSecret", MANAGE),
+    ("/wedsync.vendorsync.v1.IntegrationService/DeleteIntegration", MANAGE),
+    ("/wedsync.vendorsync.v1.WebhookService/ReceiveWebhook", Access::Service),
+];
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn every_method_says_what_it_asks_for() {
+        assert_eq!(chassis::auth::uncovered(ACCESS, "wedsync.vendorsync.v1"), Vec::<String>::new());
+    }
+}

@@ -1,0 +1,111 @@
+//! `WebhookService`: what the gateway calls for every inbound webhook. The answer says what HTTP answer is due.
+
+use std::{borrow::Cow, time::Duration};
+
+use proto::vendorsync::v1::{self as wire, WebhookResult, webhook_service_server::WebhookService};
+use tonic::{Request, Response, Status};
+
+use crate::inbound::{self, Answer, Headers, Inbound};
+
+/// Webhooks over gRPC.
+#[derive(Clone)]
+pub(crate) struct Service {
+    inbound: Inbound,
+}
+
+impl Service {
+    pub(crate) fn new(inbound: Inbound) -> Self {
+        Self { inbound }
+    }
+}
+
+#[tonic::async_trait]
+impl WebhookService for Service {
+    async fn receive_webhook(
+        &self,
+        request: Request<wire::ReceiveWebhookRequest>,
+    ) -> Result<Response<wire::ReceiveWebhookResponse>, Status> {
+        let request = request.into_inner();
+        let headers = request.headers.into_iter().map(|header| (header.name.to_ascii_lowercase(), header.value));
+        let request = inbound::Request {
+            vendor: request.vendor,
+            integration_id: request.integration_id,
+            headers: Headers(headers.collect()),
+            body: request.body,
+        };
+        Ok(Response::new(print(self.inbound.receive(&request).await)))
+    }
+}
+
+fn print(answer: Answer) -> wire::ReceiveWebhookResponse {
+    let mut response = wire::ReceiveWebhookResponse::default();
+    let (result, detail): (_, Cow<'static, str>) = match answer {
+        Answer::Accepted { event_id } => {
+            response.event_ids = vec![event_id];
+            (WebhookResult::Accepted, "".into())
+        }
+        Answer::Duplicate { event_id } => {
+            response.event_ids = vec![event_id];
+            (WebhookResult::Duplicate, "Duplicate".into())
+        }
+        Answer::Unknown => (WebhookResult::Unknown, "".into()),
+        Answer::Unverified => (WebhookResult::Unverified, "Invalid signature".into()),
+        Answer::Invalid { field, reason } => {
+            response.field = field.into_owned();
+            (WebhookResult::Invalid, reason.into())
+        }
+        Answer::Limited { retry_after } => {
+            response.retry_after = Some(print_duration(retry_after));
+            (WebhookResult::Limited, "Rate limit exceeded".into())
+        }
+        Answer::Unavailable { retry_after } => {
+            response.retry_after = Some(print_duration(retry_after));
+            (WebhookResult::Unavailable, "Try again later".into())
+        }
+        Answer::Conflict => (WebhookResult::Conflict, "This id came with another body before".into()),
+    };
+    response.set_result(result);
+    response.detail = detail.into_owned();
+    response
+}
+
+/// Whole seconds, rounded up: what the header `Retry-After` can say.
+fn print_duration(duration: Duration) -> prost_types::Duration {
+    let seconds = duration.as_secs() + u64::from(duration.subsec_nanos() > 0);
+    prost_types::Duration { seconds: i64::try_from(seconds).unwrap_or(i64::MAX), nanos: 0 }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn every_answer_has_its_own_result_and_says_no_more_than_the_sender_may_know() {
+        let second = Duration::from_millis(500);
+        let event_id = || "e1".to_owned();
+        let cases = [
+            (Answer::Accepted { event_id: event_id() }, WebhookResult::Accepted, ""),
+            (Answer::Duplicate { event_id: event_id() }, WebhookResult::Duplicate, "Duplicate"),
+            (Answer::Unknown, WebhookResult::Unknown, ""),
+            (Answer::Unverified, WebhookResult::Unverified, "Invalid signature"),
+            (
+                Answer::Invalid { field: "event".into(), reason: "must be there".into() },
+                WebhookResult::Invalid,
+                "must be there",
+            ),
+            (Answer::Limited { retry_after: second }, WebhookResult::Limited, "Rate limit exceeded"),
+            (Answer::Unavailable { retry_after: second }, WebhookResult::Unavailable, "Try again later"),
+            (Answer::Conflict, WebhookResult::Conflict, "This id came with another body before"),
+        ];
+        for (answer, result, detail) in cases {
+            let printed = print(answer.clone());
+            assert_eq!((printed.result(), printed.detail.as_str()), (result, detail));
+            assert_eq!(
+                printed.retry_after.is_some(),
+                matches!(result, WebhookResult::Limited | WebhookResult::Unavailable)
+            );
+            assert!(printed.retry_after.is_none_or(|wait| wait.seconds == 1), "rounded up");
+            assert_eq!(!printed.field.is_empty(), result == WebhookResult::Invalid);
+        }
+    }
+}
