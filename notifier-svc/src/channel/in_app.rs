@@ -1,0 +1,52 @@
+//! The inbox inside the product: a notice that is recorded with its notification, and so delivered.
+
+use std::sync::Arc;
+
+use bytes::Bytes;
+use chassis::expression::ExpressionError;
+use serde::{Deserialize, Serialize};
+
+use super::{Carriage, Channel, Message};
+use crate::{recipient::Recipient, template::Templates};
+
+/// What a notice says.
+#[derive(Debug, Clone, PartialEq, Eq, Serialize, Deserialize)]
+pub(crate) struct Words {
+    pub(crate) title: String,
+    pub(crate) body: String,
+}
+
+/// The inbox.
+pub(crate) struct InApp {
+    templates: Arc<Templates>,
+}
+
+impl InApp {
+    pub(crate) fn new(templates: Arc<Templates>) -> Self {
+        Self { templates }
+    }
+}
+
+impl Channel for InApp {
+    fn name(&self) -> &'static str {
+        "in_app"
+    }
+
+    /// Everybody in the directory has an inbox.
+    fn address(&self, recipient: &Recipient) -> Result<String, &'static str> {
+        Ok(recipient.id.clone())
+    }
+
+    fn render(&self, message: &Message<'_>) -> Result<Bytes, ExpressionError> {
+        let folder = message.workflow.templates;
+        let words = Words {
+            title: self.templates.line(folder, "in_app.title", message.variables)?,
+            body: self.templates.render(folder, "in_app.body", message.variables)?,
+        };
+        Ok(serde_json::to_vec(&words).expect("texts have a JSON form").into())
+    }
+
+    fn carriage(&self) -> Carriage<'_> {
+        Carriage::Record
+    }
+}

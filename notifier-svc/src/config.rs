@@ -1,0 +1,165 @@
+//! The `[notifier]` section.
+
+use std::net::{IpAddr, SocketAddr};
+
+use anyhow::{Result, bail};
+use chassis::config::{Secret, StoreSettings};
+use lettre::Address;
+use serde::{Deserialize, Serialize};
+
+/// Settings of the notifier.
+#[derive(Debug, Clone, Serialize, Deserialize)]
+#[serde(default, deny_unknown_fields)]
+pub struct Config {
+    /// Where it listens; default `127.0.0.1:7430`.
+    pub listen: SocketAddr,
+    /// Where the router is; default `http://127.0.0.1:7410`.
+    pub router: String,
+    /// What the product calls itself towards people; default `WedSync`.
+    pub public_name: String,
+    /// Where the notifier keeps its data.
+    pub store: StoreSettings,
+    /// The mail server.
+    pub smtp: Smtp,
+}
+
+impl Default for Config {
+    fn default() -> Self {
+        let url = Secret::from("sqlite:./data/notifier.db".to_owned());
+        Self {
+            listen: SocketAddr::from(([127, 0, 0, 1], 7430)),
+            router: "http://127.0.0.1:7410".to_owned(),
+            public_name: "WedSync".to_owned(),
+            store: StoreSettings { url, schema: "notifier".to_owned(), ..StoreSettings::default() },
+            smtp: Smtp::default(),
+        }
+    }
+}
+
+/// `[notifier.smtp]`
+#[derive(Debug, Clone, Serialize, Deserialize)]
+#[serde(default, deny_unknown_fields)]
+pub struct Smtp {
+    /// Name or address of the mail server; default empty, which means that no e-mail is sent.
+    pub host: String,
+    /// Its port; default 587.
+    pub port: u16,
+    /// How the connection is encrypted: `starttls` (default), `implicit` (port 465), or `none`, on loopback alone.
+    pub tls: Tls,
+    /// Whom to log in as; default empty, which means not at all.
+    pub username: String,
+    /// The password that goes with it.
+    pub password: Secret,
+    /// The sender's address, which is the return path too; no default.
+    pub from: String,
+    /// How long connecting and each step before the message may take, in milliseconds; default 30,000.
+    pub timeout_ms: u64,
+    /// How long the server may take to accept a message that it was given whole, in milliseconds; default 120,000. What
+    /// takes longer has an unknown outcome.
+    pub accept_timeout_ms: u64,
+    /// How many connections may be open at once; default 8.
+    pub connections: u32,
+}
+
+impl Default for Smtp {
+    fn default() -> Self {
+        Self {
+            host: String::new(),
+            port: 587,
+            tls: Tls::Starttls,
+            username: String::new(),
+            password: Secret::default(),
+            from: String::new(),
+            timeout_ms: 30_000,
+            accept_timeout_ms: 120_000,
+            connections: 8,
+        }
+    }
+}
+
+/// How a connection to the mail server is encrypted.
+#[derive(Debug, Clone, Copy, PartialEq, Eq, Serialize, Deserialize)]
+#[serde(rename_all = "lowercase")]
+pub enum Tls {
+    /// Not at all.
+    None,
+    /// Begins in the clear and must be encrypted before anything is said (RFC 3207).
+    Starttls,
+    /// From the first byte (RFC 8314).
+    Implicit,
+}
+
+impl Config {
+    /// Checks what types can't say.
+    ///
+    /// # Errors
+    /// All problems at once, each with its section and key.
+    pub fn check(&self) -> Result<()> {
+        let mut problems = self.smtp.problems();
+        if self.public_name.trim().is_empty() || self.public_name.chars().any(char::is_control) {
+            problems.push("[notifier] public_name must be a name".to_owned());
+        }
+        if problems.is_empty() { Ok(()) } else { bail!("{}", problems.join("\n")) }
+    }
+}
+
+impl Smtp {
+    /// Whether there is a mail server.
+    #[must_use]
+    pub fn is_configured(&self) -> bool {
+        !self.host.is_empty()
+    }
+
+    fn problems(&self) -> Vec<String> {
+        if !self.is_configured() {
+            return Vec::new();
+        }
+        let mut problems = Vec::new();
+        if self.tls == Tls::None && !is_loopback(&self.host) {
+            problems.push(format!(
+                "[notifier.smtp] tls = \"none\" would send mail to {} in the clear: use starttls or implicit",
+                self.host
+            ));
+        }
+        if self.from.parse::<Address>().is_err() {
+            problems.push("[notifier.smtp] from must be an e-mail address".to_owned());
+        }
+        if self.username.is_empty() != self.password.is_empty() {
+            problems.push("[notifier.smtp] username and password belong together".to_owned());
+        }
+        if self.timeout_ms == 0 || self.accept_timeout_ms == 0 || self.connections == 0 {
+            problems.push("[notifier.smtp] timeout_ms, accept_timeout_ms and connections must be above 0".to_owned());
+        }
+        problems
+    }
+}
+
+fn is_loopback(host: &str) -> bool {
+    let address = host.trim_start_matches('[').trim_end_matches(']').parse::<IpAddr>();
+    host == "localhost" || address.is_ok_and(|address| address.is_loopback())
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    fn problems(change: impl FnOnce(&mut Smtp)) -> String {
+        let mut config = Config::default();
+        config.smtp = Smtp { host: "mail.example.org".to_owned(), from: "us@example.org".to_owned(), ..Smtp::default() };
+        change(&mut config.smtp);
+        config.check().err().map(|error| error.to_string()).unwrap_or_default()
+    }
+
+    #[test]
+    fn mail_leaves_the_machine_encrypted_or_not_at_all() {
+        assert_eq!(problems(|_| ()), "");
+        assert!(problems(|smtp| smtp.tls = Tls::None).contains("in the clear"));
+        for host in ["localhost", "127.0.0.1", "::1"] {
+            let said = problems(|smtp| (smtp.tls, smtp.host) = (Tls::None, host.to_owned()));
+            assert_eq!(said, "", "{host}");
+        }
+        assert!(problems(|smtp| smtp.from = "us".to_owned()).contains("from"));
+        assert!(problems(|smtp| smtp.username = "us".to_owned()).contains("belong together"));
+        Config::default().check().expect("without a mail server nothing is asked of it");
+    }
+}

@@ -1,0 +1,145 @@
+//! Events as the router hands them out: read, learnt from, told.
+//!
+//! Everything happens in `take`, one event after the other, so that a change of the directory is in force for the next
+//! event. An event is acknowledged once what it comes to is recorded; nothing of it is sent before.
+
+use std::sync::Arc;
+
+use bytes::Bytes;
+use chassis::{consume, error::Result, id::OrganizationId};
+use futures_util::future::{BoxFuture, FutureExt as _, ready};
+use proto::{
+    common::v1::Priority,
+    router::v1::{self as wire, destination::Kind, event::Payload},
+};
+
+use crate::{
+    event::{Change, Event, Operation, Position, Record},
+    notification::NewNotification,
+    recipient::Named,
+    tell::{Notifier, Telling},
+    variable::of_event,
+    workflow,
+};
+
+/// Takes events in.
+pub(crate) struct Handler(pub(crate) Arc<Notifier>);
+
+impl consume::Handler for Handler {
+    async fn take(&self, consumed: wire::ConsumedEvent) -> Result<BoxFuture<'static, Result<()>>> {
+        let (Some(event), plan) = (consumed.event, consumed.plan.unwrap_or_default()) else { return Ok(ready(Ok(())).boxed()) };
+        match read(event) {
+            Some(event) => {
+                self.0.directory.learn(&event).await?;
+                for wanted in wanted(plan) {
+                    self.tell(&event, &wanted).await?;
+                }
+            }
+            // The router checked it; were it ever to come, waiting for another would hold up all that follow.
+            None => tracing::error!("an event without a well-formed organization is passed over"),
+        }
+        Ok(ready(Ok(())).boxed())
+    }
+}
+
+impl Handler {
+    async fn tell(&self, event: &Event, wanted: &Wanted) -> Result<()> {
+        let workflow = workflow::find(&wanted.workflow);
+        let telling = Telling {
+            notification: NewNotification {
+                organization: event.organization.clone(),
+                workflow: wanted.workflow.clone(),
+                event_id: event.id.clone(),
+                event_uid: event.uid.clone(),
+                priority: wanted.priority,
+                collapse_key: wanted.collapse_key.clone(),
+                request: Vec::new(),
+            },
+            workflow,
+            variables: of_event(workflow, &wanted.workflow, event),
+            offered: &wanted.channels,
+            named: Named {
+                wedding: event.wedding.as_deref(),
+                supplier: event.supplier.as_deref(),
+                couple: event.couple.as_deref(),
+                chosen: &[],
+            },
+            is_change: event.change.is_some(),
+        };
+        let told = self.0.tell(&telling).await?;
+        tracing::debug!(event.id, notification.id = told.id, duplicate = told.duplicate, workflow = wanted.workflow, "told");
+        Ok(())
+    }
+}
+
+/// A notification that the plan asks for.
+struct Wanted {
+    workflow: String,
+    channels: Vec<String>,
+    collapse_key: String,
+    priority: i64,
+}
+
+fn wanted(plan: wire::Plan) -> Vec<Wanted> {
+    let of_plan = plan.priority();
+    let notification = |destination: wire::Destination| {
+        let priority = match destination.priority() {
+            Priority::Unspecified => of_plan,
+            own => own,
+        };
+        match destination.kind {
+            Some(Kind::Notification(notification)) => Some(Wanted {
+                workflow: notification.workflow,
+                channels: notification.channels,
+                collapse_key: destination.collapse_key,
+                priority: number(priority),
+            }),
+            _ => None,
+        }
+    };
+    plan.destinations.into_iter().filter_map(notification).collect()
+}
+
+/// 1 CRITICAL to 4 LOW; what isn't said is NORMAL.
+pub(crate) fn number(priority: Priority) -> i64 {
+    match priority {
+        Priority::Unspecified => Priority::Normal as i64,
+        known => known as i64,
+    }
+}
+
+fn read(event: wire::Event) -> Option<Event> {
+    let metadata = event.metadata.unwrap_or_default();
+    let position = event.position.unwrap_or_default();
+    let (change, old, new) = match event.payload {
+        Some(Payload::Change(change)) => {
+            let operation = match change.operation() {
+                wire::Operation::Insert => Operation::Insert,
+                wire::Operation::Delete => Operation::Delete,
+                wire::Operation::Update | wire::Operation::Unspecified => Operation::Update,
+            };
+            (Some(Change { table: change.table, operation }), record(&change.old_record), record(&change.new_record))
+        }
+        Some(Payload::Content(content)) => (None, Record::new(), record(&content.data)),
+        None => (None, Record::new(), Record::new()),
+    };
+    let known = |id: String| Some(id).filter(|id| !id.is_empty());
+    Some(Event {
+        organization: OrganizationId::parse(&event.organization_id).ok()?,
+        id: event.id,
+        uid: event.uid,
+        name: event.r#type,
+        wedding: known(metadata.wedding_id),
+        supplier: known(metadata.supplier_id),
+        couple: known(metadata.couple_id),
+        position: Position { log_id: position.log_id, sequence: i64::try_from(position.sequence).unwrap_or(i64::MAX) },
+        change,
+        new,
+        old,
+    })
+}
+
+/// Content that is no JSON object says nothing to templates.
+fn record(bytes: &Bytes) -> Record {
+    serde_json::from_slice(bytes).unwrap_or_default()
+}

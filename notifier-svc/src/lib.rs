@@ -1,0 +1,116 @@
+//! The notifier: everything towards people. It takes events from the router, decides who is told, where and why, and
+//! tells them by e-mail and in their inboxes.
+//!
+//! ```text
+//! consume -> handle -> recipient (learn) -> tell: collapse, resolve, render, record -> outbox -> lanes -> channel
+//!                                                                              \-> inbox -> WatchInbox
+//! ```
+//!
+//! Guarantee: an event is acknowledged once what it comes to is recorded, a row per person and channel; nobody is told
+//! twice of one event, however often it comes; whoever isn't told has a stated reason.
+
+mod channel;
+mod collapse;
+mod config;
+mod event;
+mod handle;
+mod inbox;
+mod notification;
+mod outbox;
+mod recipient;
+mod resolve;
+mod rpc;
+mod tell;
+mod template;
+mod variable;
+mod workflow;
+
+use std::{net::SocketAddr, sync::Arc};
+
+use anyhow::Result;
+use chassis::{
+    auth::RouterAuthenticator,
+    consume,
+    grpc::{MESSAGE_LIMIT, Peer, Server},
+    lane::{self, Dispatcher, Slots},
+    secret::DataKeys,
+    service::Chassis,
+    store::{self, Migrations, Store},
+};
+use proto::notifier::v1::{
+    inbox_service_server::InboxServiceServer, notification_service_server::NotificationServiceServer,
+    recipient_service_server::RecipientServiceServer,
+};
+use tokio::sync::Notify;
+
+pub use self::config::{Config, Smtp, Tls};
+use self::{
+    channel::Channels,
+    handle::Handler,
+    inbox::Inbox,
+    outbox::{Outbox, Post},
+    recipient::Directory,
+    rpc::{inbox::Inboxes, notifications::Notifications, recipients::Recipients},
+    tell::Notifier,
+    template::Templates,
+    workflow::VendorInstructions,
+};
+
+/// The notifier's own tables.
+pub static MIGRATIONS: Migrations =
+    Migrations { sqlite: sqlx::migrate!("./migrations/sqlite"), postgres: sqlx::migrate!("./migrations/postgres") };
+
+/// The consumer group that the router keeps for it.
+const GROUP: &str = "notifier";
+
+/// The running service.
+#[derive(Debug)]
+pub struct Service {
+    /// Where it listens.
+    pub address: SocketAddr,
+}
+
+/// Starts the notifier; it runs until the chassis drains.
+///
+/// # Errors
+/// Settings that can't hold, a port or a store that is in use.
+pub async fn start(config: Config, chassis: &Chassis) -> Result<Service> {
+    config.check()?;
+    let server = Server::bind("notifier", config.listen, chassis).await?;
+    let (tasks, clock) = (&chassis.tasks, &chassis.clock);
+
+    // What it keeps.
+    let store = Store::open(&config.store, &[&store::MIGRATIONS, &lane::MIGRATIONS, &MIGRATIONS]).await?;
+    store.maintain(tasks);
+    let keys = DataKeys::new(store.clone(), chassis.keyring()?, clock.clone());
+    let directory = Directory::new(store.clone(), keys.clone(), clock.clone());
+    let inbox = Inbox::new(store.clone(), keys.clone(), clock.clone());
+
+    // The way out.
+    let channels = Arc::new(Channels::new(&config, &Arc::new(Templates::load()?))?);
+    let connections = config.smtp.connections;
+    let slots = Slots { lane: connections, organization: connections as usize, all: connections as usize };
+    let post = Arc::new(Post { store: store.clone(), channels: Arc::clone(&channels) });
+    let dispatcher = Dispatcher::start(store.clone(), keys.clone(), post, slots, clock.clone(), tasks).await?;
+    let wake = Arc::new(Notify::new());
+    let mut outbox = Outbox::new(store.clone(), keys.clone(), dispatcher, Arc::clone(&wake));
+    outbox.reopen().await?;
+    tasks.spawn("notifier.outbox", outbox.run(tasks.stopping()));
+
+    // The way in: events, then calls.
+    let (instructions, public_name) = (VendorInstructions::load(), config.public_name);
+    let notifier =
+        Arc::new(Notifier { store, keys, clock: clock.clone(), directory: directory.clone(), channels, inbox: inbox.clone(), instructions, public_name, wake });
+    let router = Peer::new("notifier", &config.router, chassis)?;
+    let handler = Handler(Arc::clone(&notifier));
+    tasks.spawn("notifier.consume", consume::run(router.separate(), GROUP, handler, tasks.stopping()));
+    let inboxes = Inboxes { inbox, directory: directory.clone(), tasks: tasks.clone() };
+    let running = server
+        .authenticator(Arc::new(RouterAuthenticator::new(&router, clock.clone())))
+        .access(rpc::ACCESS)
+        .add(RecipientServiceServer::new(Recipients(directory)).max_decoding_message_size(MESSAGE_LIMIT))
+        .add(NotificationServiceServer::new(Notifications(notifier)).max_encoding_message_size(MESSAGE_LIMIT))
+        .add(InboxServiceServer::new(inboxes))
+        .serve()?;
+    Ok(Service { address: running.address })
+}

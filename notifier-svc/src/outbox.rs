@@ -1,0 +1,190 @@
+//! The way out: messages that were recorded are given to the lanes, and carried from there.
+//!
+//! One lane per organization and channel: all of an organization's mail goes to one server, so its breaker and its slots
+//! belong together, and one organization's flood never delays another's.
+//!
+//! Guarantee: a recorded message is offered to its lane until that has it for good, across crashes, and never twice. It
+//! then leaves the outbox, and only the lane's (sealed) copy remains until it is sent.
+
+use std::{collections::HashSet, sync::Arc, time::Duration};
+
+use bytes::Bytes;
+use chassis::{
+    error::{Error, Result},
+    id::OrganizationId,
+    lane::{Attempted, Blame, Courier, Delivery, Dispatcher, Offer, Outcome, Settings},
+    secret::DataKeys,
+    store::Store,
+    with,
+};
+use tokio::sync::Notify;
+use tokio_util::sync::CancellationToken;
+
+use crate::{
+    channel::{Carriage, Channels},
+    notification::content_place,
+};
+
+/// Messages in one pass.
+const PAGE: i64 = 200;
+/// How long to wait when the store is away.
+const PAUSE: Duration = Duration::from_secs(1);
+/// Our mail server is never gone for good: a lane that fails waits on, however long that takes.
+const NEVER: Duration = Duration::from_secs(10 * 365 * 24 * 3600);
+
+/// Carries what lies in the lanes, by its channel.
+pub(crate) struct Post {
+    pub(crate) store: Store,
+    pub(crate) channels: Arc<Channels>,
+}
+
+impl Courier for Post {
+    /// No person is to be told twice, and a mail server can't drop a repeat.
+    const REPEATABLE: bool = false;
+
+    async fn attempt(&self, delivery: Arc<Delivery>) -> Attempted {
+        match is_cancelled(&self.store, &delivery.event).await {
+            Ok(false) => {}
+            Ok(true) => return ended(Outcome::Permanent, "cancelled", "the recipient was removed"),
+            Err(error) => {
+                tracing::warn!(%error, "can't look a message up before sending it; it waits");
+                return ended(Outcome::Retry { after: None, blame: Blame::Message }, "store", "the store was away");
+            }
+        }
+        let channel = delivery.lane_id.split_once(':').and_then(|(channel, _)| self.channels.get(channel));
+        match channel.map(|channel| channel.carriage()) {
+            Some(Carriage::Carry(carrier)) => carrier.carry(&delivery.content).await,
+            _ => ended(Outcome::Retry { after: None, blame: Blame::Destination }, "channel", "the channel is not set up here any more"),
+        }
+    }
+
+    async fn closed(&self, lane_id: &str, reason: &str) {
+        tracing::error!(lane.id = lane_id, reason, "a lane to people was closed; what waited in it can be recovered");
+    }
+}
+
+fn ended(outcome: Outcome, class: &'static str, error: &str) -> Attempted {
+    Attempted { outcome, status_code: None, class, error: error.to_owned(), response: Bytes::new() }
+}
+
+async fn is_cancelled(store: &Store, uid: &[u8; 16]) -> Result<bool> {
+    let cancelled: Option<i64> = with!(store.reader(), c => sqlx::query_scalar("SELECT cancelled FROM messages WHERE uid = $1")
+        .bind(&uid[..]).fetch_optional(c).await)?;
+    Ok(cancelled == Some(1))
+}
+
+/// Gives what was recorded to the lanes.
+pub(crate) struct Outbox {
+    store: Store,
+    keys: DataKeys,
+    dispatcher: Dispatcher,
+    wake: Arc<Notify>,
+    open: HashSet<String>,
+}
+
+#[derive(sqlx::FromRow)]
+struct Row {
+    uid: Vec<u8>,
+    organization_id: String,
+    recipient_id: String,
+    channel: String,
+    priority: i64,
+    content: Vec<u8>,
+    workflow: String,
+    event_id: String,
+}
+
+impl Outbox {
+    pub(crate) fn new(store: Store, keys: DataKeys, dispatcher: Dispatcher, wake: Arc<Notify>) -> Self {
+        Self { store, keys, dispatcher, wake, open: HashSet::new() }
+    }
+
+    /// Opens the lanes that there are, so that what waits in them goes on.
+    ///
+    /// # Errors
+    /// Those of the store.
+    pub(crate) async fn reopen(&mut self) -> Result<()> {
+        let lanes: Vec<(String, String)> =
+            with!(self.store.reader(), c => sqlx::query_as("SELECT id, organization_id FROM lanes ORDER BY number").fetch_all(c).await)?;
+        for (lane, organization) in lanes {
+            self.open(&lane, &OrganizationId::parse(&organization)?).await?;
+        }
+        Ok(())
+    }
+
+    /// Empties the outbox whenever it is woken, until told to stop.
+    pub(crate) async fn run(mut self, stopping: CancellationToken) {
+        let wake = Arc::clone(&self.wake);
+        while !stopping.is_cancelled() {
+            match self.pass().await {
+                Ok(passed) if passed == PAGE => {}
+                Ok(_) => drop(stopping.run_until_cancelled(wake.notified()).await),
+                Err(error) => {
+                    tracing::warn!(%error, "recorded messages can't be given to their lanes; trying again in a second");
+                    stopping.run_until_cancelled(tokio::time::sleep(PAUSE)).await;
+                }
+            }
+        }
+    }
+
+    /// Gives up to a page of messages to their lanes, the most urgent first; gives their number.
+    async fn pass(&mut self) -> Result<i64> {
+        let rows: Vec<Row> = with!(self.store.reader(), c => sqlx::query_as(
+            "SELECT m.uid, m.organization_id, m.recipient_id, m.channel, m.priority, m.content, n.workflow, n.event_id
+             FROM messages AS m JOIN notifications AS n ON n.id = m.notification_id
+             WHERE m.content IS NOT NULL ORDER BY m.priority, m.created_at LIMIT $1",
+        ).bind(PAGE).fetch_all(c).await)?;
+        let passed = i64::try_from(rows.len()).unwrap_or(PAGE);
+        let mut promises = Vec::with_capacity(rows.len());
+        for row in rows {
+            let offer = self.offer(row).await?;
+            let uid = offer.event;
+            // Each by itself, and as one that may be known: a crash may have come between the lane's commit and ours.
+            promises.push((uid, self.dispatcher.offer(vec![offer], true).await?));
+        }
+        let mut taken = Vec::with_capacity(promises.len());
+        for (uid, promise) in promises {
+            promise.wait().await?;
+            taken.push(uid);
+        }
+        self.forget(&taken).await?;
+        Ok(passed)
+    }
+
+    async fn offer(&mut self, row: Row) -> Result<Offer> {
+        let organization = OrganizationId::parse(&row.organization_id)?;
+        let uid: [u8; 16] = row.uid.try_into().map_err(|_| Error::internal(anyhow::anyhow!("a message has a malformed uid")))?;
+        let content = self.keys.of(&organization).await?.open(&content_place(&uid), &row.content)?;
+        let lane = format!("{}:{organization}", row.channel);
+        self.open(&lane, &organization).await?;
+        Ok(Offer {
+            lane_id: lane.into(),
+            event: uid,
+            event_id: row.event_id,
+            event_type: row.workflow,
+            ordering_key: row.recipient_id,
+            priority: row.priority,
+            origin: "realtime".to_owned(),
+            content: content.into(),
+        })
+    }
+
+    async fn open(&mut self, lane: &str, organization: &OrganizationId) -> Result<()> {
+        if !self.open.contains(lane) {
+            self.dispatcher.open(lane, organization, Settings { disable_after: NEVER, ..Settings::default() }).await?;
+            self.open.insert(lane.to_owned());
+        }
+        Ok(())
+    }
+
+    async fn forget(&self, taken: &[[u8; 16]]) -> Result<()> {
+        if taken.is_empty() {
+            return Ok(());
+        }
+        let mut tx = self.store.begin().await?;
+        for uid in taken {
+            with!(tx.on(), c => sqlx::query("UPDATE messages SET content = NULL WHERE uid = $1").bind(&uid[..]).execute(c).await.map(drop))?;
+        }
+        tx.commit().await
+    }
+}

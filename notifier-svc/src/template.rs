@@ -1,0 +1,143 @@
+//! The shipped texts: `templates/<workflow>/<channel>.<part>[.html].j2`, compiled once and rendered for each recipient.
+//!
+//! Values are escaped in what becomes HTML and nowhere else. A text is what its variables make of it; one-line parts
+//! (subjects, titles) are made one line whatever a name holds.
+
+use std::collections::HashMap;
+
+use anyhow::{Context as _, Result};
+use chassis::expression::{ExpressionError, Template};
+
+use crate::variable::Variables;
+
+macro_rules! sources {
+    ($($workflow:literal),* $(,)?) => {
+        &[$(
+            ($workflow, "email.subject", concat!($workflow, "/email.subject.j2"), include_str!(concat!("../templates/", $workflow, "/email.subject.j2"))),
+            ($workflow, "email.text", concat!($workflow, "/email.text.j2"), include_str!(concat!("../templates/", $workflow, "/email.text.j2"))),
+            ($workflow, "email.html", concat!($workflow, "/email.html.j2"), include_str!(concat!("../templates/", $workflow, "/email.html.j2"))),
+            ($workflow, "in_app.title", concat!($workflow, "/in_app.title.j2"), include_str!(concat!("../templates/", $workflow, "/in_app.title.j2"))),
+            ($workflow, "in_app.body", concat!($workflow, "/in_app.body.j2"), include_str!(concat!("../templates/", $workflow, "/in_app.body.j2"))),
+        )*]
+    };
+}
+
+/// Folder, part, name and source of each.
+static SOURCES: &[(&str, &str, &str, &str)] = sources![
+    "wedding_date_change",
+    "timeline_changed",
+    "form_response_received",
+    "journey_milestone_completed",
+    "client_profile_updated",
+    "generic",
+];
+
+/// What stands around the HTML of every e-mail.
+const LAYOUT: &str = include_str!("../templates/layout/email.html");
+const CONTENT: &str = "<!-- content -->\n";
+
+/// Every template, compiled.
+pub(crate) struct Templates {
+    parts: HashMap<(&'static str, &'static str), Template>,
+    before: Template,
+    after: Template,
+}
+
+impl Templates {
+    /// Compiles what is shipped.
+    ///
+    /// # Errors
+    /// A template that isn't in the language.
+    pub(crate) fn load() -> Result<Self> {
+        let (before, after) = LAYOUT.split_once(CONTENT).context("the layout has a place for its content")?;
+        let mut parts = HashMap::new();
+        for (folder, part, name, source) in SOURCES {
+            parts.insert((*folder, *part), Template::compile(name, source)?);
+        }
+        Ok(Self { parts, before: Template::compile("before.html", before)?, after: Template::compile("after.html", after)? })
+    }
+
+    /// One part of a folder's, with its blank ends trimmed.
+    ///
+    /// # Errors
+    /// What the variables made impossible.
+    pub(crate) fn render(&self, folder: &str, part: &str, variables: &Variables) -> Result<String, ExpressionError> {
+        let template = self.parts.iter().find(|((f, p), _)| *f == folder && *p == part).map(|(_, template)| template);
+        let template = template.expect("workflows name folders that are shipped, which is tested");
+        Ok(template.render(variables)?.trim().to_owned())
+    }
+
+    /// As [`Templates::render`], on one line.
+    ///
+    /// # Errors
+    /// Likewise.
+    pub(crate) fn line(&self, folder: &str, part: &str, variables: &Variables) -> Result<String, ExpressionError> {
+        let text = self.render(folder, part, variables)?;
+        Ok(text.split(|c: char| c.is_control() || c.is_whitespace()).filter(|word| !word.is_empty()).collect::<Vec<_>>().join(" "))
+    }
+
+    /// A part that is HTML, as a whole document.
+    ///
+    /// # Errors
+    /// Likewise.
+    pub(crate) fn document(&self, folder: &str, part: &str, variables: &Variables) -> Result<String, ExpressionError> {
+        let content = self.render(folder, part, variables)?;
+        Ok([self.before.render(variables)?, content, self.after.render(variables)?].join("\n"))
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use serde_json::json;
+
+    use super::*;
+    use crate::{
+        event::tests::content,
+        recipient::tests::supplier,
+        variable::{for_recipient, of_event},
+        workflow::{Workflow, VendorInstructions, all, find},
+    };
+
+    fn variables(workflow: &Workflow, data: serde_json::Value) -> Variables {
+        let variables = of_event(workflow, workflow.name, &content("x.happened", data));
+        for_recipient(&variables, &supplier("s"), &["florist".to_owned()], &VendorInstructions::load(), "WedSync")
+    }
+
+    #[test]
+    fn every_workflow_has_every_part_and_each_renders_with_nothing_known() {
+        let templates = Templates::load().unwrap();
+        for workflow in all() {
+            for part in ["email.subject", "email.text", "email.html", "in_app.title", "in_app.body"] {
+                let text = templates.render(workflow.templates, part, &variables(workflow, json!({})));
+                let text = text.unwrap_or_else(|error| panic!("{}: {error}", workflow.name));
+                let may_be_empty = workflow.templates == "generic" && part == "in_app.body";
+                assert!(may_be_empty || !text.is_empty(), "{} {part}", workflow.name);
+                assert!(!text.contains("None") && !text.contains("null"), "{text}");
+            }
+        }
+    }
+
+    #[test]
+    fn a_date_change_asks_for_action_and_gives_the_vendor_types_line() {
+        let templates = Templates::load().unwrap();
+        let workflow = find("wedding_date_change");
+        let variables = variables(workflow, json!({"wedding_id": "w", "old_date": "2026-06-20", "new_date": "2026-06-27"}));
+        for part in ["email.text", "email.html", "in_app.body"] {
+            let text = templates.render("wedding_date_change", part, &variables).unwrap();
+            assert!(text.to_lowercase().contains("action required: update your calendar"), "{text}");
+            assert!(text.contains("flowers") && text.contains("Saturday 27 June 2026"), "{text}");
+        }
+    }
+
+    #[test]
+    fn a_hostile_name_is_text_in_html_and_stays_on_one_line_elsewhere() {
+        let templates = Templates::load().unwrap();
+        let hostile = "<script>alert(1)</script>\r\nBcc: all@example.org";
+        let variables = variables(find("form_response_received"), json!({"client_name": hostile, "form_name": "\" onload=\"x"}));
+        let html = templates.document("form_response_received", "email.html", &variables).unwrap();
+        assert!(!html.contains("<script>") && html.contains("&lt;script&gt;"), "{html}");
+        assert!(html.starts_with("<!doctype html>") && html.contains("</html>"));
+        let subject = templates.line("form_response_received", "email.subject", &variables).unwrap();
+        assert!(!subject.contains(['\r', '\n']) && subject.contains("<script>"), "{subject}");
+    }
+}
