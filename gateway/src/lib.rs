@@ -1,0 +1,105 @@
+//! The HTTP edge: vendors' webhooks in, and what people's browsers and scripts ask for over HTTP.
+//!
+//! It holds no rule and no database. Requests are bounded here and turned into calls; the services behind decide, in the
+//! caller's own name where it shows an API key. `routes` is the whole surface, `edge` what happens around each request.
+
+mod address;
+mod body;
+mod channel_config;
+mod delivery_status;
+mod edge;
+mod health;
+mod key;
+mod limit;
+mod openapi;
+mod peers;
+mod problem;
+mod routes;
+mod webhooks;
+mod wire;
+
+use std::{net::SocketAddr, sync::Arc};
+
+use anyhow::Result;
+use chassis::{
+    grpc::{MESSAGE_LIMIT, Server},
+    health::Health,
+    service::Chassis,
+};
+use serde::{Deserialize, Serialize};
+
+use self::{edge::Edge, peers::Peers, webhooks::Webhooks};
+
+/// `[gateway]`
+#[derive(Debug, Clone, Serialize, Deserialize)]
+#[serde(default, deny_unknown_fields)]
+pub struct Config {
+    /// Where HTTP, and gRPC's health, is served; default `127.0.0.1:7400`.
+    pub listen: SocketAddr,
+    /// Where the router is; default `http://127.0.0.1:7410`.
+    pub router: String,
+    /// Where vendor-sync is; default `http://127.0.0.1:7420`.
+    pub vendor_sync: String,
+    /// Where the notifier is; default `http://127.0.0.1:7430`.
+    pub notifier: String,
+    /// Networks in CIDR notation whose `X-Forwarded-For` is believed. Default: none.
+    pub trusted_proxies: Vec<String>,
+    /// How many requests one address (an IPv6 /64) may send a minute, whoever it is; default 6,000.
+    pub requests_per_minute: u32,
+    /// How many of them may come at once; default 1,000.
+    pub request_burst: u32,
+    /// How many requests are worked on at a time, from all addresses; more are answered 503. Default 512.
+    pub max_requests_in_flight: u32,
+    /// How long a request may take, in milliseconds; default 10,000.
+    pub request_timeout_ms: u64,
+    /// How long a request's body may take to arrive, in milliseconds; default 5,000.
+    pub body_timeout_ms: u64,
+}
+
+impl Default for Config {
+    fn default() -> Self {
+        Self {
+            listen: SocketAddr::from(([127, 0, 0, 1], 7400)),
+            router: "http://127.0.0.1:7410".to_owned(),
+            vendor_sync: "http://127.0.0.1:7420".to_owned(),
+            notifier: "http://127.0.0.1:7430".to_owned(),
+            trusted_proxies: Vec::new(),
+            requests_per_minute: 6_000,
+            request_burst: 1_000,
+            max_requests_in_flight: 512,
+            request_timeout_ms: 10_000,
+            body_timeout_ms: 5_000,
+        }
+    }
+}
+
+/// The gateway, while it runs.
+#[derive(Debug)]
+pub struct Service {
+    /// Where it listens; the port is a real one even if 0 was asked for.
+    pub address: SocketAddr,
+    /// Whether it serves; the services behind it are parts of it.
+    pub health: Health,
+}
+
+/// What the handlers of all routes share. Cheap to clone.
+#[derive(Clone)]
+pub(crate) struct Gateway {
+    edge: Arc<Edge>,
+    peers: Peers,
+    webhooks: Webhooks,
+}
+
+/// Starts the gateway: it answers when this returns, and is ready once the services behind it serve.
+///
+/// # Errors
+/// Settings that can't hold, or a port that can't be taken.
+pub async fn start(config: Config, chassis: &Chassis) -> Result<Service> {
+    let edge = Arc::new(Edge::new(&config, chassis)?);
+    let peers = Peers::new(&config, chassis)?;
+    let webhooks = Webhooks::new(peers.vendor_sync.separate().channel()).max_decoding_message_size(MESSAGE_LIMIT);
+    let server = Server::bind("gateway", config.listen, chassis).await?;
+    peers.watch(server.health(), chassis);
+    let running = server.http(routes::router(Gateway { edge, peers, webhooks })).serve()?;
+    Ok(Service { address: running.address, health: running.health })
+}

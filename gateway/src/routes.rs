@@ -1,0 +1,75 @@
+//! The whole HTTP surface on one page. `GET /healthz`, `/readyz` and `/metrics` stand beside it on every service's port
+//! (`chassis::grpc`). Invariant: `openapi.json` describes these paths and no others; a test compares them.
+
+use axum::{
+    Router,
+    handler::Handler,
+    middleware,
+    routing::{self, MethodRouter},
+};
+use http::Method;
+
+use crate::{Gateway, channel_config, delivery_status, edge, health, openapi, problem::Problem, webhooks};
+
+/// The prefix under which paths that had it in the original system are served too.
+pub(crate) const ALIAS: &str = "/api";
+
+fn table() -> Vec<Route> {
+    vec![
+        // What vendors and other systems send us.
+        post("/webhooks/{vendor}/{integration_id}", webhooks::by_path).aliased(),
+        post("/webhooks/client-sync", webhooks::client_sync).aliased(),
+        post("/webhooks/channel-events", webhooks::channel_events).aliased(),
+        post("/webhooks/supabase", webhooks::supabase).aliased(),
+        // What an organization asks for with its API key.
+        get("/webhooks/delivery-status", delivery_status::list).aliased(),
+        post("/integrations/channel-config", channel_config::configure).aliased(),
+        get("/integrations/health", health::report).aliased(),
+        // What is open to everybody.
+        get("/openapi.json", openapi::document),
+    ]
+}
+
+/// All of it, with what happens around each request.
+pub(crate) fn router(gateway: Gateway) -> Router {
+    let mut router = Router::new();
+    for Route { path, aliased, handler, .. } in table() {
+        if aliased {
+            router = router.route(&format!("{ALIAS}{path}"), handler.clone());
+        }
+        router = router.route(path, handler);
+    }
+    router
+        .fallback(async || Problem::not_found())
+        .method_not_allowed_fallback(async || Problem::method_not_allowed())
+        .layer(middleware::from_fn_with_state(gateway.edge.clone(), edge::around))
+        .with_state(gateway)
+}
+
+struct Route {
+    #[cfg_attr(not(test), expect(dead_code, reason = "the handler knows its method; the test of openapi.json asks"))]
+    method: Method,
+    path: &'static str,
+    aliased: bool,
+    handler: MethodRouter<Gateway>,
+}
+
+impl Route {
+    fn aliased(self) -> Self {
+        Self { aliased: true, ..self }
+    }
+}
+
+fn get<T: 'static>(path: &'static str, handler: impl Handler<T, Gateway>) -> Route {
+    Route { method: Method::GET, path, aliased: false, handler: routing::get(handler) }
+}
+
+fn post<T: 'static>(path: &'static str, handler: impl Handler<T, Gateway>) -> Route {
+    Route { method: Method::POST, path, aliased: false, handler: routing::post(handler) }
+}
+
+/// Every route's method and path, and whether it has an alias.
+#[cfg(test)]
+pub(crate) fn surface() -> Vec<(Method, &'static str, bool)> {
+    table().into_iter().map(|route| (route.method, route.path, route.aliased)).collect()
+}

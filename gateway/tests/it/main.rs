@@ -1,0 +1,7 @@
+//! The gateway as it runs, on a real port, before services that are fakes of one file each side of the documented contract.
+
+mod api;
+mod edge;
+mod peers;
+mod webhooks;
+mod world;
