@@ -1,0 +1,48 @@
+# Everything a developer or CI runs. `make check` is what CI runs.
+
+SHELL := bash
+.SHELLFLAGS := -euo pipefail -c
+.DEFAULT_GOAL := help
+
+HARNESS := tests/harness/run.sh
+TOOL := tests/harness/tools.sh
+
+# For `make crash`: how often the process is killed, and on which store.
+CYCLES ?= 20
+STORE ?= both
+
+.PHONY: help check lint fmt clippy proto-lint deny test doc demo crash bench
+
+help: ## list the targets
+	@sed -nE 's/^([a-z-]+):.*## (.*)/\1\t\2/p' $(MAKEFILE_LIST) | expand -t 14
+
+check: fmt proto-lint deny clippy test doc demo ## all that CI runs
+
+lint: fmt clippy ## formatting and lints
+
+fmt:
+	cargo fmt --all --check
+
+clippy:
+	cargo clippy --workspace --all-targets --locked -- -D warnings
+
+proto-lint: ## the protos' style (buf STANDARD)
+	buf=$$($(TOOL) buf); "$$buf" lint proto
+
+deny: ## dependencies: bans, licences, sources
+	deny=$$($(TOOL) cargo-deny); "$$deny" check --hide-inclusion-graph bans licenses sources
+
+test: ## all tests, on SQLite and on a PostgreSQL of their own, with public Python and Node clients
+	$(HARNESS) cargo test --workspace --locked --no-fail-fast
+
+doc: ## the API documentation, without a warning
+	RUSTDOCFLAGS="-D warnings" cargo doc --workspace --no-deps --locked
+
+demo: ## see an event arrive
+	cargo run --locked -- demo
+
+crash: ## kill -9 and restart under load: CYCLES=20 STORE=sqlite|postgres|both
+	$(HARNESS) cargo bench --locked --bench main -- crash --cycles $(CYCLES) --store $(STORE)
+
+bench: ## measure every number of the targets, on release builds
+	$(HARNESS) cargo bench --locked --bench main

@@ -1,0 +1,231 @@
+//! The small commands: publish an event, look after endpoints and deliveries.
+
+use std::process::ExitCode;
+
+use anyhow::{Result, bail};
+use chassis::id;
+use clap::{Args, Subcommand};
+use jiff::Timestamp;
+use proto::{
+    common::v1::Priority,
+    router::v1::{Content, Event, Metadata, PublishRequest, event::Payload, event_service_client::EventServiceClient},
+    vendorsync::v1::{
+        BreakerState, CreateEndpointRequest, Delivery, DeliveryState, Endpoint, EndpointState, ListAttemptsRequest, ListDeliveriesRequest,
+        ListEndpointsRequest, ResendDeliveryRequest, delivery_service_client::DeliveryServiceClient,
+        endpoint_service_client::EndpointServiceClient,
+    },
+};
+
+use crate::{
+    client::System,
+    table::{say, show},
+};
+
+/// Publish one domain event.
+#[derive(Args)]
+pub(crate) struct Publish {
+    #[command(flatten)]
+    system: System,
+    /// Dotted type: wedding.date_changed, payment.failed, emergency.raised, ...
+    #[arg(long = "type")]
+    type_: String,
+    /// JSON content.
+    #[arg(long, default_value = "{}")]
+    data: String,
+    /// Idempotency key; published twice it is one event.
+    #[arg(long, default_value = "")]
+    id: String,
+    /// What it is about.
+    #[arg(long, default_value = "")]
+    subject: String,
+    /// The wedding it belongs to.
+    #[arg(long, default_value = "")]
+    wedding: String,
+}
+
+impl Publish {
+    pub(crate) async fn run(self) -> Result<ExitCode> {
+        let event = Event {
+            id: self.id,
+            r#type: self.type_,
+            source: "wedsync publish".into(),
+            subject: self.subject,
+            metadata: Some(Metadata { wedding_id: self.wedding, ..Default::default() }),
+            payload: Some(Payload::Content(Content { content_type: String::new(), data: self.data.into() })),
+            ..Default::default()
+        };
+        let mut events = EventServiceClient::new(self.system.router().await?);
+        let receipt = events.publish(PublishRequest { event: Some(event) }).await?.into_inner().receipt.unwrap_or_default();
+        let position = receipt.position.clone().unwrap_or_default().sequence;
+        let known = if receipt.duplicate { " (a duplicate: this is the original's)" } else { "" };
+        say(&format!("event {} is durable at position {position}, priority {}{known}", receipt.id, priority(receipt.priority())));
+        Ok(ExitCode::SUCCESS)
+    }
+}
+
+/// List webhook endpoints, or make one.
+#[derive(Args)]
+pub(crate) struct Endpoints {
+    #[command(flatten)]
+    system: System,
+    #[command(subcommand)]
+    action: Option<EndpointAction>,
+}
+
+#[derive(Subcommand)]
+enum EndpointAction {
+    /// Make an endpoint; its secret is shown this once.
+    Add {
+        /// Where webhooks go.
+        url: String,
+        /// Exact, `table.*`, or `*`; may be given several times.
+        #[arg(long = "type", default_value = "*")]
+        types: Vec<String>,
+    },
+}
+
+impl Endpoints {
+    pub(crate) async fn run(self) -> Result<ExitCode> {
+        let mut endpoints = EndpointServiceClient::new(self.system.vendor_sync().await?);
+        if let Some(EndpointAction::Add { url, types }) = self.action {
+            let endpoint = Endpoint { url, event_types: types, ..Default::default() };
+            let made = endpoints.create_endpoint(CreateEndpointRequest { endpoint: Some(endpoint) }).await?.into_inner();
+            say(&format!("endpoint {}\nsecret   {}", made.endpoint.unwrap_or_default().id, made.secret));
+            return Ok(ExitCode::SUCCESS);
+        }
+        let listed = endpoints.list_endpoints(ListEndpointsRequest { page_size: 500, ..Default::default() }).await?.into_inner();
+        let row = |endpoint: Endpoint| {
+            let breaker = endpoint.breaker();
+            vec![endpoint.id.clone(), endpoint.url.clone(), endpoint.event_types.join(", "), endpoint_state(endpoint.state()).to_owned(), breaker_state(breaker).to_owned(), endpoint.state_reason]
+        };
+        show(&["endpoint", "url", "types", "state", "breaker", "why"], listed.endpoints.into_iter().map(row));
+        Ok(ExitCode::SUCCESS)
+    }
+}
+
+/// List deliveries, show the attempts of one, or send one again.
+#[derive(Args)]
+pub(crate) struct Deliveries {
+    #[command(flatten)]
+    system: System,
+    /// Only of this event, by id.
+    #[arg(long, default_value = "")]
+    event: String,
+    /// How many, newest first.
+    #[arg(long, default_value_t = 20)]
+    limit: i32,
+    #[command(subcommand)]
+    action: Option<DeliveryAction>,
+}
+
+#[derive(Subcommand)]
+enum DeliveryAction {
+    /// Every attempt of one delivery.
+    Show {
+        /// Its id.
+        delivery: String,
+    },
+    /// Send one again: the same webhook-id, a new attempt.
+    Resend {
+        /// Its id.
+        delivery: String,
+    },
+}
+
+impl Deliveries {
+    pub(crate) async fn run(self) -> Result<ExitCode> {
+        let mut deliveries = DeliveryServiceClient::new(self.system.vendor_sync().await?);
+        match self.action {
+            None => {
+                let request = ListDeliveriesRequest { page_size: self.limit, event_id: self.event, ..Default::default() };
+                let listed = deliveries.list_deliveries(request).await?.into_inner().deliveries;
+                let heading = ["delivery", "event", "type", "endpoint", "state", "attempts", "status", "at", "why"];
+                show(&heading, listed.into_iter().map(delivery_row));
+            }
+            Some(DeliveryAction::Show { delivery }) => {
+                let attempts = deliveries.list_attempts(ListAttemptsRequest { delivery_id: delivery }).await?.into_inner().attempts;
+                let rows = attempts.into_iter().map(|attempt| {
+                    let took = attempt.duration.map_or(0.0, |took| took.seconds as f64 * 1e3 + f64::from(took.nanos) / 1e6);
+                    vec![attempt.number.to_string(), time(attempt.started_at), format!("{took:.1} ms"), attempt.status_code.to_string(), attempt.outcome, attempt.error]
+                });
+                show(&["attempt", "started", "took", "status", "outcome", "error"], rows);
+            }
+            Some(DeliveryAction::Resend { delivery }) => {
+                let Some(resent) = deliveries.resend_delivery(ResendDeliveryRequest { id: delivery }).await?.into_inner().delivery else {
+                    bail!("the answer names no delivery")
+                };
+                say(&format!("delivery {} waits to be sent again", resent.id));
+            }
+        }
+        Ok(ExitCode::SUCCESS)
+    }
+}
+
+fn delivery_row(delivery: Delivery) -> Vec<String> {
+    let state = delivery.state();
+    vec![
+        delivery.id,
+        short(&delivery.event_id),
+        delivery.event_type,
+        short(&delivery.endpoint_id),
+        state_name(state).to_owned(),
+        delivery.attempts.to_string(),
+        delivery.last_status_code.to_string(),
+        time(delivery.finished_at.or(delivery.next_attempt_at)),
+        delivery.reason,
+    ]
+}
+
+/// A UUID's last group; any other id as it is.
+fn short(text: &str) -> String {
+    match id::parse_uuid(text) {
+        Some(_) => format!("…{}", &text[24..]),
+        None => text.to_owned(),
+    }
+}
+
+fn time(at: Option<prost_types::Timestamp>) -> String {
+    let at = at.and_then(|at| Timestamp::new(at.seconds, at.nanos).ok());
+    at.map(|at| at.strftime("%H:%M:%S%.3f").to_string()).unwrap_or_default()
+}
+
+fn priority(priority: Priority) -> &'static str {
+    match priority {
+        Priority::Unspecified => "unknown",
+        Priority::Critical => "CRITICAL",
+        Priority::High => "HIGH",
+        Priority::Normal => "NORMAL",
+        Priority::Low => "LOW",
+    }
+}
+
+fn state_name(state: DeliveryState) -> &'static str {
+    match state {
+        DeliveryState::Unspecified => "?",
+        DeliveryState::Waiting => "waiting",
+        DeliveryState::Sending => "sending",
+        DeliveryState::Delivered => "delivered",
+        DeliveryState::Dead => "dead",
+        DeliveryState::Cancelled => "cancelled",
+        DeliveryState::Blocked => "blocked",
+        DeliveryState::Unknown => "unknown",
+    }
+}
+
+fn endpoint_state(state: EndpointState) -> &'static str {
+    match state {
+        EndpointState::Unspecified => "?",
+        EndpointState::Active => "active",
+        EndpointState::Paused => "paused",
+        EndpointState::Disabled => "disabled",
+    }
+}
+
+fn breaker_state(state: BreakerState) -> &'static str {
+    match state {
+        BreakerState::Unspecified => "",
+        BreakerState::Closed => "closed",
+        BreakerState::Open => "open",
+        BreakerState::HalfOpen => "half open",
+    }
+}

@@ -1,0 +1,91 @@
+//! `wedsync`: the four services in one process, and what a developer wants at hand.
+//!
+//! `serve` (the default) starts everything over the same gRPC as in production; `demo` plays two stories on a system of
+//! its own and shows who received what; the other commands talk to a system that runs.
+
+mod client;
+mod command;
+mod demo;
+mod listen;
+mod serve;
+mod settings;
+mod table;
+
+use std::{path::PathBuf, process::ExitCode};
+
+use anyhow::Result;
+use clap::{Args, Parser, Subcommand};
+
+#[global_allocator]
+static ALLOCATOR: mimalloc::MiMalloc = mimalloc::MiMalloc;
+
+/// What happens to a wedding reaches every system and every person concerned.
+#[derive(Parser)]
+#[command(name = "wedsync", version, args_conflicts_with_subcommands = true)]
+struct Cli {
+    #[command(subcommand)]
+    command: Option<Command>,
+    #[command(flatten)]
+    serve: Serve,
+}
+
+/// Where a system takes its settings and keeps its data.
+#[derive(Args, Clone)]
+pub(crate) struct Serve {
+    /// Settings in TOML. Without one: development mode, on loopback, with secrets of its own.
+    #[arg(long, value_name = "FILE")]
+    config: Option<PathBuf>,
+    /// Where data and, in development mode, secrets are kept.
+    #[arg(long, value_name = "DIR", default_value = "./data")]
+    data: PathBuf,
+    /// Print the settings in force, without secrets, and end.
+    #[arg(long)]
+    print_config: bool,
+}
+
+#[derive(Subcommand)]
+enum Command {
+    /// Start the four services (what happens without a command).
+    Serve(Serve),
+    /// Play two stories on a temporary system and show who received what.
+    Demo(demo::Demo),
+    /// Publish one event.
+    Publish(command::Publish),
+    /// Receive webhooks here, verify and print them.
+    Listen(listen::Listen),
+    /// List webhook endpoints, or make one.
+    Endpoints(command::Endpoints),
+    /// List deliveries, show the attempts of one, or send one again.
+    Deliveries(command::Deliveries),
+}
+
+fn main() -> ExitCode {
+    let cli = Cli::parse();
+    match run(cli) {
+        Ok(code) => code,
+        Err(error) => {
+            table::complain(&format!("wedsync: {error:#}"));
+            ExitCode::FAILURE
+        }
+    }
+}
+
+fn run(cli: Cli) -> Result<ExitCode> {
+    // Both providers of rustls may be compiled in by dependencies; this is the one we use.
+    let _ = rustls::crypto::ring::default_provider().install_default();
+    let runtime = tokio::runtime::Builder::new_multi_thread().enable_all().build()?;
+    let code = runtime.block_on(async {
+        match cli.command {
+            None => serve::run(cli.serve).await,
+            Some(Command::Serve(serve)) => serve::run(serve).await,
+            Some(Command::Demo(demo)) => demo::run(demo).await,
+            Some(Command::Publish(publish)) => publish.run().await,
+            Some(Command::Listen(listen)) => listen.run().await,
+            Some(Command::Endpoints(endpoints)) => endpoints.run().await,
+            Some(Command::Deliveries(deliveries)) => deliveries.run().await,
+        }
+    });
+    // What blocks a thread beyond its deadline must not hold the process.
+    runtime.shutdown_timeout(std::time::Duration::ZERO);
+    code
+}

@@ -1,0 +1,15 @@
+//! The whole system, from outside: the real `wedsync` binary as a child process, spoken to over its own ports, by our
+//! clients and by public ones in other languages.
+//!
+//! `make test` runs it with a PostgreSQL server and the public clients; without them (`cargo test`) the tests that need
+//! one say that they are skipped, and why.
+
+// `cfg(test)` tells the lints that everything here is test code.
+#[cfg(test)]
+mod durability;
+#[cfg(test)]
+mod foreign;
+#[cfg(test)]
+mod harness;
+#[cfg(test)]
+mod tidy;
