@@ -40,11 +40,14 @@ pub(crate) async fn start(settings: Settings, chassis: &Chassis) -> Result<Addre
     let at = |address: SocketAddr| format!("http://{address}");
     let router = router_svc::start(router, chassis).await.context("router")?.address;
     vendor_sync.router = at(router);
-    let vendor_sync = vendor_sync_svc::start(vendor_sync, chassis).await.context("vendor-sync")?.address;
+    let vendor_sync_service = vendor_sync_svc::start(vendor_sync, chassis).await.context("vendor-sync")?;
+    let vendor_sync = vendor_sync_service.address;
     notifier.router = at(router);
     let notifier = notifier_svc::start(notifier, chassis).await.context("notifier")?.address;
     (gateway.router, gateway.vendor_sync, gateway.notifier) = (at(router), at(vendor_sync), at(notifier));
     let gateway = gateway::start(gateway, chassis).await.context("gateway")?.address;
+    // Even where loopback is let through, our own ports are nobody's endpoint.
+    [router, notifier, gateway].into_iter().for_each(|own| vendor_sync_service.outbound.refuse_own(own));
     Ok(Addresses { router, vendor_sync, notifier, gateway })
 }
 

@@ -116,15 +116,17 @@ mod tests {
     async fn a_sleeper_wakes_when_the_manual_clock_passes_it() {
         let manual = ManualClock::at(Timestamp::UNIX_EPOCH);
         let clock = Clock::Manual(manual.clone());
-        let sleeper = tokio::spawn(async move {
+        let sleeper = crate::tasks::Tasks::default();
+        let (woke, waking) = tokio::sync::oneshot::channel();
+        sleeper.spawn("sleeper", async move {
             clock.sleep(Duration::from_secs(60)).await;
-            clock.now()
+            let _ = woke.send(clock.now());
         });
         tokio::task::yield_now().await;
         manual.advance(Duration::from_secs(59));
         tokio::task::yield_now().await;
-        assert!(!sleeper.is_finished(), "woke a second early");
+        assert!(waking.is_empty(), "woke a second early");
         manual.advance(Duration::from_secs(1));
-        assert_eq!(sleeper.await.expect("the sleeper ends"), Timestamp::UNIX_EPOCH + SignedDuration::from_secs(60));
+        assert_eq!(waking.await.expect("the sleeper wakes"), Timestamp::UNIX_EPOCH + SignedDuration::from_secs(60));
     }
 }

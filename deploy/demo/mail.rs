@@ -93,16 +93,18 @@ async fn converse(connection: TcpStream, people: People, received: mpsc::Sender<
 
 /// Reads a message to its final dot; gives its subject.
 async fn message(lines: &mut tokio::io::Lines<BufReader<tokio::net::tcp::OwnedReadHalf>>) -> std::io::Result<String> {
-    let mut subject = String::new();
+    let (mut subject, mut in_subject) = (String::new(), false);
     while let Some(line) = lines.next_line().await? {
         if line == "." {
             break;
         }
-        if let Some(text) = line.strip_prefix("Subject: ")
-            && subject.is_empty()
-        {
-            subject = text.to_owned();
+        match line.strip_prefix("Subject: ") {
+            Some(text) => subject = text.to_owned(),
+            // A header goes on in lines that begin with white space (RFC 5322, 2.2.3).
+            None if in_subject && line.starts_with(' ') => subject.push_str(&line),
+            None => {}
         }
+        in_subject = line.starts_with("Subject: ") || in_subject && line.starts_with(' ');
     }
     Ok(subject)
 }

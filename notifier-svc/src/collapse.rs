@@ -5,7 +5,12 @@
 //! tokens stands there from the *other* kind, not longer than a day ago, and the pair is then done with. So a date that
 //! is moved back and forth within an hour is told each time.
 
-use chassis::{error::Result, id::OrganizationId, store::{Store, Tx}, with};
+use chassis::{
+    error::Result,
+    id::OrganizationId,
+    store::{Store, Tx},
+    with,
+};
 
 /// How long the other kind is waited for, in microseconds: a day.
 const WINDOW: i64 = 24 * 3_600 * 1_000_000;

@@ -144,10 +144,10 @@ mod tests {
     use super::*;
 
     fn problems(change: impl FnOnce(&mut Smtp)) -> String {
-        let mut config = Config::default();
-        config.smtp = Smtp { host: "mail.example.org".to_owned(), from: "us@example.org".to_owned(), ..Smtp::default() };
-        change(&mut config.smtp);
-        config.check().err().map(|error| error.to_string()).unwrap_or_default()
+        let mut smtp =
+            Smtp { host: "mail.example.org".to_owned(), from: "us@example.org".to_owned(), ..Smtp::default() };
+        change(&mut smtp);
+        Config { smtp, ..Config::default() }.check().err().map(|error| error.to_string()).unwrap_or_default()
     }
 
     #[test]

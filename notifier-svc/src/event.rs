@@ -95,7 +95,13 @@ pub(crate) fn list(value: &Value) -> Vec<String> {
             _ => text
                 .strip_prefix('{')
                 .and_then(|rest| rest.strip_suffix('}'))
-                .map(|inner| inner.split(',').map(|item| item.trim_matches('"').to_owned()).filter(|item| !item.is_empty()).collect())
+                .map(|inner| {
+                    inner
+                        .split(',')
+                        .map(|item| item.trim_matches('"').to_owned())
+                        .filter(|item| !item.is_empty())
+                        .collect()
+                })
                 .unwrap_or_default(),
         },
         _ => Vec::new(),
@@ -158,7 +164,8 @@ pub(crate) mod tests {
 
     #[test]
     fn without_the_old_record_nothing_is_said_to_have_changed() {
-        let update = |old| change("core_fields", Operation::Update, old, json!({"b": 1, "a": 2, "c": 3})).changed().len();
+        let update =
+            |old| change("core_fields", Operation::Update, old, json!({"b": 1, "a": 2, "c": 3})).changed().len();
         assert_eq!(update(json!({"a": 1, "b": 1, "c": 3})), 1);
         assert_eq!(update(Value::Null), 0);
     }

@@ -27,7 +27,9 @@ pub(crate) struct Handler(pub(crate) Arc<Notifier>);
 
 impl consume::Handler for Handler {
     async fn take(&self, consumed: wire::ConsumedEvent) -> Result<BoxFuture<'static, Result<()>>> {
-        let (Some(event), plan) = (consumed.event, consumed.plan.unwrap_or_default()) else { return Ok(ready(Ok(())).boxed()) };
+        let (Some(event), plan) = (consumed.event, consumed.plan.unwrap_or_default()) else {
+            return Ok(ready(Ok(())).boxed());
+        };
         match read(event) {
             Some(event) => {
                 self.0.directory.learn(&event).await?;
@@ -67,7 +69,13 @@ impl Handler {
             is_change: event.change.is_some(),
         };
         let told = self.0.tell(&telling).await?;
-        tracing::debug!(event.id, notification.id = told.id, duplicate = told.duplicate, workflow = wanted.workflow, "told");
+        tracing::debug!(
+            event.id,
+            notification.id = told.id,
+            duplicate = told.duplicate,
+            workflow = wanted.workflow,
+            "told"
+        );
         Ok(())
     }
 }

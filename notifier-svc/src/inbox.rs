@@ -115,7 +115,13 @@ impl Inbox {
     }
 
     /// Up to `limit` notices of a recipient.
-    pub(crate) async fn list(&self, organization: &OrganizationId, recipient: &str, filter: &Filter<'_>, limit: u32) -> Result<Vec<Notice>> {
+    pub(crate) async fn list(
+        &self,
+        organization: &OrganizationId,
+        recipient: &str,
+        filter: &Filter<'_>,
+        limit: u32,
+    ) -> Result<Vec<Notice>> {
         let rows: Vec<Row> = with!(self.store.reader(), c => sqlx::query_as(
             "SELECT id, recipient_id, workflow, event_uid, priority, content, created_at, read_at, archived_at FROM notices
              WHERE organization_id = $1 AND recipient_id = $2 AND archived_at IS NULL AND ($3 = 0 OR read_at IS NULL)
@@ -157,7 +163,13 @@ impl Inbox {
     ///
     /// # Errors
     /// `Error::NotFound` when the organization has none of this id.
-    pub(crate) async fn update(&self, organization: &OrganizationId, id: &str, read: Option<bool>, archived: Option<bool>) -> Result<Notice> {
+    pub(crate) async fn update(
+        &self,
+        organization: &OrganizationId,
+        id: &str,
+        read: Option<bool>,
+        archived: Option<bool>,
+    ) -> Result<Notice> {
         let number = |choice: Option<bool>| choice.map_or(2, i64::from);
         with!(self.store.writer(), c => sqlx::query(
             "UPDATE notices SET
@@ -172,7 +184,11 @@ impl Inbox {
         .bind(self.clock.now_micros())
         .execute(c).await.map(drop))?;
         let notice = self.get(organization, id).await?;
-        self.publish(&Changed { organization: organization.clone(), recipient: notice.recipient.clone(), notice: id.into() });
+        self.publish(&Changed {
+            organization: organization.clone(),
+            recipient: notice.recipient.clone(),
+            notice: id.into(),
+        });
         Ok(notice)
     }
 

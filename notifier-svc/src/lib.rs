@@ -99,8 +99,17 @@ pub async fn start(config: Config, chassis: &Chassis) -> Result<Service> {
 
     // The way in: events, then calls.
     let (instructions, public_name) = (VendorInstructions::load(), config.public_name);
-    let notifier =
-        Arc::new(Notifier { store, keys, clock: clock.clone(), directory: directory.clone(), channels, inbox: inbox.clone(), instructions, public_name, wake });
+    let notifier = Arc::new(Notifier {
+        store,
+        keys,
+        clock: clock.clone(),
+        directory: directory.clone(),
+        channels,
+        inbox: inbox.clone(),
+        instructions,
+        public_name,
+        wake,
+    });
     let router = Peer::new("notifier", &config.router, chassis)?;
     let handler = Handler(Arc::clone(&notifier));
     tasks.spawn("notifier.consume", consume::run(router.separate(), GROUP, handler, tasks.stopping()));

@@ -61,7 +61,13 @@ pub(crate) struct NewMessage {
 }
 
 /// A message's uid: the same however often its event comes.
-pub(crate) fn message_uid(organization: &OrganizationId, event_uid: &str, workflow: &str, recipient: &str, channel: &str) -> [u8; 16] {
+pub(crate) fn message_uid(
+    organization: &OrganizationId,
+    event_uid: &str,
+    workflow: &str,
+    recipient: &str,
+    channel: &str,
+) -> [u8; 16] {
     digest(&[organization.as_str(), event_uid, workflow, recipient, channel])
 }
 
@@ -92,7 +98,12 @@ pub(crate) struct Known {
 }
 
 /// The notification of an event; of this workflow, unless it is empty.
-pub(crate) async fn known(store: &Store, organization: &OrganizationId, event_uid: &str, workflow: &str) -> Result<Option<Known>> {
+pub(crate) async fn known(
+    store: &Store,
+    organization: &OrganizationId,
+    event_uid: &str,
+    workflow: &str,
+) -> Result<Option<Known>> {
     let known = with!(store.reader(), c => sqlx::query_as(
         "SELECT id, workflow, request FROM notifications WHERE organization_id = $1 AND event_uid = $2 AND ($3 = '' OR workflow = $3) LIMIT 1",
     ).bind(organization.as_str()).bind(event_uid).bind(workflow).fetch_optional(c).await)?;
@@ -156,7 +167,14 @@ async fn insert(tx: &mut Tx, id: &str, new: &NewNotification, at: i64) -> Result
     Ok(inserted > 0)
 }
 
-async fn insert_message(tx: &mut Tx, id: &str, new: &NewNotification, message: &NewMessage, sealed: Option<Vec<u8>>, at: i64) -> Result<()> {
+async fn insert_message(
+    tx: &mut Tx,
+    id: &str,
+    new: &NewNotification,
+    message: &NewMessage,
+    sealed: Option<Vec<u8>>,
+    at: i64,
+) -> Result<()> {
     with!(tx.on(), c => sqlx::query(
         "INSERT INTO messages (uid, notification_id, organization_id, recipient_id, channel, fate, cancelled, reason, priority, content, created_at)
          VALUES ($1, $2, $3, $4, $5, $6, 0, $7, $8, $9, $10)",
@@ -234,7 +252,12 @@ struct Row {
 }
 
 /// Up to `limit` notifications of an organization with their messages, newest first.
-pub(crate) async fn list(store: &Store, organization: &OrganizationId, filter: &Filter, limit: u32) -> Result<Vec<Notification>> {
+pub(crate) async fn list(
+    store: &Store,
+    organization: &OrganizationId,
+    filter: &Filter,
+    limit: u32,
+) -> Result<Vec<Notification>> {
     let rows: Vec<Row> = with!(store.reader(), c => sqlx::query_as(
         "SELECT id, workflow, event_id, event_uid, priority, created_at FROM notifications
          WHERE organization_id = $1 AND ($2 = '' OR id = $2) AND ($3 = '' OR event_id = $3 OR event_uid = $3)
@@ -312,7 +335,9 @@ fn shown(row: MessageRow) -> Result<Message> {
         _ => None,
     };
     let reason = match (standing, row.why.filter(|why| !why.is_empty())) {
-        (Standing::Cancelled, _) => format!("{}; their entry in the directory was removed before it was sent", row.reason),
+        (Standing::Cancelled, _) => {
+            format!("{}; their entry in the directory was removed before it was sent", row.reason)
+        }
         (Standing::Sent, _) | (_, None) => row.reason,
         (_, Some(why)) => format!("{}; {why}", row.reason),
     };
@@ -357,7 +382,12 @@ mod tests {
         let uid = |event, workflow, recipient, channel| message_uid(&organization, event, workflow, recipient, channel);
         let one = uid("e", "w", "r", "email");
         assert_eq!(one, uid("e", "w", "r", "email"));
-        for other in [uid("e", "w", "r", "in_app"), uid("e", "w", "re", "mail"), uid("e", "wr", "", "email"), uid("f", "w", "r", "email")] {
+        for other in [
+            uid("e", "w", "r", "in_app"),
+            uid("e", "w", "re", "mail"),
+            uid("e", "wr", "", "email"),
+            uid("f", "w", "r", "email"),
+        ] {
             assert_ne!(one, other);
         }
     }

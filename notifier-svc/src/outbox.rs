@@ -54,7 +54,11 @@ impl Courier for Post {
         let channel = delivery.lane_id.split_once(':').and_then(|(channel, _)| self.channels.get(channel));
         match channel.map(|channel| channel.carriage()) {
             Some(Carriage::Carry(carrier)) => carrier.carry(&delivery.content).await,
-            _ => ended(Outcome::Retry { after: None, blame: Blame::Destination }, "channel", "the channel is not set up here any more"),
+            _ => ended(
+                Outcome::Retry { after: None, blame: Blame::Destination },
+                "channel",
+                "the channel is not set up here any more",
+            ),
         }
     }
 
@@ -104,8 +108,7 @@ impl Outbox {
     /// # Errors
     /// Those of the store.
     pub(crate) async fn reopen(&mut self) -> Result<()> {
-        let lanes: Vec<(String, String)> =
-            with!(self.store.reader(), c => sqlx::query_as("SELECT id, organization_id FROM lanes ORDER BY number").fetch_all(c).await)?;
+        let lanes: Vec<(String, String)> = with!(self.store.reader(), c => sqlx::query_as("SELECT id, organization_id FROM lanes ORDER BY number").fetch_all(c).await)?;
         for (lane, organization) in lanes {
             self.open(&lane, &OrganizationId::parse(&organization)?).await?;
         }
@@ -153,7 +156,8 @@ impl Outbox {
 
     async fn offer(&mut self, row: Row) -> Result<Offer> {
         let organization = OrganizationId::parse(&row.organization_id)?;
-        let uid: [u8; 16] = row.uid.try_into().map_err(|_| Error::internal(anyhow::anyhow!("a message has a malformed uid")))?;
+        let uid: [u8; 16] =
+            row.uid.try_into().map_err(|_| Error::internal(anyhow::anyhow!("a message has a malformed uid")))?;
         let content = self.keys.of(&organization).await?.open(&content_place(&uid), &row.content)?;
         let lane = format!("{}:{organization}", row.channel);
         self.open(&lane, &organization).await?;
@@ -186,5 +190,103 @@ impl Outbox {
             with!(tx.on(), c => sqlx::query("UPDATE messages SET content = NULL WHERE uid = $1").bind(&uid[..]).execute(c).await.map(drop))?;
         }
         tx.commit().await
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use std::sync::atomic::{AtomicU32, Ordering};
+
+    use chassis::{
+        clock::Clock,
+        lane,
+        secret::{Keyring, KeyringSettings, generate_master_key},
+        store,
+        tasks::Tasks,
+        testing::on_each_engine,
+    };
+
+    use super::*;
+    use crate::{
+        MIGRATIONS,
+        collapse::Said,
+        notification::{NewMessage, NewNotification, Route, message_uid, record},
+    };
+
+    /// Counts what it is given.
+    struct Counting {
+        carried: AtomicU32,
+        ended: Notify,
+    }
+
+    impl Courier for Counting {
+        const REPEATABLE: bool = false;
+
+        async fn attempt(&self, delivery: Arc<Delivery>) -> Attempted {
+            assert_eq!(&delivery.content[..], b"a letter");
+            self.carried.fetch_add(1, Ordering::SeqCst);
+            self.ended.notify_one();
+            ended(Outcome::Delivered, "delivered", "")
+        }
+
+        async fn closed(&self, _: &str, _: &str) {}
+    }
+
+    async fn recorded(store: &Store, keys: &DataKeys, event: &str) -> [u8; 16] {
+        let organization = OrganizationId::parse("o").unwrap();
+        let new = NewNotification {
+            organization: organization.clone(),
+            workflow: "w".to_owned(),
+            event_id: event.to_owned(),
+            event_uid: event.to_owned(),
+            priority: 3,
+            collapse_key: String::new(),
+            request: Vec::new(),
+        };
+        let uid = message_uid(&organization, event, "w", "r", "email");
+        let message = NewMessage {
+            uid,
+            recipient: "r".to_owned(),
+            channel: "email".to_owned(),
+            route: Route::Lane,
+            reason: "because".to_owned(),
+            content: Bytes::from_static(b"a letter"),
+        };
+        let said = Said { organization: &organization, workflow: "w", key: "", is_change: false };
+        record(store, keys, &new, &[message], None, &said, Clock::System.now())
+            .await
+            .unwrap()
+            .expect("the first of its event");
+        uid
+    }
+
+    #[tokio::test]
+    async fn what_was_recorded_before_a_crash_is_sent_after_it_and_once() {
+        on_each_engine(&[&store::MIGRATIONS, &lane::MIGRATIONS, &MIGRATIONS], async |store| {
+            let settings = KeyringSettings { master_keys: vec![generate_master_key(&Clock::System)] };
+            let keys = DataKeys::new(store.clone(), Keyring::new(&settings).unwrap(), Clock::System);
+            // Recorded; then a crash, before any lane heard of it.
+            let uid = recorded(&store, &keys, "e1").await;
+            let tasks = Tasks::default();
+            let courier = Arc::new(Counting { carried: AtomicU32::new(0), ended: Notify::new() });
+            let dispatcher =
+                Dispatcher::start(store.clone(), keys.clone(), Arc::clone(&courier), Default::default(), Clock::System, &tasks).await.unwrap();
+            let mut outbox = Outbox::new(store.clone(), keys.clone(), dispatcher, Arc::default());
+            outbox.reopen().await.unwrap();
+            assert_eq!(outbox.pass().await.unwrap(), 1);
+            courier.ended.notified().await;
+            assert_eq!(outbox.pass().await.unwrap(), 0);
+
+            // A crash between the lane's commit and the outbox's: the message is still there, and is not sent again.
+            let sealed = keys.of(&OrganizationId::parse("o").unwrap()).await.unwrap().seal(&content_place(&uid), b"a letter");
+            with!(store.writer(), c => sqlx::query("UPDATE messages SET content = $1").bind(&sealed).execute(c).await.map(drop)).unwrap();
+            assert_eq!(outbox.pass().await.unwrap(), 1);
+            recorded(&store, &keys, "e2").await;
+            assert_eq!(outbox.pass().await.unwrap(), 1);
+            courier.ended.notified().await;
+            assert_eq!(courier.carried.load(Ordering::SeqCst), 2, "one for each event");
+            assert!(tasks.stop(Duration::from_secs(5)).await);
+        })
+        .await;
     }
 }

@@ -86,7 +86,10 @@ impl Recipient {
         let fields = [("name", &self.name, 200), ("vendor_type", &self.vendor_type, 64), ("locale", &self.locale, 35)];
         for (field, text, bytes) in fields {
             if text.len() > bytes || text.chars().any(char::is_control) {
-                return Err(Error::invalid(field, format!("must have at most {bytes} bytes, without control characters")));
+                return Err(Error::invalid(
+                    field,
+                    format!("must have at most {bytes} bytes, without control characters"),
+                ));
             }
         }
         if !self.contact.email.is_empty() && self.contact.email.parse::<Address>().is_err() {
@@ -223,7 +226,13 @@ impl Directory {
     }
 
     /// Up to `limit` recipients by id, after `after`; of one wedding unless `wedding` is empty.
-    pub(crate) async fn list(&self, organization: &OrganizationId, wedding: &str, after: &str, limit: u32) -> Result<Vec<Recipient>> {
+    pub(crate) async fn list(
+        &self,
+        organization: &OrganizationId,
+        wedding: &str,
+        after: &str,
+        limit: u32,
+    ) -> Result<Vec<Recipient>> {
         let rows: Vec<Row> = with!(self.store.reader(), c => sqlx::query_as(
             "SELECT id, kind, vendor_type, time_zone, locale, channels, contact, updated_at FROM recipients
              WHERE organization_id = $1 AND id > $2 AND ($3 = '' OR id IN
@@ -250,12 +259,22 @@ impl Directory {
     }
 
     /// Says whom a wedding has; replaces all that was known.
-    pub(crate) async fn set_wedding(&self, organization: &OrganizationId, wedding: &str, recipients: &[String]) -> Result<()> {
+    pub(crate) async fn set_wedding(
+        &self,
+        organization: &OrganizationId,
+        wedding: &str,
+        recipients: &[String],
+    ) -> Result<()> {
         let mut tx = self.store.begin().await?;
         with!(tx.on(), c => sqlx::query("DELETE FROM wedding_recipients WHERE organization_id = $1 AND wedding_id = $2")
             .bind(organization.as_str()).bind(wedding).execute(c).await.map(drop))?;
         for recipient in recipients {
-            join(&mut tx, organization, &Membership { wedding, source: "rpc", member: recipient, recipient, vendor_type: "" }).await?;
+            join(
+                &mut tx,
+                organization,
+                &Membership { wedding, source: "rpc", member: recipient, recipient, vendor_type: "" },
+            )
+            .await?;
         }
         tx.commit().await
     }
@@ -291,10 +310,13 @@ impl Directory {
         }
         // A wedding's people in one query, the few others one by one.
         let of_wedding = match named.wedding {
-            Some(wedding) if !wedding.is_empty() => self.list(organization, wedding, "", 2 * WEDDING_LIMIT as u32).await?,
+            Some(wedding) if !wedding.is_empty() => {
+                self.list(organization, wedding, "", 2 * WEDDING_LIMIT as u32).await?
+            }
             _ => Vec::new(),
         };
-        let mut known: BTreeMap<String, Recipient> = of_wedding.into_iter().map(|recipient| (recipient.id.clone(), recipient)).collect();
+        let mut known: BTreeMap<String, Recipient> =
+            of_wedding.into_iter().map(|recipient| (recipient.id.clone(), recipient)).collect();
         let mut people: Vec<Person> = people.into_values().collect();
         for person in &mut people {
             person.recipient = match known.remove(&person.id) {
@@ -327,7 +349,8 @@ impl Directory {
     async fn open(&self, organization: &OrganizationId, row: Row) -> Result<Recipient> {
         let plain = self.keys.of(organization).await?.open(&contact_place(organization, &row.id), &row.contact)?;
         let Sealed { name, contact } = serde_json::from_slice(&plain).map_err(Error::internal)?;
-        let kind = Kind::from_number(row.kind).ok_or_else(|| Error::internal(anyhow::anyhow!("recipient of unknown kind {}", row.kind)))?;
+        let kind = Kind::from_number(row.kind)
+            .ok_or_else(|| Error::internal(anyhow::anyhow!("recipient of unknown kind {}", row.kind)))?;
         Ok(Recipient {
             id: row.id,
             kind,

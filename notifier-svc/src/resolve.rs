@@ -67,11 +67,14 @@ fn concerns(question: &Question<'_>, person: &Person) -> Option<&'static str> {
     }
     let kind = person.recipient.as_ref().map(|recipient| recipient.kind);
     let named = relation.supplier.then_some("it is about their client");
-    let vendor = (relation.wedding && kind != Some(Kind::Couple) && kind != Some(Kind::Operator)).then_some("vendor of the wedding");
+    let vendor = (relation.wedding && kind != Some(Kind::Couple) && kind != Some(Kind::Operator))
+        .then_some("vendor of the wedding");
     let planner = (relation.wedding && kind == Some(Kind::Planner)).then_some("planner of the wedding");
     let couple = (relation.couple || relation.wedding && kind == Some(Kind::Couple)).then_some("it is their wedding");
     let operator = relation.operator.then_some("operator");
-    let caters = || person.vendor_types.iter().any(|vendor_type| ["caterer", "catering"].contains(&normal(vendor_type).as_str()));
+    let caters = || {
+        person.vendor_types.iter().any(|vendor_type| ["caterer", "catering"].contains(&normal(vendor_type).as_str()))
+    };
     let caterer = (relation.wedding && caters()).then_some("caterer of the wedding");
     let somebody_is_named = || question.people.iter().any(|person| person.relation.supplier);
     match question.workflow.audience {
@@ -90,9 +93,13 @@ fn concerns(question: &Question<'_>, person: &Person) -> Option<&'static str> {
 /// What happens on each channel that was offered to a person or that they chose.
 fn fates(question: &Question<'_>, person: &Person, because: &str, channels: &Channels) -> Vec<(String, Fate)> {
     let offered = offered(question.offered);
-    let skip_all = |names: Vec<String>, reason: String| names.into_iter().map(|name| (name, Fate::Skip(reason.clone()))).collect();
+    let skip_all =
+        |names: Vec<String>, reason: String| names.into_iter().map(|name| (name, Fate::Skip(reason.clone()))).collect();
     let Some(recipient) = &person.recipient else {
-        return skip_all(offered, format!("{because}, but not in the directory: add them, or their row in `suppliers`"));
+        return skip_all(
+            offered,
+            format!("{because}, but not in the directory: add them, or their row in `suppliers`"),
+        );
     };
     let chosen = chosen(question.offered, &offered, recipient);
     if let Some(event) = question.told_by {
@@ -181,7 +188,11 @@ mod tests {
     }
 
     fn sent(offered: &[&str], people: &[Person]) -> Vec<(String, String)> {
-        told("wedding_date_change", offered, people).into_iter().filter(|(.., sends, _)| *sends).map(|(id, channel, ..)| (id, channel)).collect()
+        told("wedding_date_change", offered, people)
+            .into_iter()
+            .filter(|(.., sends, _)| *sends)
+            .map(|(id, channel, ..)| (id, channel))
+            .collect()
     }
 
     fn told(workflow: &str, offered: &[&str], people: &[Person]) -> Vec<(String, String, bool, String)> {
@@ -192,10 +203,13 @@ mod tests {
             Fate::Send(reason) => (true, reason),
             Fate::Skip(reason) => (false, reason),
         };
-        planned.into_iter().map(|message| (message, ())).map(|(message, ())| {
-            let (sends, reason) = fate(message.fate);
-            (message.person.id.clone(), message.channel, sends, reason)
-        }).collect()
+        planned
+            .into_iter()
+            .map(|message| {
+                let (sends, reason) = fate(message.fate);
+                (message.person.id.clone(), message.channel, sends, reason)
+            })
+            .collect()
     }
 
     #[test]
@@ -243,22 +257,33 @@ mod tests {
             person.recipient.as_mut().unwrap().contact.email = "Shared@example.org".to_owned();
         }
         people[2].vendor_types = named(&["florist"]);
-        assert_eq!(sent(&["email"], &people), [("a".to_owned(), "email".to_owned()), ("c".to_owned(), "email".to_owned())]);
+        assert_eq!(
+            sent(&["email"], &people),
+            [("a".to_owned(), "email".to_owned()), ("c".to_owned(), "email".to_owned())]
+        );
     }
 
     fn people() -> impl Strategy<Value = Vec<Person>> {
-        let one = (0..6u8, any::<(bool, bool, bool, bool)>(), any::<bool>(), 1..5i64, proptest::sample::subsequence(vec!["email", "in_app", "sms"], 0..=3), any::<bool>());
-        let person = one.prop_map(|(id, (is_supplier, couple, wedding, operator), known, kind, channels, has_email)| {
-            let id = format!("p{id}");
-            let mut recipient = supplier(&id);
-            recipient.kind = [Kind::Supplier, Kind::Couple, Kind::Planner, Kind::Operator][kind as usize - 1];
-            recipient.channels = named(&channels);
-            if !has_email {
-                recipient.contact.email.clear();
-            }
-            let relation = Relation { supplier: is_supplier, couple, wedding, operator, chosen: false };
-            Person { id, relation, recipient: known.then_some(recipient), vendor_types: Vec::new() }
-        });
+        let one = (
+            0..6u8,
+            any::<(bool, bool, bool, bool)>(),
+            any::<bool>(),
+            1..5i64,
+            proptest::sample::subsequence(vec!["email", "in_app", "sms"], 0..=3),
+            any::<bool>(),
+        );
+        let person =
+            one.prop_map(|(id, (is_supplier, couple, wedding, operator), known, kind, channels, has_email)| {
+                let id = format!("p{id}");
+                let mut recipient = supplier(&id);
+                recipient.kind = [Kind::Supplier, Kind::Couple, Kind::Planner, Kind::Operator][kind as usize - 1];
+                recipient.channels = named(&channels);
+                if !has_email {
+                    recipient.contact.email.clear();
+                }
+                let relation = Relation { supplier: is_supplier, couple, wedding, operator, chosen: false };
+                Person { id, relation, recipient: known.then_some(recipient), vendor_types: Vec::new() }
+            });
         proptest::collection::vec(person, 0..8)
     }
 
@@ -297,7 +322,8 @@ mod tests {
             let planned = plan(&question, &Channels::for_test());
             let mut seen = HashSet::new();
             for person in people.iter().filter(|person| concerns(&question, person).is_some()) {
-                let Some(recipient) = person.recipient.as_ref().filter(|_| seen.insert(&person.id)) else { continue };
+                let first = seen.insert(&person.id);
+                let Some(recipient) = person.recipient.as_ref().filter(|_| first) else { continue };
                 let reachable = offered.iter().any(|name| name == "in_app" || !recipient.contact.email.is_empty());
                 let sends = planned.iter().any(|message| message.person.id == person.id && matches!(message.fate, Fate::Send(_)));
                 prop_assert!(!reachable || sends, "{planned:?}");

@@ -79,7 +79,12 @@ impl Notifier {
         }
         let new = &telling.notification;
         let now = self.clock.now();
-        let said = Said { organization: &new.organization, workflow: &new.workflow, key: &new.collapse_key, is_change: telling.is_change };
+        let said = Said {
+            organization: &new.organization,
+            workflow: &new.workflow,
+            key: &new.collapse_key,
+            is_change: telling.is_change,
+        };
         let told_by = said.told_by(&self.store, now.as_microsecond()).await?;
         let people = self.directory.people(&new.organization, telling.named).await?;
         let question = Question {
@@ -94,7 +99,8 @@ impl Notifier {
             refuse_strangers(&planned)?;
         }
         let messages = planned.iter().map(|planned| self.message(telling, planned, now)).collect::<Result<Vec<_>>>()?;
-        let recorded = notification::record(&self.store, &self.keys, new, &messages, told_by.as_deref(), &said, now).await?;
+        let recorded =
+            notification::record(&self.store, &self.keys, new, &messages, told_by.as_deref(), &said, now).await?;
         let Some((id, changed)) = recorded else {
             // Another call was faster by a moment.
             let told = self.known(telling).await?;
@@ -128,21 +134,40 @@ impl Notifier {
                 Ok((route, content)) => (route, reason.clone(), content),
                 Err(error) if telling.is_asked() => return Err(Error::invalid("variables", error)),
                 Err(error) => {
-                    tracing::error!(workflow = new.workflow, channel = planned.channel, error, "a text can't be made; nobody is told by it");
+                    tracing::error!(
+                        workflow = new.workflow,
+                        channel = planned.channel,
+                        error,
+                        "a text can't be made; nobody is told by it"
+                    );
                     (Route::Skipped, format!("{reason}, but the text can't be made: {error}"), Bytes::new())
                 }
             },
         };
         let fate = if route == Route::Skipped { "skipped" } else { "told" };
         metrics::counter!("notifier_messages_total", "channel" => planned.channel.clone(), "fate" => fate).increment(1);
-        Ok(NewMessage { uid, recipient: planned.person.id.clone(), channel: planned.channel.clone(), route, reason, content })
+        Ok(NewMessage {
+            uid,
+            recipient: planned.person.id.clone(),
+            channel: planned.channel.clone(),
+            route,
+            reason,
+            content,
+        })
     }
 
-    fn render(&self, telling: &Telling<'_>, planned: &Planned<'_>, uid: [u8; 16], now: Timestamp) -> Result<(Route, Bytes), String> {
+    fn render(
+        &self,
+        telling: &Telling<'_>,
+        planned: &Planned<'_>,
+        uid: [u8; 16],
+        now: Timestamp,
+    ) -> Result<(Route, Bytes), String> {
         let channel = self.channels.get(&planned.channel).ok_or("the channel is not set up here")?;
         let recipient = planned.person.recipient.as_ref().ok_or("not in the directory")?;
         let vendor_types = &planned.person.vendor_types;
-        let variables = for_recipient(&telling.variables, recipient, vendor_types, &self.instructions, &self.public_name);
+        let variables =
+            for_recipient(&telling.variables, recipient, vendor_types, &self.instructions, &self.public_name);
         let message = Message { uid, workflow: telling.workflow, variables: &variables, recipient, at: now };
         let content = channel.render(&message).map_err(|error| error.to_string())?;
         let route = match channel.carriage() {
@@ -155,7 +180,8 @@ impl Notifier {
 
 /// An RPC that names somebody who isn't there, or a wedding without people, has told nobody and should hear so.
 fn refuse_strangers(planned: &[Planned<'_>]) -> Result<()> {
-    let stranger = planned.iter().find(|planned| planned.person.recipient.is_none());
+    // A wedding may list vendors that the directory doesn't know yet: they must not keep the others from being told.
+    let stranger = planned.iter().find(|planned| planned.person.relation.chosen && planned.person.recipient.is_none());
     match stranger {
         Some(planned) => Err(Error::NotFound(format!("recipient {}", planned.person.id).into())),
         None if planned.is_empty() => Err(Error::NotFound("a recipient of the wedding".into())),

@@ -54,7 +54,11 @@ impl Templates {
         for (folder, part, name, source) in SOURCES {
             parts.insert((*folder, *part), Template::compile(name, source)?);
         }
-        Ok(Self { parts, before: Template::compile("before.html", before)?, after: Template::compile("after.html", after)? })
+        Ok(Self {
+            parts,
+            before: Template::compile("before.html", before)?,
+            after: Template::compile("after.html", after)?,
+        })
     }
 
     /// One part of a folder's, with its blank ends trimmed.
@@ -73,7 +77,11 @@ impl Templates {
     /// Likewise.
     pub(crate) fn line(&self, folder: &str, part: &str, variables: &Variables) -> Result<String, ExpressionError> {
         let text = self.render(folder, part, variables)?;
-        Ok(text.split(|c: char| c.is_control() || c.is_whitespace()).filter(|word| !word.is_empty()).collect::<Vec<_>>().join(" "))
+        Ok(text
+            .split(|c: char| c.is_control() || c.is_whitespace())
+            .filter(|word| !word.is_empty())
+            .collect::<Vec<_>>()
+            .join(" "))
     }
 
     /// A part that is HTML, as a whole document.
@@ -95,7 +103,7 @@ mod tests {
         event::tests::content,
         recipient::tests::supplier,
         variable::{for_recipient, of_event},
-        workflow::{Workflow, VendorInstructions, all, find},
+        workflow::{VendorInstructions, Workflow, all, find},
     };
 
     fn variables(workflow: &Workflow, data: serde_json::Value) -> Variables {
@@ -121,7 +129,8 @@ mod tests {
     fn a_date_change_asks_for_action_and_gives_the_vendor_types_line() {
         let templates = Templates::load().unwrap();
         let workflow = find("wedding_date_change");
-        let variables = variables(workflow, json!({"wedding_id": "w", "old_date": "2026-06-20", "new_date": "2026-06-27"}));
+        let variables =
+            variables(workflow, json!({"wedding_id": "w", "old_date": "2026-06-20", "new_date": "2026-06-27"}));
         for part in ["email.text", "email.html", "in_app.body"] {
             let text = templates.render("wedding_date_change", part, &variables).unwrap();
             assert!(text.to_lowercase().contains("action required: update your calendar"), "{text}");
@@ -133,7 +142,8 @@ mod tests {
     fn a_hostile_name_is_text_in_html_and_stays_on_one_line_elsewhere() {
         let templates = Templates::load().unwrap();
         let hostile = "<script>alert(1)</script>\r\nBcc: all@example.org";
-        let variables = variables(find("form_response_received"), json!({"client_name": hostile, "form_name": "\" onload=\"x"}));
+        let variables =
+            variables(find("form_response_received"), json!({"client_name": hostile, "form_name": "\" onload=\"x"}));
         let html = templates.document("form_response_received", "email.html", &variables).unwrap();
         assert!(!html.contains("<script>") && html.contains("&lt;script&gt;"), "{html}");
         assert!(html.starts_with("<!doctype html>") && html.contains("</html>"));

@@ -18,11 +18,17 @@ pub(crate) type Variables = Map<String, Value>;
 const DETAILS: usize = 12;
 
 /// What a change of the day is about: column, and what people call it.
-const TIMELINE: &[(&str, &str)] =
-    &[("ceremony_time", "Ceremony"), ("setup_time", "Set-up"), ("reception_time", "Reception"), ("venue_name", "Venue"), ("venue_id", "Venue")];
+const TIMELINE: &[(&str, &str)] = &[
+    ("ceremony_time", "Ceremony"),
+    ("setup_time", "Set-up"),
+    ("reception_time", "Reception"),
+    ("venue_name", "Venue"),
+    ("venue_id", "Venue"),
+];
 
 /// Columns that say nothing to people.
-const SILENT: &[&str] = &["id", "organization_id", "created_at", "updated_at", "wedding_id", "couple_id", "client_id", "supplier_id"];
+const SILENT: &[&str] =
+    &["id", "organization_id", "created_at", "updated_at", "wedding_id", "couple_id", "client_id", "supplier_id"];
 
 /// The variables of `event` for a workflow that was asked for as `asked`.
 pub(crate) fn of_event(workflow: &Workflow, asked: &str, event: &Event) -> Variables {
@@ -36,7 +42,9 @@ pub(crate) fn of_event(workflow: &Workflow, asked: &str, event: &Event) -> Varia
     match workflow.name {
         "wedding_date_change" => dates(&mut variables, event),
         "timeline_changed" => put_list(&mut variables, "changes", timeline(event)),
-        "client_profile_updated" => put_list(&mut variables, "updated_fields", fields(event).into_iter().map(Value::from).collect()),
+        "client_profile_updated" => {
+            put_list(&mut variables, "updated_fields", fields(event).into_iter().map(Value::from).collect())
+        }
         "form_response_received" => {
             put(&mut variables, "form_name", text(row, &["form_name", "formName"]));
             put(&mut variables, "response_count", text(row, &["response_count", "responseCount", "question_count"]));
@@ -44,7 +52,11 @@ pub(crate) fn of_event(workflow: &Workflow, asked: &str, event: &Event) -> Varia
         }
         "journey_milestone_completed" => {
             put(&mut variables, "milestone_name", text(row, &["milestone_name", "milestoneName", "milestone"]));
-            put(&mut variables, "completion_percentage", text(row, &["completion_percentage", "completionPercentage", "percentage"]));
+            put(
+                &mut variables,
+                "completion_percentage",
+                text(row, &["completion_percentage", "completionPercentage", "percentage"]),
+            );
             put(&mut variables, "completed_at", text(row, &["completed_at", "completedAt"]));
         }
         _ => put_list(&mut variables, "details", details(event)),
@@ -103,7 +115,8 @@ fn put_list(variables: &mut Variables, name: &str, values: Vec<Value>) {
 }
 
 fn client(row: &Record) -> Option<String> {
-    let couple = [text(row, &["bride_name"]), text(row, &["groom_name"])].into_iter().flatten().collect::<Vec<_>>().join(" & ");
+    let couple =
+        [text(row, &["bride_name"]), text(row, &["groom_name"])].into_iter().flatten().collect::<Vec<_>>().join(" & ");
     text(row, &["client_name", "clientName"]).or_else(|| Some(couple).filter(|couple| !couple.is_empty()))
 }
 
@@ -128,7 +141,9 @@ fn timeline(event: &Event) -> Vec<Value> {
     let mut told: Vec<(&str, Value)> = Vec::new();
     for (column, label) in TIMELINE {
         let pair = said.get(*column).and_then(object).unwrap_or_default();
-        let old = text(&event.old, &[column]).or_else(|| text(&pair, &["old"])).or_else(|| text(&event.new, &[&format!("old_{column}")]));
+        let old = text(&event.old, &[column])
+            .or_else(|| text(&pair, &["old"]))
+            .or_else(|| text(&event.new, &[&format!("old_{column}")]));
         let new = text(&event.new, &[column]).or_else(|| text(&pair, &["new"]));
         let changed = new.is_some() && if is_domain_event { old != new } else { !event.old.is_empty() && old != new };
         // The venue's id is named only where its name doesn't say the same.
@@ -155,10 +170,18 @@ fn fields(event: &Event) -> Vec<String> {
 fn details(event: &Event) -> Vec<Value> {
     let is_said = |name: &str| !SILENT.contains(&name);
     let said: Vec<Value> = match &event.change {
-        None => event.new.iter().filter(|(name, _)| is_said(name)).filter_map(|(name, value)| Some(json!({ "name": sentence(name), "value": plain(value)? }))).collect(),
-        Some(change) if change.operation == Operation::Update => {
-            event.changed().into_iter().filter(|name| is_said(name)).map(|name| json!({ "name": sentence(name), "value": "changed" })).collect()
-        }
+        None => event
+            .new
+            .iter()
+            .filter(|(name, _)| is_said(name))
+            .filter_map(|(name, value)| Some(json!({ "name": sentence(name), "value": plain(value)? })))
+            .collect(),
+        Some(change) if change.operation == Operation::Update => event
+            .changed()
+            .into_iter()
+            .filter(|name| is_said(name))
+            .map(|name| json!({ "name": sentence(name), "value": "changed" }))
+            .collect(),
         Some(_) => Vec::new(),
     };
     said.into_iter().take(DETAILS).collect()
@@ -206,9 +229,20 @@ mod tests {
 
     #[test]
     fn a_row_and_a_domain_event_say_the_same_dates() {
-        let row = change("wedding_details", Operation::Update, json!({"wedding_date": "2026-06-20"}), json!({"wedding_date": "2026-06-27"}));
-        let told = content("wedding.date_changed", json!({"wedding_id": "w", "old_date": "2026-06-20", "new_date": "2026-06-27"}));
-        let nested = content("wedding.date_changed", json!({"changes": {"wedding_date": {"old": "2026-06-20", "new": "2026-06-27"}}}));
+        let row = change(
+            "wedding_details",
+            Operation::Update,
+            json!({"wedding_date": "2026-06-20"}),
+            json!({"wedding_date": "2026-06-27"}),
+        );
+        let told = content(
+            "wedding.date_changed",
+            json!({"wedding_id": "w", "old_date": "2026-06-20", "new_date": "2026-06-27"}),
+        );
+        let nested = content(
+            "wedding.date_changed",
+            json!({"changes": {"wedding_date": {"old": "2026-06-20", "new": "2026-06-27"}}}),
+        );
         for event in [row, told, nested] {
             let variables = of("wedding_date_change", &event);
             assert_eq!((&variables["old_date"], &variables["new_date"]), (&json!("2026-06-20"), &json!("2026-06-27")));
@@ -221,15 +255,23 @@ mod tests {
         let old = json!({"ceremony_time": "15:00", "setup_time": "09:00", "venue_id": "a", "venue_name": "Hall"});
         let new = json!({"ceremony_time": "16:00", "setup_time": "09:00", "venue_id": "b", "venue_name": "Barn"});
         let variables = of("timeline_changed", &change("wedding_details", Operation::Update, old, new));
-        assert_eq!(variables["changes"], json!([
-            {"what": "Ceremony", "old": "15:00", "new": "16:00"},
-            {"what": "Venue", "old": "Hall", "new": "Barn"},
-        ]));
+        assert_eq!(
+            variables["changes"],
+            json!([
+                {"what": "Ceremony", "old": "15:00", "new": "16:00"},
+                {"what": "Venue", "old": "Hall", "new": "Barn"},
+            ])
+        );
     }
 
     #[test]
     fn a_profile_lists_its_fields_without_their_values() {
-        let event = change("core_fields", Operation::Update, json!({"couple_id": "c", "dietaryRequirements": "none", "updated_at": 1}), json!({"couple_id": "c", "dietaryRequirements": "no nuts", "updated_at": 2}));
+        let event = change(
+            "core_fields",
+            Operation::Update,
+            json!({"couple_id": "c", "dietaryRequirements": "none", "updated_at": 1}),
+            json!({"couple_id": "c", "dietaryRequirements": "no nuts", "updated_at": 2}),
+        );
         assert_eq!(of("client_profile_updated", &event)["updated_fields"], json!(["dietary requirements"]));
         let told = content("client.updated", json!({"changes": {"phone": {"old": "1", "new": "2"}}}));
         assert_eq!(of("client_profile_updated", &told)["updated_fields"], json!(["phone"]));
@@ -244,7 +286,8 @@ mod tests {
     #[test]
     fn every_name_is_there_whatever_the_event_says() {
         for workflow in crate::workflow::all() {
-            let variables = of_event(workflow, workflow.name, &content("x.y", json!({"changes": 3, "details": "no list"})));
+            let variables =
+                of_event(workflow, workflow.name, &content("x.y", json!({"changes": 3, "details": "no list"})));
             for name in COMMON.iter().chain(workflow.variables) {
                 assert!(variables.contains_key(*name), "{} lacks {name}", workflow.name);
             }

@@ -41,8 +41,17 @@ pub(crate) struct Workflow {
 
 /// Variables of every workflow; those about the recipient are filled in for each.
 pub(crate) const COMMON: &[&str] = &[
-    "notification_type", "public_name", "recipient_name", "vendor_type", "instructions", "supplier_name", "client_name",
-    "wedding_id", "event_type", "headline", "details",
+    "notification_type",
+    "public_name",
+    "recipient_name",
+    "vendor_type",
+    "instructions",
+    "supplier_name",
+    "client_name",
+    "wedding_id",
+    "event_type",
+    "headline",
+    "details",
 ];
 
 const GENERIC: &str = "realtime-generic-notification";
@@ -63,8 +72,13 @@ static WORKFLOWS: &[Workflow] = &[
     Workflow { name: "calendar_conflict", audience: Audience::Owner, templates: "generic", email_template: GENERIC, variables: &[] },
 ];
 
-static FALLBACK: Workflow =
-    Workflow { name: "generic", audience: Audience::Named, templates: "generic", email_template: GENERIC, variables: &[] };
+static FALLBACK: Workflow = Workflow {
+    name: "generic",
+    audience: Audience::Named,
+    templates: "generic",
+    email_template: GENERIC,
+    variables: &[],
+};
 
 /// The workflow of this name, or the fallback.
 pub(crate) fn find(name: &str) -> &'static Workflow {
@@ -105,7 +119,8 @@ impl VendorInstructions {
         let mut lines: Vec<&str> = Vec::new();
         for vendor_type in types {
             let known = normal(vendor_type);
-            let line = self.0.lines.iter().find(|line| line.types.contains(&known)).map_or(&*self.0.other, |line| &line.line);
+            let line =
+                self.0.lines.iter().find(|line| line.types.contains(&known)).map_or(&*self.0.other, |line| &line.line);
             if !lines.contains(&line) {
                 lines.push(line);
             }
@@ -140,7 +155,8 @@ mod tests {
     #[test]
     fn a_vendor_of_two_types_reads_both_lines_and_an_unknown_one_the_general() {
         let instructions = VendorInstructions::load();
-        let lines = |types: &[&str]| instructions.lines(&types.iter().map(|name| (*name).to_owned()).collect::<Vec<_>>()).len();
+        let lines =
+            |types: &[&str]| instructions.lines(&types.iter().map(|name| (*name).to_owned()).collect::<Vec<_>>()).len();
         assert_eq!(lines(&["photographer", "florist"]), 2);
         assert_eq!(lines(&["Photographer", "photography"]), 1);
         assert_eq!(instructions.lines(&[]), instructions.lines(&["falconer".to_owned()]));

@@ -163,7 +163,7 @@ impl Subscription {
     async fn publish(&mut self, id: &str, data: &str) {
         let event = Event {
             id: id.to_owned(),
-            r#type: "foreign.noted".to_owned(),
+            r#type: "contact.bounced".to_owned(),
             source: "foreign".to_owned(),
             payload: Some(Payload::Content(Content {
                 content_type: String::new(),

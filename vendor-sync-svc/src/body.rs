@@ -40,8 +40,10 @@ impl Renderer {
 
     fn body(&self, endpoint: &Endpoint, event: &Event) -> Result<Vec<u8>, String> {
         let settings = &endpoint.settings;
-        let policy = Policy { personal: &self.personal, granted: &settings.granted_fields, allowed: &settings.allowed_fields };
-        let records = Records::of(event, &policy).map_err(|error| format!("the event's records can't be read: {error}"))?;
+        let policy =
+            Policy { personal: &self.personal, granted: &settings.granted_fields, allowed: &settings.allowed_fields };
+        let records =
+            Records::of(event, &policy).map_err(|error| format!("the event's records can't be read: {error}"))?;
         let Some(mapping) = &endpoint.compiled.transformation else {
             return Ok(standard(event, &records));
         };
@@ -90,7 +92,9 @@ impl Records {
         let apply = |record: &Option<Bytes>| record.as_deref().map(|json| policy.apply(json)).transpose();
         match &event.payload {
             Payload::Change { old, new, .. } => Ok(Self { old: apply(old)?, new: apply(new)? }),
-            Payload::Content { content_type, data } if is_json(content_type) => Ok(Self { old: None, new: Some(policy.apply(data)?) }),
+            Payload::Content { content_type, data } if is_json(content_type) => {
+                Ok(Self { old: None, new: Some(policy.apply(data)?) })
+            }
             Payload::Content { data, .. } => {
                 let text = serde_json::value::to_raw_value(&BASE64_STANDARD.encode(data))?;
                 Ok(Self { old: None, new: Some(text) })
@@ -137,7 +141,9 @@ fn standard(event: &Event, records: &Records) -> Vec<u8> {
             timestamp,
             metadata,
         }),
-        Payload::Content { .. } => serde_json::to_vec(&ContentBody { type_: &event.type_, timestamp, data: new_record, metadata }),
+        Payload::Content { .. } => {
+            serde_json::to_vec(&ContentBody { type_: &event.type_, timestamp, data: new_record, metadata })
+        }
     };
     printed.expect("strings and JSON print as JSON")
 }
@@ -191,7 +197,8 @@ mod tests {
 
     #[test]
     fn a_change_shows_both_records_and_an_insert_has_no_old_one() {
-        let body = parsed(&rendered(|_| {}, &change(r#"{"id":"w1","guest_count":1}"#, r#"{"id":"w1","guest_count":2}"#)));
+        let body =
+            parsed(&rendered(|_| {}, &change(r#"{"id":"w1","guest_count":1}"#, r#"{"id":"w1","guest_count":2}"#)));
         assert_eq!(body["table"], "wedding_details");
         assert_eq!(body["eventType"], "UPDATE");
         assert_eq!(body["oldRecord"], json!({"id": "w1", "guest_count": 1}));
@@ -210,7 +217,8 @@ mod tests {
         let letter = rendered(|_| {}, &change(row, row));
         let text = std::str::from_utf8(&letter.body).expect("text");
         assert!(!text.contains("Ana") && !text.contains("ana@"), "{text}");
-        let granted = rendered(|settings| settings.granted_fields = ["bride_name".to_owned()].into(), &change(row, row));
+        let granted =
+            rendered(|settings| settings.granted_fields = ["bride_name".to_owned()].into(), &change(row, row));
         let body = parsed(&granted);
         assert_eq!(body["oldRecord"], json!({"id": "w1", "bride_name": "Ana"}));
         assert_eq!(body["newRecord"], body["oldRecord"]);
@@ -243,7 +251,10 @@ mod tests {
 
     #[test]
     fn a_transformation_that_fails_says_why_and_gives_no_body() {
-        let letter = rendered(|settings| settings.transformation = r#"{"a": "new.guest_count + 1"}"#.to_owned(), &change("", "{}"));
+        let letter = rendered(
+            |settings| settings.transformation = r#"{"a": "new.guest_count + 1"}"#.to_owned(),
+            &change("", "{}"),
+        );
         assert!(letter.failure.contains("transformation") && letter.body.is_empty(), "{}", letter.failure);
     }
 }

@@ -9,10 +9,7 @@ use bytes::Bytes;
 use chassis::{
     consume::Handler,
     error::{Error, Result},
-    lane::{
-        Dispatcher, Offer, State,
-        rows::Record,
-    },
+    lane::{Dispatcher, Offer, State, rows::Record},
     store::Store,
     with,
 };
@@ -97,9 +94,15 @@ impl Deliver {
     }
 
     /// Opens the deliveries that have come to their end again, as the endpoints' settings are now.
-    async fn reopen(&self, event: &Event, endpoints: &[std::sync::Arc<Endpoint>], known: &HashMap<String, Record>) -> Result<()> {
+    async fn reopen(
+        &self,
+        event: &Event,
+        endpoints: &[std::sync::Arc<Endpoint>],
+        known: &HashMap<String, Record>,
+    ) -> Result<()> {
         for endpoint in endpoints {
-            let Some(record) = known.get(&*endpoint.id).filter(|record| State::from_number(record.state).is_some_and(State::is_final))
+            let Some(record) =
+                known.get(&*endpoint.id).filter(|record| State::from_number(record.state).is_some_and(State::is_final))
             else {
                 continue;
             };

@@ -24,7 +24,12 @@ pub(crate) struct Closing {
 }
 
 /// Disables what is told to `closings` and publishes it, and first what an earlier process left unpublished.
-pub(crate) async fn run(endpoints: Arc<Endpoints>, router: Router, mut closings: mpsc::Receiver<Closing>, stopping: CancellationToken) {
+pub(crate) async fn run(
+    endpoints: Arc<Endpoints>,
+    router: Router,
+    mut closings: mpsc::Receiver<Closing>,
+    stopping: CancellationToken,
+) {
     let mut due = Vec::new();
     loop {
         disable(&endpoints, &mut due).await;
@@ -95,7 +100,10 @@ pub(crate) fn disabled(endpoint: &Endpoint) -> wire::Event {
         subject: endpoint.id.to_string(),
         time: Some(timestamp(at)),
         payload: Some(wire::event::Payload::Content(content)),
-        metadata: Some(wire::Metadata { supplier_id: endpoint.settings.supplier_id.clone(), ..wire::Metadata::default() }),
+        metadata: Some(wire::Metadata {
+            supplier_id: endpoint.settings.supplier_id.clone(),
+            ..wire::Metadata::default()
+        }),
         ..wire::Event::default()
     }
 }

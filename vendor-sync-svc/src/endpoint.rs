@@ -27,7 +27,7 @@ use crate::{event::Event, matching::TypePattern, policy::snake_case};
 
 /// Attempts in any 60 s, where the owner says nothing.
 pub(crate) const RATE_LIMIT: u32 = 100;
-const RATE_LIMIT_MAX: u32 = 10_000;
+const RATE_LIMIT_MAX: u32 = 1_000_000;
 /// How long an attempt may take, where the owner says nothing.
 pub(crate) const TIMEOUT: Duration = Duration::from_secs(10);
 const TIMEOUT_MIN: Duration = Duration::from_secs(1);
@@ -103,7 +103,9 @@ impl Settings {
         Ok(Compiled {
             patterns: patterns(&self.event_types)?,
             condition: compile("condition", &self.condition, Condition::compile)?,
-            transformation: compile("transformation", &self.transformation, |source| Mapping::compile(source, OF_CHANGE))?,
+            transformation: compile("transformation", &self.transformation, |source| {
+                Mapping::compile(source, OF_CHANGE)
+            })?,
             headers: headers(&self.headers)?,
         })
     }
@@ -153,7 +155,11 @@ fn patterns(types: &[String]) -> Result<Vec<TypePattern>> {
     types.iter().map(|text| TypePattern::parse(text)).collect()
 }
 
-fn compile<T>(field: &'static str, source: &str, compile: impl FnOnce(&str) -> Result<T, ExpressionError>) -> Result<Option<T>> {
+fn compile<T>(
+    field: &'static str,
+    source: &str,
+    compile: impl FnOnce(&str) -> Result<T, ExpressionError>,
+) -> Result<Option<T>> {
     if source.is_empty() {
         return Ok(None);
     }
@@ -172,7 +178,8 @@ fn headers(given: &BTreeMap<String, String>) -> Result<HeaderMap> {
         if value.len() > HEADER_BYTES {
             return Err(invalid("must have a value of at most 4 KiB"));
         }
-        let mut value = HeaderValue::from_str(value).map_err(|_| invalid("must have a value of visible ASCII characters"))?;
+        let mut value =
+            HeaderValue::from_str(value).map_err(|_| invalid("must have a value of visible ASCII characters"))?;
         value.set_sensitive(true);
         if headers.insert(parsed, value).is_some() {
             return Err(invalid("stands twice"));
@@ -259,7 +266,9 @@ impl Endpoint {
         let ends = now + SignedDuration::try_from(overlap).unwrap_or(SignedDuration::ZERO);
         self.secrets.retain(|kept| kept.expires_at.is_none_or(|at| now < at));
         if self.secrets.len() >= SECRETS {
-            return Err(Error::FailedPrecondition(format!("{SECRETS} secrets still sign: wait until one of them ends")));
+            return Err(Error::FailedPrecondition(format!(
+                "{SECRETS} secrets still sign: wait until one of them ends"
+            )));
         }
         for kept in &mut self.secrets {
             kept.expires_at = Some(kept.expires_at.map_or(ends, |at| at.min(ends)));
@@ -364,7 +373,18 @@ pub(crate) mod tests {
 
     #[test]
     fn headers_that_we_or_http_own_are_refused_and_others_pass() {
-        for name in ["webhook-id", "X-WedSync-Event", "Content-Type", "Host", "Content-Length", "User-Agent", "traceparent", "Connection", "a b", ""] {
+        for name in [
+            "webhook-id",
+            "X-WedSync-Event",
+            "Content-Type",
+            "Host",
+            "Content-Length",
+            "User-Agent",
+            "traceparent",
+            "Connection",
+            "a b",
+            "",
+        ] {
             assert_eq!(with_header(name, "x"), "headers", "{name}");
         }
         assert_eq!(with_header("x-key", "a\r\nb: c"), "headers", "a header within a header");
@@ -383,7 +403,9 @@ pub(crate) mod tests {
     fn a_header_sent_back_as_it_is_shown_keeps_its_value() {
         let (mut before, mut after) = (settings(), settings());
         before.headers.insert("authorization".to_owned(), "Bearer x".to_owned());
-        after.headers = [("authorization", REDACTED), ("x-new", "1")].map(|(name, value)| (name.to_owned(), value.to_owned())).into();
+        after.headers = [("authorization", REDACTED), ("x-new", "1")]
+            .map(|(name, value)| (name.to_owned(), value.to_owned()))
+            .into();
         after.keep_redacted(&before);
         assert_eq!(after.headers["authorization"], "Bearer x");
         assert_eq!(after.headers["x-new"], "1");
@@ -395,7 +417,8 @@ pub(crate) mod tests {
         let old = endpoint.secrets[0].secret.clone();
         let new = WebhookSecret::generate();
         let ends = endpoint.rotate(new.clone(), Duration::from_secs(60), noon()).expect("one secret signs");
-        let signing = |at: Timestamp| endpoint.signing(at).iter().map(|secret| secret.expose().to_owned()).collect::<Vec<_>>();
+        let signing =
+            |at: Timestamp| endpoint.signing(at).iter().map(|secret| secret.expose().to_owned()).collect::<Vec<_>>();
         assert_eq!(signing(noon()), [new.expose(), old.expose()]);
         assert_eq!(signing(ends), [new.expose()]);
     }
@@ -404,12 +427,15 @@ pub(crate) mod tests {
     fn rotating_again_never_lengthens_an_old_secrets_life() {
         let mut endpoint = endpoint("a", settings());
         let first = endpoint.secrets[0].secret.clone();
-        let ends = endpoint.rotate(WebhookSecret::generate(), Duration::from_secs(60), noon()).expect("one secret signs");
+        let ends =
+            endpoint.rotate(WebhookSecret::generate(), Duration::from_secs(60), noon()).expect("one secret signs");
         endpoint.rotate(WebhookSecret::generate(), Duration::from_secs(600), noon()).expect("two secrets sign");
         let kept = endpoint.secrets.iter().find(|kept| kept.secret.expose() == first.expose()).expect("it still signs");
         assert_eq!(kept.expires_at, Some(ends));
         for _ in 0..5 {
-            endpoint.rotate(WebhookSecret::generate(), Duration::from_secs(600), noon()).expect("fewer than eight sign");
+            endpoint
+                .rotate(WebhookSecret::generate(), Duration::from_secs(600), noon())
+                .expect("fewer than eight sign");
         }
         assert!(endpoint.rotate(WebhookSecret::generate(), Duration::from_secs(600), noon()).is_err());
     }

@@ -143,7 +143,9 @@ impl Event {
     /// The same with these records in place of its own. What is no JSON object is an empty one.
     pub(crate) fn scope_over(&self, old: Option<&[u8]>, new: Option<&[u8]>) -> Value {
         let record = |bytes: Option<&[u8]>| {
-            bytes.and_then(|bytes| serde_json::from_slice::<Object<'_>>(bytes).ok()).map_or_else(Value::empty, |object| object.value())
+            bytes
+                .and_then(|bytes| serde_json::from_slice::<Object<'_>>(bytes).ok())
+                .map_or_else(Value::empty, |object| object.value())
         };
         Value::scope([("new", record(new)), ("old", record(old)), ("event", self.about())])
     }

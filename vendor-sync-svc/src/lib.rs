@@ -44,8 +44,8 @@ use tokio::sync::mpsc;
 
 pub use self::config::Config;
 use self::{
-    body::Renderer, deliver::Deliver, endpoint::book::Book, inbound::Inbound, integration::Integrations, manage::Endpoints,
-    policy::Personal, replay::Replays, router::Router, webhook::Webhooks,
+    body::Renderer, deliver::Deliver, endpoint::book::Book, inbound::Inbound, integration::Integrations,
+    manage::Endpoints, policy::Personal, replay::Replays, router::Router, webhook::Webhooks,
 };
 
 /// Tables of this service.
@@ -86,9 +86,11 @@ pub async fn start(config: Config, chassis: &Chassis) -> Result<Service> {
     let (closing, closings) = mpsc::channel(CLOSINGS);
     let webhooks = Webhooks::new(book.clone(), outbound.clone(), clock.clone(), closing);
     let courier = Arc::new(webhooks.clone());
-    let dispatcher = Dispatcher::start(store.clone(), keys.clone(), courier, config.slots(), clock.clone(), &tasks).await?;
+    let dispatcher =
+        Dispatcher::start(store.clone(), keys.clone(), courier, config.slots(), clock.clone(), &tasks).await?;
     let endpoints =
-        Endpoints::open(store.clone(), keys.clone(), book.clone(), dispatcher.clone(), outbound.clone(), clock.clone()).await?;
+        Endpoints::open(store.clone(), keys.clone(), book.clone(), dispatcher.clone(), outbound.clone(), clock.clone())
+            .await?;
     let endpoints = Arc::new(endpoints);
     tasks.spawn("endpoints.disable", disable::run(endpoints.clone(), router.clone(), closings, tasks.stopping()));
     let deliver = Deliver { book, renderer: renderer.clone(), dispatcher, store: store.clone() };
@@ -105,7 +107,10 @@ pub async fn start(config: Config, chassis: &Chassis) -> Result<Service> {
         .authenticator(Arc::new(RouterAuthenticator::new(&peer, clock)))
         .access(rpc::ACCESS)
         .add(EndpointServiceServer::new(endpoint_rpc))
-        .add(DeliveryServiceServer::new(rpc::deliveries::DeliveryRpc { replays }).max_encoding_message_size(MESSAGE_LIMIT))
+        .add(
+            DeliveryServiceServer::new(rpc::deliveries::DeliveryRpc { replays })
+                .max_encoding_message_size(MESSAGE_LIMIT),
+        )
         .add(IntegrationServiceServer::new(rpc::integrations::Service::new(integrations)))
         .add(WebhookServiceServer::new(rpc::webhooks::Service::new(inbound)).max_decoding_message_size(MESSAGE_LIMIT))
         .serve()?;

@@ -117,7 +117,10 @@ impl Endpoints {
         let changing = self.changing.lock().await;
         let mut endpoint = (*self.book.of(organization, id)?).clone();
         if endpoint.version != version {
-            return Err(Error::Aborted(format!("the endpoint is at version {} by now: read it again", endpoint.version)));
+            return Err(Error::Aborted(format!(
+                "the endpoint is at version {} by now: read it again",
+                endpoint.version
+            )));
         }
         settings.keep_redacted(&endpoint.settings);
         endpoint.compiled = Arc::new(settings.check()?);
@@ -134,7 +137,9 @@ impl Endpoints {
         let before = self.book.of(organization, id)?;
         match before.state {
             State::Paused => Ok(before),
-            State::Disabled => Err(Error::FailedPrecondition("the endpoint is disabled, so nothing is sent: resume it first".into())),
+            State::Disabled => {
+                Err(Error::FailedPrecondition("the endpoint is disabled, so nothing is sent: resume it first".into()))
+            }
             State::Active => self.change_state(&changing, &before, State::Paused, "paused by its owner").await,
         }
     }
@@ -159,7 +164,9 @@ impl Endpoints {
     /// Those of the store.
     pub(crate) async fn disable(&self, id: &str, reason: &str) -> Result<()> {
         let changing = self.changing.lock().await;
-        let Some(before) = self.book.get(id).filter(|endpoint| endpoint.state != State::Disabled) else { return Ok(()) };
+        let Some(before) = self.book.get(id).filter(|endpoint| endpoint.state != State::Disabled) else {
+            return Ok(());
+        };
         self.change_state(&changing, &before, State::Disabled, reason).await.map(drop)
     }
 
@@ -180,7 +187,12 @@ impl Endpoints {
     ///
     /// # Errors
     /// `Error::FailedPrecondition` while too many still sign; those of the store.
-    pub(crate) async fn rotate(&self, organization: &OrganizationId, id: &str, overlap: Duration) -> Result<(WebhookSecret, Timestamp)> {
+    pub(crate) async fn rotate(
+        &self,
+        organization: &OrganizationId,
+        id: &str,
+        overlap: Duration,
+    ) -> Result<(WebhookSecret, Timestamp)> {
         let changing = self.changing.lock().await;
         let mut endpoint = (*self.book.of(organization, id)?).clone();
         let secret = WebhookSecret::generate();
@@ -197,7 +209,8 @@ impl Endpoints {
         let _changing = self.changing.lock().await;
         let endpoint = self.book.of(organization, id)?;
         self.book.remove(id);
-        let cancelled = self.dispatcher.remove(id, organization, lane::State::Cancelled, "the endpoint was deleted").await;
+        let cancelled =
+            self.dispatcher.remove(id, organization, lane::State::Cancelled, "the endpoint was deleted").await;
         let deleted = match cancelled {
             Ok(cancelled) => rows::delete(&self.store, &endpoint).await.map(|()| cancelled),
             Err(error) => Err(error),
@@ -208,10 +221,17 @@ impl Endpoints {
         deleted
     }
 
-    async fn change_state(&self, changing: &MutexGuard<'_, ()>, before: &Endpoint, state: State, reason: &str) -> Result<Arc<Endpoint>> {
+    async fn change_state(
+        &self,
+        changing: &MutexGuard<'_, ()>,
+        before: &Endpoint,
+        state: State,
+        reason: &str,
+    ) -> Result<Arc<Endpoint>> {
         let announce = state == State::Disabled;
         // One whose settings once didn't hold has nothing compiled.
-        let compiled = if state == State::Active { Arc::new(before.settings.check()?) } else { before.compiled.clone() };
+        let compiled =
+            if state == State::Active { Arc::new(before.settings.check()?) } else { before.compiled.clone() };
         let after = Endpoint { state, state_reason: reason.to_owned(), announce, compiled, ..before.clone() };
         self.keep(changing, after).await
     }

@@ -191,7 +191,8 @@ mod tests {
 
     #[test]
     fn a_suppliers_endpoint_sees_only_events_of_that_supplier() {
-        let of = |id: &str, supplier: &str| subscribed(id, &["*"], |settings| settings.supplier_id = supplier.to_owned());
+        let of =
+            |id: &str, supplier: &str| subscribed(id, &["*"], |settings| settings.supplier_id = supplier.to_owned());
         let all = [of("a", "s1"), of("b", "s2"), of("c", "")];
         let mut event = change("{}", "{}");
         assert_eq!(found(&all, &event), ["c"]);
@@ -211,7 +212,8 @@ mod tests {
 
     #[test]
     fn a_condition_decides_and_one_that_fails_does_not_match() {
-        let with = |id: &str, condition: &str| subscribed(id, &["*"], |settings| settings.condition = condition.to_owned());
+        let with =
+            |id: &str, condition: &str| subscribed(id, &["*"], |settings| settings.condition = condition.to_owned());
         let all = [
             with("a", "new.guest_count != old.guest_count"),
             with("b", "new.guest_count == old.guest_count"),
@@ -251,7 +253,8 @@ mod tests {
     fn a_hundred_thousand_endpoints_cost_one_event_next_to_nothing() {
         let mut index = Index::default();
         for number in 0..100_000 {
-            let (supplier, type_) = (format!("s{}", number % 50_000), if number % 2 == 0 { "*" } else { "wedding_details.*" });
+            let (supplier, type_) =
+                (format!("s{}", number % 50_000), if number % 2 == 0 { "*" } else { "wedding_details.*" });
             index.insert(&subscribed(&format!("e{number}"), &[type_], |settings| settings.supplier_id = supplier));
         }
         let mut event = change(r#"{"guest_count":1}"#, r#"{"guest_count":2}"#);
@@ -263,8 +266,7 @@ mod tests {
             start.elapsed()
         });
         let fastest = fastest.min().expect("200 runs");
-        // 20 us in a release build; ten times that here.
-        assert!(fastest.as_micros() < 200, "{fastest:?}");
+        assert!(fastest.as_micros() < 20, "{fastest:?}");
     }
 
     proptest! {

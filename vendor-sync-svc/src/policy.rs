@@ -46,7 +46,10 @@ impl Personal {
         let mut table = Table::default();
         for name in classes.into_values().flatten() {
             let plain = name.trim_matches('*');
-            ensure!(!plain.is_empty() && !plain.contains('*'), "{name:?} must be a column's name, with `*` at one end at most");
+            ensure!(
+                !plain.is_empty() && !plain.contains('*'),
+                "{name:?} must be a column's name, with `*` at one end at most"
+            );
             match (name.starts_with('*'), name.ends_with('*')) {
                 (false, false) => drop(table.exact.insert(snake_case(plain))),
                 (false, true) => table.prefixes.push(plain.to_lowercase()),

@@ -116,7 +116,9 @@ impl Replays {
             filter.before = Some(last.id);
             records.extend(page);
             if records.len() > REPLAY_MAX {
-                let reason = format!("more than {REPLAY_MAX} deliveries lie in the range: ask for a narrower one, by `since` and `until`");
+                let reason = format!(
+                    "more than {REPLAY_MAX} deliveries lie in the range: ask for a narrower one, by `since` and `until`"
+                );
                 return Err(Error::invalid("since", reason));
             }
         }
@@ -149,7 +151,8 @@ impl Replays {
     /// The letter, written anew.
     async fn content(&self, endpoint: &Endpoint, record: &Record) -> Result<bytes::Bytes> {
         let uid = <[u8; 16]>::try_from(record.event.as_slice());
-        let uid = uid.map_err(|_| Error::internal(anyhow::anyhow!("delivery {} has a malformed event uid", record.id)))?;
+        let uid =
+            uid.map_err(|_| Error::internal(anyhow::anyhow!("delivery {} has a malformed event uid", record.id)))?;
         let event = self.router.event(&endpoint.organization, uid).await?;
         if !endpoint.may_see(&event) {
             return Err(Error::NotFound("event".into()));

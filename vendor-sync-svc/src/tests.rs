@@ -110,12 +110,20 @@ impl World {
         let webhooks = Webhooks::new(book.clone(), outbound.clone(), Clock::System, closing);
         let courier = Arc::new(webhooks.clone());
         let dispatcher =
-            Dispatcher::start(store.clone(), keys.clone(), courier, Slots::default(), Clock::System, &chassis.tasks).await.expect("it starts");
-        let endpoints = Endpoints::open(store.clone(), keys, book.clone(), dispatcher.clone(), outbound, Clock::System).await;
+            Dispatcher::start(store.clone(), keys.clone(), courier, Slots::default(), Clock::System, &chassis.tasks)
+                .await
+                .expect("it starts");
+        let endpoints =
+            Endpoints::open(store.clone(), keys, book.clone(), dispatcher.clone(), outbound, Clock::System).await;
         let endpoints = Arc::new(endpoints.expect("they are read"));
         let renderer = Renderer::new(Personal::built_in());
         let router = Router::new(&Peer::new("vendor-sync", "http://127.0.0.1:9", chassis).expect("an address"));
-        let replays = Replays { endpoints: endpoints.clone(), router: router.clone(), renderer: renderer.clone(), tasks: chassis.tasks.clone() };
+        let replays = Replays {
+            endpoints: endpoints.clone(),
+            router: router.clone(),
+            renderer: renderer.clone(),
+            tasks: chassis.tasks.clone(),
+        };
         Self {
             deliver: Deliver { book, renderer, dispatcher, store: store.clone() },
             endpoint_rpc: EndpointRpc { endpoints: endpoints.clone(), webhooks, router },
@@ -199,7 +207,11 @@ fn changed(sequence: u64) -> wire::ConsumedEvent {
         position: Some(Position { log_id: "log".to_owned(), sequence }),
         ..wire::Event::default()
     };
-    let webhooks = wire::Destination { kind: Some(Kind::Webhooks(wire::Webhooks {})), priority: 2, ..wire::Destination::default() };
+    let webhooks = wire::Destination {
+        kind: Some(Kind::Webhooks(wire::Webhooks {})),
+        priority: 2,
+        ..wire::Destination::default()
+    };
     let plan = wire::Plan { destinations: vec![webhooks], priority: 3, ..wire::Plan::default() };
     wire::ConsumedEvent { event: Some(event), plan: Some(plan), ..wire::ConsumedEvent::default() }
 }
@@ -208,7 +220,12 @@ fn changed(sequence: u64) -> wire::ConsumedEvent {
 fn asked<T>(organization: &str, message: T) -> Request<T> {
     let organization = Some(OrganizationId::parse(organization).expect("well-formed"));
     let mut request = Request::new(message);
-    request.extensions_mut().insert(Caller { organization, role: Role::Member, scopes: Scopes::all(), name: "key".to_owned() });
+    request.extensions_mut().insert(Caller {
+        organization,
+        role: Role::Member,
+        scopes: Scopes::all(),
+        name: "key".to_owned(),
+    });
     request
 }
 
@@ -356,7 +373,9 @@ async fn a_paused_endpoints_deliveries_wait_and_a_deleted_ones_are_cancelled() {
 async fn an_event_that_cannot_be_rendered_is_a_dead_letter_that_says_why() {
     in_a_world(async |world: World| {
         let (receiver, _arrivals) = Receiver::start(&[]).await;
-        world.endpoint(Settings { transformation: r#"{"a": "new.bride_name + 1"}"#.to_owned(), ..receiver.settings() }).await;
+        world
+            .endpoint(Settings { transformation: r#"{"a": "new.bride_name + 1"}"#.to_owned(), ..receiver.settings() })
+            .await;
         world.handle(changed(6)).await;
         let record = world.settled(State::Dead).await;
         assert!(record.reason.contains("transformation"), "{}", record.reason);
@@ -391,7 +410,10 @@ async fn endpoints_are_in_force_again_after_a_restart() {
         world.handle(changed(6)).await;
         let (headers, body) = arrivals.recv().await.expect("it arrives");
         let secret = endpoint.secrets[0].secret.expose();
-        standardwebhooks::Webhook::new(secret).expect("our secret").verify(&body, &headers).expect("the secret is the same");
+        standardwebhooks::Webhook::new(secret)
+            .expect("our secret")
+            .verify(&body, &headers)
+            .expect("the secret is the same");
         world.settled(State::Delivered).await;
         world.stop().await;
     })
@@ -410,7 +432,10 @@ async fn a_test_event_is_sent_at_once_and_is_no_delivery() {
         let sent = send().await;
         assert_eq!((sent.delivered, sent.status_code, &sent.response[..]), (true, 200, &b"noted"[..]));
         let (headers, body) = arrivals.recv().await.expect("it arrives");
-        assert_eq!((&headers["x-wedsync-source"], &headers["x-wedsync-event"]), (&"test".parse().unwrap(), &"webhook.test".parse().unwrap()));
+        assert_eq!(
+            (&headers["x-wedsync-source"], &headers["x-wedsync-event"]),
+            (&"test".parse().unwrap(), &"webhook.test".parse().unwrap())
+        );
         let secret = endpoint.secrets[0].secret.expose();
         standardwebhooks::Webhook::new(secret).expect("our secret").verify(&body, &headers).expect("it verifies");
         let sent = send().await;
@@ -434,32 +459,64 @@ async fn another_organizations_ids_are_not_found() {
         let since = Some(prost_types::Timestamp::default());
         let mut answers = vec![
             ("get", endpoints.get_endpoint(asked("other", api::GetEndpointRequest { id: id.clone() })).await.map(drop)),
-            ("delete", endpoints.delete_endpoint(asked("other", api::DeleteEndpointRequest { id: id.clone() })).await.map(drop)),
-            ("pause", endpoints.pause_endpoint(asked("other", api::PauseEndpointRequest { id: id.clone() })).await.map(drop)),
-            ("resume", endpoints.resume_endpoint(asked("other", api::ResumeEndpointRequest { id: id.clone() })).await.map(drop)),
-            ("test", endpoints.send_test_event(asked("other", api::SendTestEventRequest { id: id.clone() })).await.map(drop)),
+            (
+                "delete",
+                endpoints
+                    .delete_endpoint(asked("other", api::DeleteEndpointRequest { id: id.clone() }))
+                    .await
+                    .map(drop),
+            ),
+            (
+                "pause",
+                endpoints.pause_endpoint(asked("other", api::PauseEndpointRequest { id: id.clone() })).await.map(drop),
+            ),
+            (
+                "resume",
+                endpoints
+                    .resume_endpoint(asked("other", api::ResumeEndpointRequest { id: id.clone() }))
+                    .await
+                    .map(drop),
+            ),
+            (
+                "test",
+                endpoints.send_test_event(asked("other", api::SendTestEventRequest { id: id.clone() })).await.map(drop),
+            ),
         ];
         let rotate = api::RotateEndpointSecretRequest { id: id.clone(), overlap: None };
         answers.push(("rotate", endpoints.rotate_endpoint_secret(asked("other", rotate)).await.map(drop)));
         let statistics = api::GetEndpointStatisticsRequest { id: id.clone(), since: None };
         answers.push(("statistics", endpoints.get_endpoint_statistics(asked("other", statistics)).await.map(drop)));
-        let own = endpoints.get_endpoint(asked("acme", api::GetEndpointRequest { id: id.clone() })).await.expect("it is ours").into_inner();
-        let update = api::UpdateEndpointRequest { endpoint: own.endpoint.map(|own| api::Endpoint { organization_id: String::new(), ..own }) };
+        let own = endpoints
+            .get_endpoint(asked("acme", api::GetEndpointRequest { id: id.clone() }))
+            .await
+            .expect("it is ours")
+            .into_inner();
+        let update = api::UpdateEndpointRequest {
+            endpoint: own.endpoint.map(|own| api::Endpoint { organization_id: String::new(), ..own }),
+        };
         answers.push(("update", endpoints.update_endpoint(asked("other", update)).await.map(drop)));
         let replay = api::ReplayDeliveriesRequest { endpoint_id: id.clone(), since, ..Default::default() };
         answers.push(("replay", deliveries.replay_deliveries(asked("other", replay)).await.map(drop)));
         let recover = api::RecoverDeliveriesRequest { endpoint_id: id.clone(), since, ..Default::default() };
         answers.push(("recover", deliveries.recover_deliveries(asked("other", recover)).await.map(drop)));
-        answers.push(("delivery", deliveries.get_delivery(asked("other", api::GetDeliveryRequest { id: delivery.clone() })).await.map(drop)));
+        answers.push((
+            "delivery",
+            deliveries.get_delivery(asked("other", api::GetDeliveryRequest { id: delivery.clone() })).await.map(drop),
+        ));
         let attempts = api::ListAttemptsRequest { delivery_id: delivery.clone() };
         answers.push(("attempts", deliveries.list_attempts(asked("other", attempts)).await.map(drop)));
-        answers.push(("resend", deliveries.resend_delivery(asked("other", api::ResendDeliveryRequest { id: delivery })).await.map(drop)));
+        answers.push((
+            "resend",
+            deliveries.resend_delivery(asked("other", api::ResendDeliveryRequest { id: delivery })).await.map(drop),
+        ));
         for (method, answer) in answers {
             assert_eq!(answer.expect_err(method).code(), Code::NotFound, "{method}");
         }
-        let listed = deliveries.list_deliveries(asked("other", api::ListDeliveriesRequest::default())).await.expect("its own");
+        let listed =
+            deliveries.list_deliveries(asked("other", api::ListDeliveriesRequest::default())).await.expect("its own");
         assert!(listed.into_inner().deliveries.is_empty());
-        let listed = endpoints.list_endpoints(asked("other", api::ListEndpointsRequest::default())).await.expect("its own");
+        let listed =
+            endpoints.list_endpoints(asked("other", api::ListEndpointsRequest::default())).await.expect("its own");
         assert!(listed.into_inner().endpoints.is_empty());
         world.stop().await;
     })
@@ -481,7 +538,8 @@ async fn an_update_needs_the_version_it_read_and_shows_no_header_values() {
         let update = |endpoint: api::Endpoint| {
             world.endpoint_rpc.update_endpoint(asked("acme", api::UpdateEndpointRequest { endpoint: Some(endpoint) }))
         };
-        let updated = update(read.clone()).await.expect("nobody changed it").into_inner().endpoint.expect("an endpoint");
+        let updated =
+            update(read.clone()).await.expect("nobody changed it").into_inner().endpoint.expect("an endpoint");
         assert_eq!((updated.version, updated.description.as_str()), (2, "new"));
         assert_eq!(update(read).await.expect_err("it is at version 2").code(), Code::Aborted);
         world.handle(changed(6)).await;
@@ -504,18 +562,35 @@ async fn deliveries_and_attempts_are_found_by_key_by_uid_and_by_state() {
         arrivals.recv().await.expect("it arrives");
         world.settled(State::Delivered).await;
         let list = async |filter: api::ListDeliveriesRequest| {
-            world.delivery_rpc.list_deliveries(asked("acme", filter)).await.expect("they are listed").into_inner().deliveries
+            world
+                .delivery_rpc
+                .list_deliveries(asked("acme", filter))
+                .await
+                .expect("they are listed")
+                .into_inner()
+                .deliveries
         };
-        let by_event = |event_id: &str| api::ListDeliveriesRequest { event_id: event_id.to_owned(), ..Default::default() };
-        let in_state = |state: api::DeliveryState| api::ListDeliveriesRequest { states: vec![state.into()], ..Default::default() };
+        let by_event =
+            |event_id: &str| api::ListDeliveriesRequest { event_id: event_id.to_owned(), ..Default::default() };
+        let in_state =
+            |state: api::DeliveryState| api::ListDeliveriesRequest { states: vec![state.into()], ..Default::default() };
         assert_eq!(list(by_event("e6")).await.len(), 1);
         assert_eq!(list(in_state(api::DeliveryState::Delivered)).await.len(), 1);
         assert!(list(in_state(api::DeliveryState::Dead)).await.is_empty());
         let found = list(by_event(&uid)).await.pop().expect("by its uid");
         assert_eq!((&found.endpoint_id, &found.webhook_id), (&endpoint.id.to_string(), &format!("msg_{uid}")));
         let attempts = api::ListAttemptsRequest { delivery_id: found.id };
-        let attempts = world.delivery_rpc.list_attempts(asked("acme", attempts)).await.expect("they are listed").into_inner().attempts;
-        assert_eq!((attempts.len(), attempts[0].outcome.as_str(), &attempts[0].response[..]), (1, "delivered", &b"noted"[..]));
+        let attempts = world
+            .delivery_rpc
+            .list_attempts(asked("acme", attempts))
+            .await
+            .expect("they are listed")
+            .into_inner()
+            .attempts;
+        assert_eq!(
+            (attempts.len(), attempts[0].outcome.as_str(), &attempts[0].response[..]),
+            (1, "delivered", &b"noted"[..])
+        );
         world.stop().await;
     })
     .await;

@@ -138,7 +138,8 @@ fn said(status: StatusCode) -> String {
 }
 
 fn blame(status: StatusCode) -> Blame {
-    let about_load = [StatusCode::REQUEST_TIMEOUT, StatusCode::TOO_EARLY, StatusCode::TOO_MANY_REQUESTS].contains(&status);
+    let about_load =
+        [StatusCode::REQUEST_TIMEOUT, StatusCode::TOO_EARLY, StatusCode::TOO_MANY_REQUESTS].contains(&status);
     if status.is_client_error() && !about_load { Blame::Message } else { Blame::Destination }
 }
 
@@ -251,7 +252,8 @@ mod tests {
         let (_, clock) = manual_clock();
         let sent = headers(&endpoint("a", settings()), &letter(), "test", &clock).expect("they fit");
         let (sent, came) = (sent[TRACEPARENT].to_str().expect("ASCII").to_owned(), letter().traceparent);
-        let (sent, came) = (TraceContext::parse(&sent).expect("well-formed"), TraceContext::parse(&came).expect("well-formed"));
+        let (sent, came) =
+            (TraceContext::parse(&sent).expect("well-formed"), TraceContext::parse(&came).expect("well-formed"));
         assert_eq!(sent.trace_id(), came.trace_id());
         assert_ne!(sent, came);
     }

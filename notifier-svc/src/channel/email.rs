@@ -87,7 +87,8 @@ impl Channel for Email {
             html: self.templates.document(folder, "email.html", message.variables)?,
         };
         let refused = |reason: String| ExpressionError { at: Some("email".to_owned()), line: 1, reason };
-        let to: Address = message.recipient.contact.email.parse().map_err(|_| refused("the address is malformed".to_owned()))?;
+        let to: Address =
+            message.recipient.contact.email.parse().map_err(|_| refused("the address is malformed".to_owned()))?;
         let text = self.compose(message, to.clone(), parts).map_err(|error| refused(error.to_string()))?;
         let text = String::from_utf8(text).map_err(|_| refused("the letter is not text".to_owned()))?;
         let letter = Letter { to: to.to_string(), text };
@@ -114,7 +115,10 @@ impl Carrier for Email {
 
 /// A name as a header may hold it.
 fn one_line(name: &str) -> String {
-    name.split(|c: char| c.is_control() || c.is_whitespace()).filter(|word| !word.is_empty()).collect::<Vec<_>>().join(" ")
+    name.split(|c: char| c.is_control() || c.is_whitespace())
+        .filter(|word| !word.is_empty())
+        .collect::<Vec<_>>()
+        .join(" ")
 }
 
 /// Says that no person wrote it, so that no absence notice is sent back (RFC 3834).
@@ -175,7 +179,13 @@ mod tests {
         recipient.name = name.to_owned();
         let variables = of_event(workflow, workflow.name, &content("wedding.date_changed", data));
         let variables = for_recipient(&variables, &recipient, &[], &VendorInstructions::load(), "WedSync");
-        let message = Message { uid: [7; 16], workflow, variables: &variables, recipient: &recipient, at: jiff::Timestamp::UNIX_EPOCH };
+        let message = Message {
+            uid: [7; 16],
+            workflow,
+            variables: &variables,
+            recipient: &recipient,
+            at: jiff::Timestamp::UNIX_EPOCH,
+        };
         let content = Email::new(&config, templates).unwrap().render(&message).unwrap();
         serde_json::from_slice::<Letter>(&content).unwrap().text
     }
@@ -203,6 +213,8 @@ mod tests {
         let letter = letter(hostile, json!({"client_name": hostile.repeat(40)}));
         let (headers, _) = letter.split_once("\r\n\r\n").unwrap();
         assert!(!headers.lines().any(|line| line.to_lowercase().starts_with("bcc:")), "{headers}");
-        assert!(letter.is_ascii() && letter.split("\r\n").all(|line| line.len() <= 998 && !line.contains(['\r', '\n'])));
+        assert!(
+            letter.is_ascii() && letter.split("\r\n").all(|line| line.len() <= 998 && !line.contains(['\r', '\n']))
+        );
     }
 }

@@ -92,9 +92,13 @@ impl Relay {
     /// Tries to hand over one message.
     pub(super) async fn send(&self, to: Address, message: &[u8]) -> Attempted {
         match self.converse(to, message).await {
-            Ok(response) => {
-                Attempted { outcome: Outcome::Delivered, status_code: Some(250), class: "delivered", error: String::new(), response }
-            }
+            Ok(response) => Attempted {
+                outcome: Outcome::Delivered,
+                status_code: Some(250),
+                class: "delivered",
+                error: String::new(),
+                response,
+            },
             Err(broken) => concluded(&broken),
         }
     }
@@ -169,7 +173,9 @@ fn concluded(broken: &Broken) -> Attempted {
     }
     let (class, said) = match failure {
         Failure::Refused(code) => ("refused", format!("the mail server refused {} with {code}", broken.step.name())),
-        Failure::Postponed(code) => ("postponed", format!("the mail server put {} off with {code}", broken.step.name())),
+        Failure::Postponed(code) => {
+            ("postponed", format!("the mail server put {} off with {code}", broken.step.name()))
+        }
         Failure::TimeUp => ("timeout", format!("the mail server didn't answer in time to {}", broken.step.name())),
         Failure::Lost => ("connection", format!("the mail server was lost at {}", broken.step.name())),
         Failure::International => ("refused", "the mail server can't take addresses outside ASCII".to_owned()),
@@ -188,7 +194,13 @@ fn concluded(broken: &Broken) -> Attempted {
 
 /// Ends a message that can't be tried at all.
 pub(super) fn refused(reason: &str) -> Attempted {
-    Attempted { outcome: Outcome::Permanent, status_code: None, class: "refused", error: reason.to_owned(), response: Bytes::new() }
+    Attempted {
+        outcome: Outcome::Permanent,
+        status_code: None,
+        class: "refused",
+        error: reason.to_owned(),
+        response: Bytes::new(),
+    }
 }
 
 /// What went wrong, as far as it matters.
@@ -240,7 +252,9 @@ mod tests {
     #[test]
     fn only_a_message_handed_over_whole_has_an_unknown_outcome() {
         for step in STEPS {
-            for failure in [Failure::Refused(550), Failure::Postponed(450), Failure::TimeUp, Failure::Lost, Failure::International] {
+            for failure in
+                [Failure::Refused(550), Failure::Postponed(450), Failure::TimeUp, Failure::Lost, Failure::International]
+            {
                 let unknown = judge(step, failure) == Outcome::Unknown;
                 let expected = step == Step::Message && matches!(failure, Failure::TimeUp | Failure::Lost);
                 assert_eq!(unknown, expected, "{step:?} {failure:?}");

@@ -14,13 +14,29 @@ use crate::event::{Event, Operation, Position, Record, list, object, plain, text
 #[derive(Debug, Clone, PartialEq, Eq)]
 pub(crate) enum Lesson {
     /// A supplier's columns, as far as they were sent.
-    Supplier { id: String, row: Record },
-    SupplierGone { id: String },
+    Supplier {
+        id: String,
+        row: Record,
+    },
+    SupplierGone {
+        id: String,
+    },
     /// A vendor joined a wedding, or does something else there.
-    Vendor { wedding: String, member: String, recipient: String, vendor_type: String },
-    VendorGone { wedding: String, member: String },
+    Vendor {
+        wedding: String,
+        member: String,
+        recipient: String,
+        vendor_type: String,
+    },
+    VendorGone {
+        wedding: String,
+        member: String,
+    },
     /// All the suppliers that a wedding lists.
-    Vendors { wedding: String, recipients: Vec<String> },
+    Vendors {
+        wedding: String,
+        recipients: Vec<String>,
+    },
 }
 
 impl Lesson {
@@ -115,7 +131,8 @@ fn supplier(id: String, row: &Record, known: Option<Recipient>) -> Recipient {
 
 /// `realtime_channels`, in our spelling; without it, the person has chosen none.
 fn channels(preferences: &Value) -> Vec<String> {
-    let chosen = object(preferences).and_then(|preferences| preferences.get("realtime_channels").map(list)).unwrap_or_default();
+    let chosen =
+        object(preferences).and_then(|preferences| preferences.get("realtime_channels").map(list)).unwrap_or_default();
     let mut channels: Vec<String> = Vec::new();
     for name in chosen {
         let name = name.trim().to_lowercase().replace(['-', ' '], "_");
@@ -154,18 +171,34 @@ impl Directory {
             return Ok(());
         }
         match (lesson, supplier) {
-            (Lesson::Supplier { .. }, Some((supplier, sealed))) => write(&mut tx, organization, &supplier, &sealed).await?,
+            (Lesson::Supplier { .. }, Some((supplier, sealed))) => {
+                write(&mut tx, organization, &supplier, &sealed).await?
+            }
             (Lesson::Supplier { .. }, None) => {}
             (Lesson::SupplierGone { id }, _) => drop(erase(&mut tx, organization, &id).await?),
             (Lesson::Vendor { wedding, member, recipient, vendor_type }, _) => {
-                let membership = Membership { wedding: &wedding, source: "wedding_vendors", member: &member, recipient: &recipient, vendor_type: &vendor_type };
+                let membership = Membership {
+                    wedding: &wedding,
+                    source: "wedding_vendors",
+                    member: &member,
+                    recipient: &recipient,
+                    vendor_type: &vendor_type,
+                };
                 join(&mut tx, organization, &membership).await?;
             }
-            (Lesson::VendorGone { wedding, member }, _) => leave(&mut tx, organization, &wedding, "wedding_vendors", &member).await?,
+            (Lesson::VendorGone { wedding, member }, _) => {
+                leave(&mut tx, organization, &wedding, "wedding_vendors", &member).await?
+            }
             (Lesson::Vendors { wedding, recipients }, _) => {
                 leave(&mut tx, organization, &wedding, "wedding_details", "").await?;
                 for recipient in &recipients {
-                    let membership = Membership { wedding: &wedding, source: "wedding_details", member: recipient, recipient, vendor_type: "" };
+                    let membership = Membership {
+                        wedding: &wedding,
+                        source: "wedding_details",
+                        member: recipient,
+                        recipient,
+                        vendor_type: "",
+                    };
                     join(&mut tx, organization, &membership).await?;
                 }
             }
@@ -215,14 +248,27 @@ mod tests {
         let mut known = crate::recipient::tests::supplier("s");
         known.vendor_type = "florist".to_owned();
         let taught = supplier("s".to_owned(), row.as_object().unwrap(), Some(known));
-        assert_eq!((taught.name.as_str(), taught.contact.email.as_str(), taught.vendor_type.as_str()), ("Petal & Stem", "", "florist"));
+        assert_eq!(
+            (taught.name.as_str(), taught.contact.email.as_str(), taught.vendor_type.as_str()),
+            ("Petal & Stem", "", "florist")
+        );
         assert_eq!(taught.channels, ["in_app", "email", "carrier_pigeon"]);
     }
 
     #[test]
     fn a_vendor_that_moves_to_another_wedding_leaves_the_first() {
-        let event = change("wedding_vendors", Operation::Update, json!({"wedding_id": "w1", "vendor_id": "v"}), json!({"wedding_id": "w2", "vendor_id": "v", "supplier_id": "s", "vendor_type": "dj"}));
-        let vendor = Lesson::Vendor { wedding: "w2".into(), member: "v".into(), recipient: "s".into(), vendor_type: "dj".into() };
+        let event = change(
+            "wedding_vendors",
+            Operation::Update,
+            json!({"wedding_id": "w1", "vendor_id": "v"}),
+            json!({"wedding_id": "w2", "vendor_id": "v", "supplier_id": "s", "vendor_type": "dj"}),
+        );
+        let vendor = Lesson::Vendor {
+            wedding: "w2".into(),
+            member: "v".into(),
+            recipient: "s".into(),
+            vendor_type: "dj".into(),
+        };
         assert_eq!(lessons(&event), [Lesson::VendorGone { wedding: "w1".into(), member: "v".into() }, vendor]);
     }
 
@@ -230,13 +276,26 @@ mod tests {
     fn a_wedding_that_does_not_say_who_its_vendors_are_changes_none() {
         let of = |row| lessons(&change("wedding_details", Operation::Update, json!({}), row));
         assert_eq!(of(json!({"id": "w", "guest_count": 3})), []);
-        assert_eq!(of(json!({"id": "w", "vendor_ids": ["a", "b"]})), [Lesson::Vendors { wedding: "w".into(), recipients: vec!["a".into(), "b".into()] }]);
-        assert_eq!(of(json!({"id": "w", "vendor_ids": null})), [Lesson::Vendors { wedding: "w".into(), recipients: vec![] }]);
+        assert_eq!(
+            of(json!({"id": "w", "vendor_ids": ["a", "b"]})),
+            [Lesson::Vendors { wedding: "w".into(), recipients: vec!["a".into(), "b".into()] }]
+        );
+        assert_eq!(
+            of(json!({"id": "w", "vendor_ids": null})),
+            [Lesson::Vendors { wedding: "w".into(), recipients: vec![] }]
+        );
     }
 
     #[test]
     fn what_a_delete_took_away_is_gone_and_other_tables_teach_nothing() {
-        let of = |table| lessons(&change(table, Operation::Delete, json!({"id": "x", "wedding_id": "w", "vendor_id": "v"}), Value::Null));
+        let of = |table| {
+            lessons(&change(
+                table,
+                Operation::Delete,
+                json!({"id": "x", "wedding_id": "w", "vendor_id": "v"}),
+                Value::Null,
+            ))
+        };
         assert_eq!(of("suppliers"), [Lesson::SupplierGone { id: "x".into() }]);
         assert_eq!(of("wedding_vendors"), [Lesson::VendorGone { wedding: "w".into(), member: "v".into() }]);
         assert_eq!(of("wedding_details"), [Lesson::Vendors { wedding: "x".into(), recipients: vec![] }]);

@@ -9,8 +9,9 @@ use chassis::{
     tasks::Tasks,
 };
 use proto::notifier::v1::{
-    self as wire, GetUnreadCountRequest, GetUnreadCountResponse, ListNoticesRequest, ListNoticesResponse, UpdateNoticeRequest,
-    UpdateNoticeResponse, WatchInboxRequest, WatchInboxResponse, inbox_service_server::InboxService,
+    self as wire, GetUnreadCountRequest, GetUnreadCountResponse, ListNoticesRequest, ListNoticesResponse,
+    UpdateNoticeRequest, UpdateNoticeResponse, WatchInboxRequest, WatchInboxResponse,
+    inbox_service_server::InboxService,
 };
 use tokio::sync::{broadcast, mpsc};
 use tokio_stream::wrappers::ReceiverStream;
@@ -36,7 +37,10 @@ pub(crate) struct Inboxes {
 impl InboxService for Inboxes {
     type WatchInboxStream = ReceiverStream<Result<WatchInboxResponse, Status>>;
 
-    async fn list_notices(&self, request: Request<ListNoticesRequest>) -> Result<Response<ListNoticesResponse>, Status> {
+    async fn list_notices(
+        &self,
+        request: Request<ListNoticesRequest>,
+    ) -> Result<Response<ListNoticesResponse>, Status> {
         let organization = caller(&request)?.organization("")?;
         let request = request.into_inner();
         self.directory.get(&organization, &request.recipient_id).await?;
@@ -47,7 +51,10 @@ impl InboxService for Inboxes {
         Ok(Response::new(ListNoticesResponse { notices: notices.into_iter().map(print).collect(), next_page_token }))
     }
 
-    async fn get_unread_count(&self, request: Request<GetUnreadCountRequest>) -> Result<Response<GetUnreadCountResponse>, Status> {
+    async fn get_unread_count(
+        &self,
+        request: Request<GetUnreadCountRequest>,
+    ) -> Result<Response<GetUnreadCountResponse>, Status> {
         let organization = caller(&request)?.organization("")?;
         let recipient = &request.get_ref().recipient_id;
         self.directory.get(&organization, recipient).await?;
@@ -55,7 +62,10 @@ impl InboxService for Inboxes {
         Ok(Response::new(GetUnreadCountResponse { unread }))
     }
 
-    async fn update_notice(&self, request: Request<UpdateNoticeRequest>) -> Result<Response<UpdateNoticeResponse>, Status> {
+    async fn update_notice(
+        &self,
+        request: Request<UpdateNoticeRequest>,
+    ) -> Result<Response<UpdateNoticeResponse>, Status> {
         let organization = caller(&request)?.organization("")?;
         let request = request.into_inner();
         check_id("id", &request.id)?;
@@ -63,7 +73,10 @@ impl InboxService for Inboxes {
         Ok(Response::new(UpdateNoticeResponse { notice: Some(print(notice)) }))
     }
 
-    async fn watch_inbox(&self, request: Request<WatchInboxRequest>) -> Result<Response<Self::WatchInboxStream>, Status> {
+    async fn watch_inbox(
+        &self,
+        request: Request<WatchInboxRequest>,
+    ) -> Result<Response<Self::WatchInboxStream>, Status> {
         let organization = caller(&request)?.organization("")?;
         let recipient = request.into_inner().recipient_id;
         self.directory.get(&organization, &recipient).await?;
@@ -113,8 +126,12 @@ impl Watcher {
         loop {
             let sent = match changes.recv().await {
                 Ok(id) => self.changed(&id).await,
-                Err(broadcast::error::RecvError::Lagged(_)) => return Error::Unavailable("the watcher fell behind: watch again".into()),
-                Err(broadcast::error::RecvError::Closed) => return Error::Unavailable("the service is stopping".into()),
+                Err(broadcast::error::RecvError::Lagged(_)) => {
+                    return Error::Unavailable("the watcher fell behind: watch again".into());
+                }
+                Err(broadcast::error::RecvError::Closed) => {
+                    return Error::Unavailable("the service is stopping".into());
+                }
             };
             if let Err(error) = sent {
                 return error;

@@ -11,9 +11,9 @@ use jiff::civil::Date;
 use proto::{
     common::v1::Priority,
     notifier::v1::{
-        self as wire, GetNotificationRequest, GetNotificationResponse, ListNotificationsRequest, ListNotificationsResponse, MessageState,
-        SendRequest, SendResponse, SendWeddingDateChangeRequest, SendWeddingDateChangeResponse,
-        notification_service_server::NotificationService,
+        self as wire, GetNotificationRequest, GetNotificationResponse, ListNotificationsRequest,
+        ListNotificationsResponse, MessageState, SendRequest, SendResponse, SendWeddingDateChangeRequest,
+        SendWeddingDateChangeResponse, notification_service_server::NotificationService,
     },
 };
 use serde_json::json;
@@ -66,7 +66,8 @@ impl NotificationService for Notifications {
         check_id("wedding_id", &request.wedding_id)?;
         check_date("old_date", &request.old_date)?;
         check_date("new_date", &request.new_date)?;
-        let variables = json!({ "wedding_id": request.wedding_id, "old_date": request.old_date, "new_date": request.new_date });
+        let variables =
+            json!({ "wedding_id": request.wedding_id, "old_date": request.old_date, "new_date": request.new_date });
         let asked = Asked {
             key: &request.idempotency_key,
             workflow: "wedding_date_change",
@@ -77,10 +78,16 @@ impl NotificationService for Notifications {
             priority: Priority::High,
         };
         let (told, notification) = self.tell(&organization, asked).await?;
-        Ok(Response::new(SendWeddingDateChangeResponse { notification: Some(print(notification)), duplicate: told.duplicate }))
+        Ok(Response::new(SendWeddingDateChangeResponse {
+            notification: Some(print(notification)),
+            duplicate: told.duplicate,
+        }))
     }
 
-    async fn get_notification(&self, request: Request<GetNotificationRequest>) -> Result<Response<GetNotificationResponse>, Status> {
+    async fn get_notification(
+        &self,
+        request: Request<GetNotificationRequest>,
+    ) -> Result<Response<GetNotificationResponse>, Status> {
         let organization = caller(&request)?.organization("")?;
         let notification = notification::get(&self.0.store, &organization, &request.get_ref().id).await?;
         Ok(Response::new(GetNotificationResponse { notification: Some(print(notification)) }))
@@ -93,8 +100,12 @@ impl NotificationService for Notifications {
         let organization = caller(&request)?.organization("")?;
         let request = request.into_inner();
         let size = page_size(request.page_size)?;
-        let filter =
-            Filter { id: String::new(), event: request.event_id, recipient: request.recipient_id, before: request.page_token };
+        let filter = Filter {
+            id: String::new(),
+            event: request.event_id,
+            recipient: request.recipient_id,
+            before: request.page_token,
+        };
         let mut notifications = notification::list(&self.0.store, &organization, &filter, size + 1).await?;
         let next_page_token = cut(&mut notifications, size, |notification| &notification.id);
         let notifications = notifications.into_iter().map(print).collect();
@@ -137,7 +148,8 @@ impl Asked<'_> {
 
     /// What tells this request from another under the same key.
     fn fingerprint(&self) -> Vec<u8> {
-        let said = json!([self.workflow, self.recipients, self.channels, self.wedding, self.variables, self.priority as i32]);
+        let said =
+            json!([self.workflow, self.recipients, self.channels, self.wedding, self.variables, self.priority as i32]);
         Sha256::digest(said.to_string()).to_vec()
     }
 }
@@ -180,7 +192,8 @@ fn variables(bytes: &[u8]) -> Result<Variables> {
     if bytes.is_empty() {
         return Ok(Variables::new());
     }
-    serde_json::from_slice(bytes).map_err(|error| Error::invalid("variables", format!("must be a JSON object: {error}")))
+    serde_json::from_slice(bytes)
+        .map_err(|error| Error::invalid("variables", format!("must be a JSON object: {error}")))
 }
 
 fn check_date(field: &'static str, text: &str) -> Result<()> {

@@ -1,10 +1,14 @@
 //! `RecipientService`: the directory over gRPC.
 
-use chassis::{auth::caller, clock::from_micros, error::{Error, Result}};
+use chassis::{
+    auth::caller,
+    clock::from_micros,
+    error::{Error, Result},
+};
 use proto::notifier::v1::{
-    self as wire, DeleteRecipientRequest, DeleteRecipientResponse, GetRecipientRequest, GetRecipientResponse, ListRecipientsRequest,
-    ListRecipientsResponse, SetWeddingRecipientsRequest, SetWeddingRecipientsResponse, UpsertRecipientRequest,
-    UpsertRecipientResponse, recipient_service_server::RecipientService,
+    self as wire, DeleteRecipientRequest, DeleteRecipientResponse, GetRecipientRequest, GetRecipientResponse,
+    ListRecipientsRequest, ListRecipientsResponse, SetWeddingRecipientsRequest, SetWeddingRecipientsResponse,
+    UpsertRecipientRequest, UpsertRecipientResponse, recipient_service_server::RecipientService,
 };
 use tonic::{Request, Response, Status};
 
@@ -16,22 +20,33 @@ pub(crate) struct Recipients(pub(crate) Directory);
 
 #[tonic::async_trait]
 impl RecipientService for Recipients {
-    async fn upsert_recipient(&self, request: Request<UpsertRecipientRequest>) -> Result<Response<UpsertRecipientResponse>, Status> {
+    async fn upsert_recipient(
+        &self,
+        request: Request<UpsertRecipientRequest>,
+    ) -> Result<Response<UpsertRecipientResponse>, Status> {
         let caller = caller(&request)?;
         let given = request.into_inner().recipient.ok_or_else(|| Error::invalid("recipient", "must be given"))?;
         let organization = caller.organization(&given.organization_id)?;
-        let recipient = parse(given).and_then(|recipient| recipient.check().map(|()| recipient)).map_err(|error| error.within("recipient"))?;
+        let recipient = parse(given)
+            .and_then(|recipient| recipient.check().map(|()| recipient))
+            .map_err(|error| error.within("recipient"))?;
         let recipient = self.0.upsert(&organization, recipient).await?;
         Ok(Response::new(UpsertRecipientResponse { recipient: Some(print(recipient, organization.as_str())) }))
     }
 
-    async fn get_recipient(&self, request: Request<GetRecipientRequest>) -> Result<Response<GetRecipientResponse>, Status> {
+    async fn get_recipient(
+        &self,
+        request: Request<GetRecipientRequest>,
+    ) -> Result<Response<GetRecipientResponse>, Status> {
         let organization = caller(&request)?.organization("")?;
         let recipient = self.0.get(&organization, &request.get_ref().id).await?;
         Ok(Response::new(GetRecipientResponse { recipient: Some(print(recipient, organization.as_str())) }))
     }
 
-    async fn list_recipients(&self, request: Request<ListRecipientsRequest>) -> Result<Response<ListRecipientsResponse>, Status> {
+    async fn list_recipients(
+        &self,
+        request: Request<ListRecipientsRequest>,
+    ) -> Result<Response<ListRecipientsResponse>, Status> {
         let organization = caller(&request)?.organization("")?;
         let request = request.into_inner();
         let size = page_size(request.page_size)?;
@@ -41,7 +56,10 @@ impl RecipientService for Recipients {
         Ok(Response::new(ListRecipientsResponse { recipients, next_page_token }))
     }
 
-    async fn delete_recipient(&self, request: Request<DeleteRecipientRequest>) -> Result<Response<DeleteRecipientResponse>, Status> {
+    async fn delete_recipient(
+        &self,
+        request: Request<DeleteRecipientRequest>,
+    ) -> Result<Response<DeleteRecipientResponse>, Status> {
         let organization = caller(&request)?.organization("")?;
         self.0.delete(&organization, &request.get_ref().id).await?;
         Ok(Response::new(DeleteRecipientResponse {}))

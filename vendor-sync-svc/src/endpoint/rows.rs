@@ -131,7 +131,13 @@ pub(crate) async fn page(store: &Store, keys: &DataKeys, after: &str, limit: u32
 ///
 /// # Errors
 /// Those of the store.
-pub(crate) async fn ids(store: &Store, organization: &OrganizationId, supplier: &str, after: &str, limit: u32) -> Result<Vec<String>> {
+pub(crate) async fn ids(
+    store: &Store,
+    organization: &OrganizationId,
+    supplier: &str,
+    after: &str,
+    limit: u32,
+) -> Result<Vec<String>> {
     let ids = with!(store.reader(), c => sqlx::query_scalar(
         "SELECT id FROM endpoints WHERE organization_id = $1 AND id > $2 AND ($3 = '' OR supplier_id = $3) ORDER BY id LIMIT $4",
     ).bind(organization.as_str()).bind(after).bind(supplier).bind(i64::from(limit)).fetch_all(c).await)?;
@@ -140,7 +146,8 @@ pub(crate) async fn ids(store: &Store, organization: &OrganizationId, supplier: 
 
 async fn seal(keys: &DataKeys, endpoint: &Endpoint) -> Result<Vec<u8>> {
     let secret = |kept: &KeptSecret| (kept.secret.expose().to_owned(), kept.expires_at.map(|at| at.as_microsecond()));
-    let sealed = Sealed { secrets: endpoint.secrets.iter().map(secret).collect(), headers: endpoint.settings.headers.clone() };
+    let sealed =
+        Sealed { secrets: endpoint.secrets.iter().map(secret).collect(), headers: endpoint.settings.headers.clone() };
     let plain = serde_json::to_vec(&sealed).map_err(Error::internal)?;
     Ok(keys.of(&endpoint.organization).await?.seal(&place("endpoints", "sealed", &endpoint.id), &plain))
 }
@@ -173,7 +180,8 @@ async fn open(keys: &DataKeys, row: Row) -> Result<Endpoint> {
         // An older version took what this one refuses: that must not keep the others from starting.
         Err(error) => {
             tracing::error!(endpoint.id = %endpoint.id, %error, "an endpoint's settings don't hold any more: it gets nothing");
-            (endpoint.state, endpoint.state_reason) = (State::Disabled, format!("its settings don't hold any more: {error}"));
+            (endpoint.state, endpoint.state_reason) =
+                (State::Disabled, format!("its settings don't hold any more: {error}"));
         }
     }
     Ok(endpoint)
@@ -230,12 +238,16 @@ mod tests {
             let (keys, kept) = (keys(&store), full());
             insert(&store, &keys, &kept).await.expect("it is kept");
             let read = page(&store, &keys, "", 10).await.expect("it is read").pop().expect("one endpoint");
-            assert_eq!((&read.settings, &read.since, read.state, read.version), (&kept.settings, &kept.since, kept.state, kept.version));
+            assert_eq!(
+                (&read.settings, &read.since, read.state, read.version),
+                (&kept.settings, &kept.since, kept.state, kept.version)
+            );
             assert_eq!(read.signing(noon()).len(), 2);
             assert_eq!(read.secrets[0].secret.expose(), kept.secrets[0].secret.expose());
             assert!(read.compiled.condition.is_some() && read.compiled.headers.contains_key("authorization"));
             let (settings, sealed): (String, Vec<u8>) =
-                with!(store.reader(), c => sqlx::query_as("SELECT settings, sealed FROM endpoints").fetch_one(c).await).expect("the row");
+                with!(store.reader(), c => sqlx::query_as("SELECT settings, sealed FROM endpoints").fetch_one(c).await)
+                    .expect("the row");
             assert!(!settings.contains("hush") && !String::from_utf8_lossy(&sealed).contains("whsec_"));
         })
         .await;

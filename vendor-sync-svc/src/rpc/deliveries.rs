@@ -30,7 +30,10 @@ type Answer<T> = Result<Response<T>, Status>;
 
 #[tonic::async_trait]
 impl DeliveryService for DeliveryRpc {
-    async fn list_deliveries(&self, request: Request<wire::ListDeliveriesRequest>) -> Answer<wire::ListDeliveriesResponse> {
+    async fn list_deliveries(
+        &self,
+        request: Request<wire::ListDeliveriesRequest>,
+    ) -> Answer<wire::ListDeliveriesResponse> {
         let caller = caller(&request)?;
         let request = request.into_inner();
         let organization = caller.organization(&request.organization_id)?;
@@ -50,7 +53,8 @@ impl DeliveryService for DeliveryRpc {
 
     async fn get_delivery(&self, request: Request<wire::GetDeliveryRequest>) -> Answer<wire::GetDeliveryResponse> {
         let organization = organization(&request)?;
-        let record = rows::get(&self.replays.endpoints.store, &organization, delivery_id(&request.get_ref().id)?).await?;
+        let record =
+            rows::get(&self.replays.endpoints.store, &organization, delivery_id(&request.get_ref().id)?).await?;
         Ok(Response::new(wire::GetDeliveryResponse { delivery: Some(print(&record)) }))
     }
 
@@ -61,13 +65,19 @@ impl DeliveryService for DeliveryRpc {
         Ok(Response::new(wire::ListAttemptsResponse { attempts: attempts.into_iter().map(print_attempt).collect() }))
     }
 
-    async fn resend_delivery(&self, request: Request<wire::ResendDeliveryRequest>) -> Answer<wire::ResendDeliveryResponse> {
+    async fn resend_delivery(
+        &self,
+        request: Request<wire::ResendDeliveryRequest>,
+    ) -> Answer<wire::ResendDeliveryResponse> {
         let organization = organization(&request)?;
         let record = self.replays.resend(&organization, delivery_id(&request.get_ref().id)?).await?;
         Ok(Response::new(wire::ResendDeliveryResponse { delivery: Some(print(&record)) }))
     }
 
-    async fn replay_deliveries(&self, request: Request<wire::ReplayDeliveriesRequest>) -> Answer<wire::ReplayDeliveriesResponse> {
+    async fn replay_deliveries(
+        &self,
+        request: Request<wire::ReplayDeliveriesRequest>,
+    ) -> Answer<wire::ReplayDeliveriesResponse> {
         let endpoint = self.find(&request, &request.get_ref().endpoint_id)?;
         let request = request.into_inner();
         let since = timestamp("since", request.since.ok_or_else(|| Error::invalid("since", "must be given"))?)?;
@@ -76,7 +86,10 @@ impl DeliveryService for DeliveryRpc {
         Ok(Response::new(wire::ReplayDeliveriesResponse { deliveries }))
     }
 
-    async fn recover_deliveries(&self, request: Request<wire::RecoverDeliveriesRequest>) -> Answer<wire::RecoverDeliveriesResponse> {
+    async fn recover_deliveries(
+        &self,
+        request: Request<wire::RecoverDeliveriesRequest>,
+    ) -> Answer<wire::RecoverDeliveriesResponse> {
         let endpoint = self.find(&request, &request.get_ref().endpoint_id)?;
         let request = request.into_inner();
         let since = timestamp("since", request.since.ok_or_else(|| Error::invalid("since", "must be given"))?)?;

@@ -40,7 +40,10 @@ type Answer<T> = Result<Response<T>, Status>;
 
 #[tonic::async_trait]
 impl EndpointService for EndpointRpc {
-    async fn create_endpoint(&self, request: Request<wire::CreateEndpointRequest>) -> Answer<wire::CreateEndpointResponse> {
+    async fn create_endpoint(
+        &self,
+        request: Request<wire::CreateEndpointRequest>,
+    ) -> Answer<wire::CreateEndpointResponse> {
         let caller = caller(&request)?;
         let given = request.into_inner().endpoint.ok_or_else(missing)?;
         let organization = caller.organization(&given.organization_id)?;
@@ -58,7 +61,10 @@ impl EndpointService for EndpointRpc {
         Ok(Response::new(wire::GetEndpointResponse { endpoint: Some(self.print(&endpoint).await?) }))
     }
 
-    async fn list_endpoints(&self, request: Request<wire::ListEndpointsRequest>) -> Answer<wire::ListEndpointsResponse> {
+    async fn list_endpoints(
+        &self,
+        request: Request<wire::ListEndpointsRequest>,
+    ) -> Answer<wire::ListEndpointsResponse> {
         let caller = caller(&request)?;
         let request = request.into_inner();
         let organization = caller.organization(&request.organization_id)?;
@@ -67,7 +73,8 @@ impl EndpointService for EndpointRpc {
             return Err(Error::invalid("page_token", "must be from the previous answer").into());
         }
         let ids = endpoint_ids(&self.endpoints.store, &organization, &request.supplier_id, after, limit).await?;
-        let next_page_token = if ids.len() == limit as usize { ids.last().cloned().unwrap_or_default() } else { String::new() };
+        let next_page_token =
+            if ids.len() == limit as usize { ids.last().cloned().unwrap_or_default() } else { String::new() };
         let mut endpoints = Vec::with_capacity(ids.len());
         for id in ids {
             // One that was deleted since its id was read is left out.
@@ -78,7 +85,10 @@ impl EndpointService for EndpointRpc {
         Ok(Response::new(wire::ListEndpointsResponse { endpoints, next_page_token }))
     }
 
-    async fn update_endpoint(&self, request: Request<wire::UpdateEndpointRequest>) -> Answer<wire::UpdateEndpointResponse> {
+    async fn update_endpoint(
+        &self,
+        request: Request<wire::UpdateEndpointRequest>,
+    ) -> Answer<wire::UpdateEndpointResponse> {
         let caller = caller(&request)?;
         let given = request.into_inner().endpoint.ok_or_else(missing)?;
         let organization = caller.organization(&given.organization_id)?;
@@ -88,19 +98,28 @@ impl EndpointService for EndpointRpc {
         Ok(Response::new(wire::UpdateEndpointResponse { endpoint: Some(self.print(&endpoint).await?) }))
     }
 
-    async fn delete_endpoint(&self, request: Request<wire::DeleteEndpointRequest>) -> Answer<wire::DeleteEndpointResponse> {
+    async fn delete_endpoint(
+        &self,
+        request: Request<wire::DeleteEndpointRequest>,
+    ) -> Answer<wire::DeleteEndpointResponse> {
         let endpoint = self.find(&request, &request.get_ref().id)?;
         let cancelled = self.endpoints.delete(&endpoint.organization, &endpoint.id).await?;
         Ok(Response::new(wire::DeleteEndpointResponse { cancelled }))
     }
 
-    async fn pause_endpoint(&self, request: Request<wire::PauseEndpointRequest>) -> Answer<wire::PauseEndpointResponse> {
+    async fn pause_endpoint(
+        &self,
+        request: Request<wire::PauseEndpointRequest>,
+    ) -> Answer<wire::PauseEndpointResponse> {
         let endpoint = self.find(&request, &request.get_ref().id)?;
         let endpoint = self.endpoints.pause(&endpoint.organization, &endpoint.id).await?;
         Ok(Response::new(wire::PauseEndpointResponse { endpoint: Some(self.print(&endpoint).await?) }))
     }
 
-    async fn resume_endpoint(&self, request: Request<wire::ResumeEndpointRequest>) -> Answer<wire::ResumeEndpointResponse> {
+    async fn resume_endpoint(
+        &self,
+        request: Request<wire::ResumeEndpointRequest>,
+    ) -> Answer<wire::ResumeEndpointResponse> {
         let endpoint = self.find(&request, &request.get_ref().id)?;
         let endpoint = self.endpoints.resume(&endpoint.organization, &endpoint.id).await?;
         Ok(Response::new(wire::ResumeEndpointResponse { endpoint: Some(self.print(&endpoint).await?) }))
@@ -120,7 +139,10 @@ impl EndpointService for EndpointRpc {
         Ok(Response::new(wire::RotateEndpointSecretResponse { secret: secret.expose().to_owned(), old_expires_at }))
     }
 
-    async fn send_test_event(&self, request: Request<wire::SendTestEventRequest>) -> Answer<wire::SendTestEventResponse> {
+    async fn send_test_event(
+        &self,
+        request: Request<wire::SendTestEventRequest>,
+    ) -> Answer<wire::SendTestEventResponse> {
         let endpoint = self.find(&request, &request.get_ref().id)?;
         let letter = self.test_letter(&endpoint)?;
         Ok(Response::new(print_test(self.webhooks.post(&endpoint, &letter, "test").await)))
@@ -147,7 +169,8 @@ impl EndpointRpc {
     /// About an event that no log holds.
     fn test_letter(&self, endpoint: &Endpoint) -> Result<Letter> {
         let now = self.endpoints.clock.now();
-        let uid = id::parse_uuid(&id::uuid(now)).ok_or_else(|| Error::internal(anyhow::anyhow!("a UUID of ours can't be read")))?;
+        let uid = id::parse_uuid(&id::uuid(now))
+            .ok_or_else(|| Error::internal(anyhow::anyhow!("a UUID of ours can't be read")))?;
         let data = serde_json::json!({ "endpointId": &*endpoint.id, "text": "A test: this is how what we send you is signed." });
         let event = Event {
             organization: endpoint.organization.clone(),
@@ -259,7 +282,9 @@ fn print_test(sent: Sent) -> wire::SendTestEventResponse {
 }
 
 fn print_statistics(statistics: &rows::Statistics) -> wire::GetEndpointStatisticsResponse {
-    let in_state = |wanted: DeliveryState| statistics.states.iter().filter(|(state, _)| *state == wanted).map(|(_, count)| count).sum();
+    let in_state = |wanted: DeliveryState| {
+        statistics.states.iter().filter(|(state, _)| *state == wanted).map(|(_, count)| count).sum()
+    };
     let time = |micros: Option<i64>| micros.map(chassis::clock::from_micros).map(print_timestamp);
     let waiting = |(priority, count): &(i64, u64)| {
         let priority = i32::try_from(*priority).unwrap_or_default();

@@ -42,7 +42,9 @@ pub(crate) fn event(event: wire::Event) -> Result<Event> {
 
 fn payload(payload: Option<WirePayload>) -> Result<Payload> {
     match payload.ok_or_else(|| Error::invalid("payload", "must be `content` or `change`"))? {
-        WirePayload::Content(content) => Ok(Payload::Content { content_type: content.content_type, data: content.data }),
+        WirePayload::Content(content) => {
+            Ok(Payload::Content { content_type: content.content_type, data: content.data })
+        }
         WirePayload::Change(change) => {
             let operation = match change.operation() {
                 wire::Operation::Insert => Operation::Insert,
@@ -74,7 +76,8 @@ fn metadata(metadata: wire::Metadata) -> Metadata {
 /// # Errors
 /// `Error::Invalid` naming `field` for one that doesn't exist.
 pub(crate) fn timestamp(field: &'static str, time: prost_types::Timestamp) -> Result<Timestamp> {
-    let parsed = if (0..1_000_000_000).contains(&time.nanos) { Timestamp::new(time.seconds, time.nanos).ok() } else { None };
+    let parsed =
+        if (0..1_000_000_000).contains(&time.nanos) { Timestamp::new(time.seconds, time.nanos).ok() } else { None };
     let parsed = parsed.ok_or_else(|| Error::invalid(field, "must be a time between the years -9999 and 9999"))?;
     Ok(from_micros(parsed.as_microsecond()))
 }
@@ -92,8 +95,14 @@ pub(crate) fn print_timestamp(time: Timestamp) -> prost_types::Timestamp {
 ///
 /// # Errors
 /// `Error::Invalid` naming `field` for a negative one.
-pub(crate) fn duration(field: &'static str, given: Option<prost_types::Duration>, default: Duration) -> Result<Duration> {
-    given.map_or(Ok(default), |given| Duration::try_from(given).map_err(|_| Error::invalid(field, "must not be negative")))
+pub(crate) fn duration(
+    field: &'static str,
+    given: Option<prost_types::Duration>,
+    default: Duration,
+) -> Result<Duration> {
+    given.map_or(Ok(default), |given| {
+        Duration::try_from(given).map_err(|_| Error::invalid(field, "must not be negative"))
+    })
 }
 
 pub(crate) fn print_duration(duration: Duration) -> prost_types::Duration {
@@ -121,7 +130,11 @@ mod tests {
             uid: "01890a5d-ac96-774b-bcce-b302099a8057".to_owned(),
             organization_id: "acme".to_owned(),
             r#type: "a.b".to_owned(),
-            payload: Some(WirePayload::Change(wire::Change { operation: 1, new_record: "{}".into(), ..Default::default() })),
+            payload: Some(WirePayload::Change(wire::Change {
+                operation: 1,
+                new_record: "{}".into(),
+                ..Default::default()
+            })),
             ..Default::default()
         }
     }

@@ -2,7 +2,8 @@
 
 use chassis::{config::Secret, error::Error, grpc::Peer, service::Chassis};
 use proto::vendorsync::v1::{
-    CreateEndpointRequest, Endpoint, GetEndpointRequest, ListEndpointsRequest, endpoint_service_client::EndpointServiceClient,
+    CreateEndpointRequest, Endpoint, GetEndpointRequest, ListEndpointsRequest,
+    endpoint_service_client::EndpointServiceClient,
 };
 use tonic::{Code, Status};
 use vendor_sync_svc::Config;
@@ -17,7 +18,8 @@ struct Running {
 impl Running {
     async fn start() -> Self {
         let (folder, chassis) = (tempfile::tempdir().expect("a folder"), Chassis::for_test());
-        let mut config = Config { listen: ([127, 0, 0, 1], 0).into(), router: "http://127.0.0.1:9".to_owned(), ..Config::default() };
+        let mut config =
+            Config { listen: ([127, 0, 0, 1], 0).into(), router: "http://127.0.0.1:9".to_owned(), ..Config::default() };
         config.store.url = Secret::from(format!("sqlite:{}", folder.path().join("vendor-sync.db").display()));
         let service = vendor_sync_svc::start(config, &chassis).await.expect("it starts");
         let uri = format!("http://{}", service.address);
@@ -32,7 +34,10 @@ impl Running {
             event_types: vec!["*".to_owned()],
             ..Endpoint::default()
         };
-        EndpointServiceClient::new(peer.channel()).create_endpoint(CreateEndpointRequest { endpoint: Some(endpoint) }).await.map(drop)
+        EndpointServiceClient::new(peer.channel())
+            .create_endpoint(CreateEndpointRequest { endpoint: Some(endpoint) })
+            .await
+            .map(drop)
     }
 
     async fn stop(self) {
@@ -44,9 +49,25 @@ impl Running {
 async fn a_private_address_is_refused_at_creation_however_it_is_written() {
     let running = Running::start().await;
     for host in [
-        "127.0.0.1", "127.1", "2130706433", "0x7f000001", "0177.0.0.1", "10.0.0.1", "192.168.1.1", "172.16.0.1", "169.254.169.254",
-        "100.64.0.1", "0.0.0.0", "[::1]", "[::ffff:127.0.0.1]", "[fe80::1]", "[fd00::1]", "[64:ff9b::7f00:1]", "localhost",
-        "metadata.google.internal", "１２７.0.0.1",
+        "127.0.0.1",
+        "127.1",
+        "2130706433",
+        "0x7f000001",
+        "0177.0.0.1",
+        "10.0.0.1",
+        "192.168.1.1",
+        "172.16.0.1",
+        "169.254.169.254",
+        "100.64.0.1",
+        "0.0.0.0",
+        "[::1]",
+        "[::ffff:127.0.0.1]",
+        "[fe80::1]",
+        "[fd00::1]",
+        "[64:ff9b::7f00:1]",
+        "localhost",
+        "metadata.google.internal",
+        "１２７.0.0.1",
     ] {
         let refused = running.create(&format!("https://{host}/hook")).await.expect_err(host);
         assert_eq!(refused.code(), Code::InvalidArgument, "{host}: {refused}");

@@ -1,0 +1,261 @@
+//! A notifier between a router, a mail server and a client, on a clock that the test moves.
+
+use std::{net::SocketAddr, time::Duration};
+
+use chassis::{
+    clock::{Clock, ManualClock},
+    config::StoreSettings,
+    service::Chassis,
+    testing::{engines, manual_clock},
+};
+use notifier_svc::{Config, Smtp as SmtpSettings, Tls};
+use proto::{
+    common::v1::Priority,
+    notifier::v1::{
+        self as wire, Message, MessageState, Notification, Recipient, RecipientKind,
+        inbox_service_client::InboxServiceClient, notification_service_client::NotificationServiceClient,
+        recipient_service_client::RecipientServiceClient,
+    },
+    router::v1 as router,
+};
+use serde_json::{Value, json};
+use tonic::{
+    Request, Status,
+    metadata::MetadataValue,
+    service::{Interceptor, interceptor::InterceptedService},
+    transport::{Channel, Endpoint},
+};
+
+use crate::{router::Router, smtp::Smtp};
+
+/// Shows an API key.
+#[derive(Clone)]
+pub(crate) struct Key(&'static str);
+
+impl Interceptor for Key {
+    fn call(&mut self, mut request: Request<()>) -> Result<Request<()>, Status> {
+        let bearer = MetadataValue::try_from(format!("Bearer {}", self.0)).unwrap();
+        request.metadata_mut().insert("authorization", bearer);
+        Ok(request)
+    }
+}
+
+/// A client with one organization's key.
+#[derive(Clone)]
+pub(crate) struct Client(InterceptedService<Channel, Key>);
+
+impl Client {
+    pub(crate) fn recipients(&self) -> RecipientServiceClient<InterceptedService<Channel, Key>> {
+        RecipientServiceClient::new(self.0.clone())
+    }
+
+    pub(crate) fn notifications(&self) -> NotificationServiceClient<InterceptedService<Channel, Key>> {
+        NotificationServiceClient::new(self.0.clone())
+    }
+
+    pub(crate) fn inbox(&self) -> InboxServiceClient<InterceptedService<Channel, Key>> {
+        InboxServiceClient::new(self.0.clone())
+    }
+
+    /// Puts a supplier with an address into the directory.
+    pub(crate) async fn supplier(&self, id: &str, vendor_type: &str) {
+        let recipient = Recipient {
+            id: id.to_owned(),
+            kind: RecipientKind::Supplier.into(),
+            name: format!("Name of {id}"),
+            email: format!("{id}@example.org"),
+            vendor_type: vendor_type.to_owned(),
+            ..Recipient::default()
+        };
+        self.recipients().upsert_recipient(wire::UpsertRecipientRequest { recipient: Some(recipient) }).await.unwrap();
+    }
+
+    /// The notifications of one event.
+    pub(crate) async fn of_event(&self, event: &str) -> Vec<Notification> {
+        let request = wire::ListNotificationsRequest { event_id: event.to_owned(), ..Default::default() };
+        self.notifications().list_notifications(request).await.unwrap().into_inner().notifications
+    }
+
+    /// The one message of an event to a person on a channel.
+    pub(crate) async fn message(&self, event: &str, recipient: &str, channel: &str) -> Option<Message> {
+        let messages = self.of_event(event).await.into_iter().flat_map(|notification| notification.messages);
+        let mut found = messages.filter(|message| message.recipient_id == recipient && message.channel == channel);
+        let message = found.next();
+        assert!(found.next().is_none(), "two messages on one channel");
+        message
+    }
+
+    /// Waits until a message stands like this.
+    pub(crate) async fn until(&self, event: &str, recipient: &str, channel: &str, state: MessageState) -> Message {
+        let mut last = None;
+        for _ in 0..1_000 {
+            last = self.message(event, recipient, channel).await;
+            if let Some(message) = last.as_ref().filter(|message| message.state() == state) {
+                return message.clone();
+            }
+            tokio::time::sleep(Duration::from_millis(10)).await;
+        }
+        panic!("not {state:?} within 10 s: {last:?}");
+    }
+}
+
+/// Everything around a notifier.
+pub(crate) struct World {
+    pub(crate) chassis: Chassis,
+    pub(crate) time: ManualClock,
+    pub(crate) router: Router,
+    pub(crate) smtp: Smtp,
+    pub(crate) config: Config,
+    pub(crate) address: SocketAddr,
+}
+
+impl World {
+    pub(crate) async fn start(store: StoreSettings) -> Self {
+        let (time, clock) = manual_clock();
+        Self::start_at(store, time, clock).await
+    }
+
+    /// On a clock that may have moved before.
+    pub(crate) async fn start_at(store: StoreSettings, time: ManualClock, clock: Clock) -> Self {
+        let shared = (*Chassis::for_test().shared).clone();
+        Self::start_with(store, time, Chassis::new(shared, clock).unwrap()).await
+    }
+
+    async fn start_with(store: StoreSettings, time: ManualClock, chassis: Chassis) -> Self {
+        let (router, at) = Router::start(&chassis).await;
+        let (smtp, mail) = Smtp::start(&chassis.tasks).await;
+        let config = Config {
+            listen: SocketAddr::from(([127, 0, 0, 1], 0)),
+            router: format!("http://{at}"),
+            store,
+            smtp: SmtpSettings {
+                host: "127.0.0.1".to_owned(),
+                port: mail.port(),
+                tls: Tls::None,
+                from: "notices@wedsync.example".to_owned(),
+                ..SmtpSettings::default()
+            },
+            ..Config::default()
+        };
+        let service = notifier_svc::start(config.clone(), &chassis).await.unwrap();
+        Self { chassis, time, router, smtp, config, address: service.address }
+    }
+
+    /// Stops it in order and starts it anew on the same store, with the same keys.
+    pub(crate) async fn restart(self) -> Self {
+        assert!(self.chassis.drain().await);
+        let chassis = Chassis::new((*self.chassis.shared).clone(), Clock::Manual(self.time.clone())).unwrap();
+        Self::start_with(self.config.store.clone(), self.time.clone(), chassis).await
+    }
+
+    pub(crate) async fn client(&self, key: &'static str) -> Client {
+        let channel = Endpoint::from_shared(format!("http://{}", self.address)).unwrap().connect().await.unwrap();
+        Client(InterceptedService::new(channel, Key(key)))
+    }
+
+    /// Hands an event of organization `a` to the notifier and waits for its acknowledgement.
+    pub(crate) async fn event(&self, event: router::Event, plan: router::Plan) -> u64 {
+        let sequence = self.router.append(event, plan);
+        self.acknowledged(sequence).await;
+        sequence
+    }
+
+    pub(crate) async fn acknowledged(&self, sequence: u64) {
+        for _ in 0..1_000 {
+            if self.router.is_acknowledged(sequence) {
+                return;
+            }
+            tokio::time::sleep(Duration::from_millis(10)).await;
+        }
+        panic!("not acknowledged within 10 s");
+    }
+}
+
+/// Runs `test` in a fresh world on each engine.
+pub(crate) async fn in_each_world<F: Future<Output = ()>>(test: impl Fn(World) -> F) {
+    let (_folder, engines) = engines();
+    for store in engines {
+        test(World::start(store).await).await;
+    }
+}
+
+/// A change of a row of organization `a`.
+pub(crate) fn change(id: &str, table: &str, operation: router::Operation, old: Value, new: Value) -> router::Event {
+    let bytes = |record: Value| if record.is_null() { Vec::new() } else { record.to_string().into_bytes() };
+    let wedding = [&new, &old]
+        .iter()
+        .find_map(|row| row[if table == "wedding_details" { "id" } else { "wedding_id" }].as_str())
+        .unwrap_or_default()
+        .to_owned();
+    let change = router::Change {
+        schema: "public".to_owned(),
+        table: table.to_owned(),
+        operation: operation.into(),
+        old_record: bytes(old).into(),
+        new_record: bytes(new).into(),
+    };
+    let name = operation.as_str_name().trim_start_matches("OPERATION_").to_lowercase();
+    event(id, &format!("{table}.{name}"), &wedding, router::event::Payload::Change(change))
+}
+
+/// A domain event of organization `a`.
+pub(crate) fn content(id: &str, name: &str, data: Value) -> router::Event {
+    let wedding = data["wedding_id"].as_str().unwrap_or_default().to_owned();
+    let content = router::Content { content_type: String::new(), data: data.to_string().into() };
+    event(id, name, &wedding, router::event::Payload::Content(content))
+}
+
+fn event(id: &str, name: &str, wedding: &str, payload: router::event::Payload) -> router::Event {
+    router::Event {
+        id: id.to_owned(),
+        uid: format!("uid-of-{id}"),
+        organization_id: "a".to_owned(),
+        r#type: name.to_owned(),
+        payload: Some(payload),
+        metadata: Some(router::Metadata { wedding_id: wedding.to_owned(), ..Default::default() }),
+        ..Default::default()
+    }
+}
+
+/// A plan that tells people by this workflow.
+pub(crate) fn tells(workflow: &str, channels: &[&str], collapse_key: &str) -> router::Plan {
+    let channels = channels.iter().map(|name| (*name).to_owned()).collect();
+    let notification = router::Notification { workflow: workflow.to_owned(), channels };
+    let destination = router::Destination {
+        kind: Some(router::destination::Kind::Notification(notification)),
+        collapse_key: collapse_key.to_owned(),
+        priority: Priority::High.into(),
+    };
+    let webhooks = router::Destination {
+        kind: Some(router::destination::Kind::Webhooks(router::Webhooks {})),
+        ..Default::default()
+    };
+    router::Plan { destinations: vec![webhooks, destination], priority: Priority::High.into(), ..Default::default() }
+}
+
+/// The directory's rows: a photographer `ph` and a florist `fl`, both of wedding `w1`.
+pub(crate) async fn two_vendors(world: &World) {
+    use router::Operation::Insert;
+    let rows = [
+        (
+            "suppliers",
+            json!({"id": "ph", "business_name": "Ada <b>Lens</b>", "email": "ada@lens.example", "vendor_type": "photographer"}),
+        ),
+        ("suppliers", json!({"id": "fl", "business_name": "Petal & Stem", "email": "eve@petal.example"})),
+        ("wedding_vendors", json!({"wedding_id": "w1", "vendor_id": "v1", "supplier_id": "ph"})),
+        (
+            "wedding_vendors",
+            json!({"wedding_id": "w1", "vendor_id": "v2", "supplier_id": "fl", "vendor_type": "florist"}),
+        ),
+        ("wedding_details", json!({"id": "w1", "vendor_ids": ["ph", "nobody"]})),
+    ];
+    for (number, (table, row)) in rows.into_iter().enumerate() {
+        world.event(change(&format!("d{number}"), table, Insert, Value::Null, row), router::Plan::default()).await;
+    }
+}
+
+/// The wedding `w1` moves.
+pub(crate) fn moved(id: &str, old: &str, new: &str) -> router::Event {
+    let row = |date: &str| json!({"id": "w1", "wedding_date": date, "bride_name": "Mia", "groom_name": "Tom"});
+    change(id, "wedding_details", router::Operation::Update, row(old), row(new))
+}
