@@ -105,6 +105,8 @@ async fn play(addresses: &Addresses, key: &str, mail: MailServer) -> Result<bool
 
     tally.begin("Ada's CRM reports a new phone number by a signed webhook");
     tally.expect(&cast.vendors(), Via::Webhook);
+    tally.expect(&cast.people(), Via::Email);
+    tally.expect(&cast.people(), Via::InApp);
     cast.crm_reports(addresses.gateway, COUPLE).await?;
     passed &= tally.finish(PATIENCE, AFTERMATH).await;
     Ok(passed)
