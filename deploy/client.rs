@@ -5,7 +5,8 @@ use std::{fs, net::SocketAddr, path::PathBuf};
 use anyhow::{Context as _, Result};
 use clap::Args;
 use proto::router::v1::{
-    CreateApiKeyRequest, CreateOrganizationRequest, Organization, Scope, organization_service_client::OrganizationServiceClient,
+    CreateApiKeyRequest, CreateOrganizationRequest, Organization, Scope,
+    organization_service_client::OrganizationServiceClient,
 };
 use serde::Deserialize;
 use tonic::{
@@ -59,7 +60,9 @@ impl System {
 
     fn addresses(&self) -> Result<Addresses> {
         let file = self.data.join("addresses.json");
-        let text = fs::read_to_string(&file).with_context(|| format!("read {}: is `wedsync` running with --data {}?", file.display(), self.data.display()))?;
+        let text = fs::read_to_string(&file).with_context(|| {
+            format!("read {}: is `wedsync` running with --data {}?", file.display(), self.data.display())
+        })?;
         serde_json::from_str(&text).with_context(|| file.display().to_string())
     }
 
@@ -72,7 +75,8 @@ impl System {
             return Ok(key.trim().to_owned());
         }
         let operator = self.data.join("bootstrap-key");
-        let operator = fs::read_to_string(&operator).with_context(|| format!("read {}: give --key instead", operator.display()))?;
+        let operator = fs::read_to_string(&operator)
+            .with_context(|| format!("read {}: give --key instead", operator.display()))?;
         let key = register(self.addresses()?.router, operator.trim(), "dev").await?;
         chassis::secret::write_file(&file, &key)?;
         Ok(key)
@@ -90,12 +94,14 @@ pub(crate) async fn authorized(address: SocketAddr, key: &str) -> Result<Authori
 pub(crate) async fn register(router: SocketAddr, operator_key: &str, id: &str) -> Result<String> {
     let mut organizations = OrganizationServiceClient::new(authorized(router, operator_key).await?);
     let organization = Organization { id: id.into(), name: id.into(), ..Default::default() };
-    let created = organizations.create_organization(CreateOrganizationRequest { organization: Some(organization) }).await;
+    let created =
+        organizations.create_organization(CreateOrganizationRequest { organization: Some(organization) }).await;
     if let Err(status) = created
         && status.code() != tonic::Code::AlreadyExists
     {
         return Err(status.into());
     }
-    let request = CreateApiKeyRequest { organization_id: id.into(), scopes: vec![Scope::Admin.into()], ..Default::default() };
+    let request =
+        CreateApiKeyRequest { organization_id: id.into(), scopes: vec![Scope::Admin.into()], ..Default::default() };
     Ok(organizations.create_api_key(request).await?.into_inner().secret)
 }

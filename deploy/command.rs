@@ -10,9 +10,9 @@ use proto::{
     common::v1::Priority,
     router::v1::{Content, Event, Metadata, PublishRequest, event::Payload, event_service_client::EventServiceClient},
     vendorsync::v1::{
-        BreakerState, CreateEndpointRequest, Delivery, DeliveryState, Endpoint, EndpointState, ListAttemptsRequest, ListDeliveriesRequest,
-        ListEndpointsRequest, ResendDeliveryRequest, delivery_service_client::DeliveryServiceClient,
-        endpoint_service_client::EndpointServiceClient,
+        BreakerState, CreateEndpointRequest, Delivery, DeliveryState, Endpoint, EndpointState, ListAttemptsRequest,
+        ListDeliveriesRequest, ListEndpointsRequest, ResendDeliveryRequest,
+        delivery_service_client::DeliveryServiceClient, endpoint_service_client::EndpointServiceClient,
     },
 };
 
@@ -55,10 +55,15 @@ impl Publish {
             ..Default::default()
         };
         let mut events = EventServiceClient::new(self.system.router().await?);
-        let receipt = events.publish(PublishRequest { event: Some(event) }).await?.into_inner().receipt.unwrap_or_default();
+        let receipt =
+            events.publish(PublishRequest { event: Some(event) }).await?.into_inner().receipt.unwrap_or_default();
         let position = receipt.position.clone().unwrap_or_default().sequence;
         let known = if receipt.duplicate { " (a duplicate: this is the original's)" } else { "" };
-        say(&format!("event {} is durable at position {position}, priority {}{known}", receipt.id, priority(receipt.priority())));
+        say(&format!(
+            "event {} is durable at position {position}, priority {}{known}",
+            receipt.id,
+            priority(receipt.priority())
+        ));
         Ok(ExitCode::SUCCESS)
     }
 }
@@ -89,14 +94,23 @@ impl Endpoints {
         let mut endpoints = EndpointServiceClient::new(self.system.vendor_sync().await?);
         if let Some(EndpointAction::Add { url, types }) = self.action {
             let endpoint = Endpoint { url, event_types: types, ..Default::default() };
-            let made = endpoints.create_endpoint(CreateEndpointRequest { endpoint: Some(endpoint) }).await?.into_inner();
+            let made =
+                endpoints.create_endpoint(CreateEndpointRequest { endpoint: Some(endpoint) }).await?.into_inner();
             say(&format!("endpoint {}\nsecret   {}", made.endpoint.unwrap_or_default().id, made.secret));
             return Ok(ExitCode::SUCCESS);
         }
-        let listed = endpoints.list_endpoints(ListEndpointsRequest { page_size: 500, ..Default::default() }).await?.into_inner();
+        let listed =
+            endpoints.list_endpoints(ListEndpointsRequest { page_size: 500, ..Default::default() }).await?.into_inner();
         let row = |endpoint: Endpoint| {
             let breaker = endpoint.breaker();
-            vec![endpoint.id.clone(), endpoint.url.clone(), endpoint.event_types.join(", "), endpoint_state(endpoint.state()).to_owned(), breaker_state(breaker).to_owned(), endpoint.state_reason]
+            vec![
+                endpoint.id.clone(),
+                endpoint.url.clone(),
+                endpoint.event_types.join(", "),
+                endpoint_state(endpoint.state()).to_owned(),
+                breaker_state(breaker).to_owned(),
+                endpoint.state_reason,
+            ]
         };
         show(&["endpoint", "url", "types", "state", "breaker", "why"], listed.endpoints.into_iter().map(row));
         Ok(ExitCode::SUCCESS)
@@ -137,21 +151,36 @@ impl Deliveries {
         let mut deliveries = DeliveryServiceClient::new(self.system.vendor_sync().await?);
         match self.action {
             None => {
-                let request = ListDeliveriesRequest { page_size: self.limit, event_id: self.event, ..Default::default() };
+                let request =
+                    ListDeliveriesRequest { page_size: self.limit, event_id: self.event, ..Default::default() };
                 let listed = deliveries.list_deliveries(request).await?.into_inner().deliveries;
                 let heading = ["delivery", "event", "type", "endpoint", "state", "attempts", "status", "at", "why"];
                 show(&heading, listed.into_iter().map(delivery_row));
             }
             Some(DeliveryAction::Show { delivery }) => {
-                let attempts = deliveries.list_attempts(ListAttemptsRequest { delivery_id: delivery }).await?.into_inner().attempts;
+                let attempts = deliveries
+                    .list_attempts(ListAttemptsRequest { delivery_id: delivery })
+                    .await?
+                    .into_inner()
+                    .attempts;
                 let rows = attempts.into_iter().map(|attempt| {
-                    let took = attempt.duration.map_or(0.0, |took| took.seconds as f64 * 1e3 + f64::from(took.nanos) / 1e6);
-                    vec![attempt.number.to_string(), time(attempt.started_at), format!("{took:.1} ms"), attempt.status_code.to_string(), attempt.outcome, attempt.error]
+                    let took =
+                        attempt.duration.map_or(0.0, |took| took.seconds as f64 * 1e3 + f64::from(took.nanos) / 1e6);
+                    vec![
+                        attempt.number.to_string(),
+                        time(attempt.started_at),
+                        format!("{took:.1} ms"),
+                        attempt.status_code.to_string(),
+                        attempt.outcome,
+                        attempt.error,
+                    ]
                 });
                 show(&["attempt", "started", "took", "status", "outcome", "error"], rows);
             }
             Some(DeliveryAction::Resend { delivery }) => {
-                let Some(resent) = deliveries.resend_delivery(ResendDeliveryRequest { id: delivery }).await?.into_inner().delivery else {
+                let Some(resent) =
+                    deliveries.resend_delivery(ResendDeliveryRequest { id: delivery }).await?.into_inner().delivery
+                else {
                     bail!("the answer names no delivery")
                 };
                 say(&format!("delivery {} waits to be sent again", resent.id));

@@ -14,8 +14,8 @@ use anyhow::{Context as _, Result, ensure};
 use chassis::{clock::Clock, service::Chassis, telemetry};
 use clap::Args;
 use proto::router::v1::{
-    Change, Event, Operation, PublishRequest, UpsertWeddingRequest, Wedding, event::Payload, event_service_client::EventServiceClient,
-    wedding_service_client::WeddingServiceClient,
+    Change, Event, Operation, PublishRequest, UpsertWeddingRequest, Wedding, event::Payload,
+    event_service_client::EventServiceClient, wedding_service_client::WeddingServiceClient,
 };
 use serde_json::json;
 
@@ -59,7 +59,11 @@ pub(crate) async fn run(demo: Demo) -> Result<ExitCode> {
     let outcome = play(&addresses, &key, mail).await;
     chassis.drain().await;
     let passed = outcome?;
-    say(if passed { "\nEverything arrived, verified, once." } else { "\nSomething is missing, unverified or came twice." });
+    say(if passed {
+        "\nEverything arrived, verified, once."
+    } else {
+        "\nSomething is missing, unverified or came twice."
+    });
     Ok(if passed { ExitCode::SUCCESS } else { ExitCode::FAILURE })
 }
 
@@ -143,7 +147,8 @@ async fn publish(events: &mut EventServiceClient<Authorized>, id: &str, old: Vec
         old_record: old.into(),
         new_record: new.into(),
     };
-    let event = Event { id: id.into(), source: "demo".into(), payload: Some(Payload::Change(change)), ..Default::default() };
+    let event =
+        Event { id: id.into(), source: "demo".into(), payload: Some(Payload::Change(change)), ..Default::default() };
     let receipt = events.publish(PublishRequest { event: Some(event) }).await?.into_inner().receipt.unwrap_or_default();
     ensure!(!receipt.duplicate, "the demo's store is fresh, yet event {id} was known");
     Ok(())

@@ -4,9 +4,17 @@
 use std::{net::SocketAddr, process::ExitCode, sync::Arc};
 
 use anyhow::{Context as _, Result};
-use axum::{Router, body::Bytes, extract::State, http::{HeaderMap, StatusCode}, routing::post};
+use axum::{
+    Router,
+    body::Bytes,
+    extract::State,
+    http::{HeaderMap, StatusCode},
+    routing::post,
+};
 use clap::Args;
-use proto::vendorsync::v1::{CreateEndpointRequest, DeleteEndpointRequest, Endpoint, endpoint_service_client::EndpointServiceClient};
+use proto::vendorsync::v1::{
+    CreateEndpointRequest, DeleteEndpointRequest, Endpoint, endpoint_service_client::EndpointServiceClient,
+};
 use standardwebhooks::Webhook;
 use tokio::sync::{mpsc, watch};
 
@@ -113,5 +121,10 @@ fn line(received: &Received) -> String {
         Ok(()) => "verified".to_owned(),
         Err(reason) => format!("NOT VERIFIED: {reason}"),
     };
-    format!("{}  {}  {verdict}\n  {}", received.event, received.id, String::from_utf8_lossy(&received.body).escape_debug().to_string().replace("\\\"", "\""))
+    format!(
+        "{}  {}  {verdict}\n  {}",
+        received.event,
+        received.id,
+        String::from_utf8_lossy(&received.body).escape_debug().to_string().replace("\\\"", "\"")
+    )
 }

@@ -67,11 +67,13 @@ impl Settings {
     /// Development mode: secrets made once and kept beside the data, endpoints on loopback let through, reflection on.
     fn develop(&mut self, data: &Path) -> Result<()> {
         if self.shared.secrets.master_keys.is_empty() {
-            let key = kept(&data.join("master-key"), || secret::generate_master_key(&Clock::System).expose().to_owned())?;
+            let key =
+                kept(&data.join("master-key"), || secret::generate_master_key(&Clock::System).expose().to_owned())?;
             self.shared.secrets.master_keys = vec![key];
         }
         if self.shared.auth.service_secret.is_empty() {
-            self.shared.auth.service_secret = kept(&data.join("service-secret"), || hex::encode(secret::random::<32>()))?;
+            self.shared.auth.service_secret =
+                kept(&data.join("service-secret"), || hex::encode(secret::random::<32>()))?;
         }
         if self.shared.outbound.allow_networks.is_empty() {
             self.shared.outbound.allow_networks = vec!["127.0.0.0/8".into(), "::1/128".into()];

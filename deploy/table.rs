@@ -17,7 +17,10 @@ pub(crate) fn complain(text: &str) {
 /// Prints rows under a heading; says so where there are none.
 pub(crate) fn show(heading: &[&str], rows: impl IntoIterator<Item = Vec<String>>) {
     let mut table = Table::new();
-    table.load_style(UTF8_FULL_CONDENSED).set_content_arrangement(ContentArrangement::Disabled).set_header(heading.to_vec());
+    table
+        .load_style(UTF8_FULL_CONDENSED)
+        .set_content_arrangement(ContentArrangement::Disabled)
+        .set_header(heading.to_vec());
     table.add_rows(rows);
     if table.row_count() == 0 {
         say("nothing to show");

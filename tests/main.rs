@@ -6,6 +6,9 @@
 
 // `cfg(test)` tells the lints that everything here is test code.
 #[cfg(test)]
+#[expect(dead_code, reason = "the benches use more of it")]
+mod crash;
+#[cfg(test)]
 mod durability;
 #[cfg(test)]
 mod foreign;

@@ -63,7 +63,11 @@ pub async fn run<H: Handler>(router: Peer, group: &'static str, handler: H, stop
 async fn stream<H: Handler>(router: &Peer, group: &str, handler: &H, wait: &mut Duration) -> Result<()> {
     // Room for every acknowledgement that can be due: the stream never waits for itself.
     let (requests, outgoing) = mpsc::channel(CREDIT_EVENTS as usize + 16);
-    let start = StartConsuming { group: group.to_owned(), credit: Some(Credit { events: CREDIT_EVENTS, bytes: CREDIT_BYTES }), ..Default::default() };
+    let start = StartConsuming {
+        group: group.to_owned(),
+        credit: Some(Credit { events: CREDIT_EVENTS, bytes: CREDIT_BYTES }),
+        ..Default::default()
+    };
     send(&requests, Message::Start(start)).await?;
     let mut client = ConsumerServiceClient::new(router.channel()).max_decoding_message_size(MESSAGE_LIMIT);
     let mut incoming = client.consume(ReceiverStream::new(outgoing)).await?.into_inner();

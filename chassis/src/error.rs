@@ -125,7 +125,11 @@ impl Error {
             }
             Self::OutOfRange { metadata, .. } => {
                 let metadata = metadata.iter().map(|(name, value)| ((*name).to_owned(), value.clone()));
-                details.set_error_info("POSITION_OUT_OF_RANGE", "wedsync", metadata.collect::<std::collections::HashMap<_, _>>());
+                details.set_error_info(
+                    "POSITION_OUT_OF_RANGE",
+                    "wedsync",
+                    metadata.collect::<std::collections::HashMap<_, _>>(),
+                );
             }
             _ => {}
         }
@@ -148,7 +152,8 @@ impl From<Status> for Error {
         let message = status.message().to_owned();
         match status.code() {
             Code::InvalidArgument => {
-                let violation = status.get_details_bad_request().and_then(|bad| bad.field_violations.into_iter().next());
+                let violation =
+                    status.get_details_bad_request().and_then(|bad| bad.field_violations.into_iter().next());
                 match violation {
                     Some(violation) => Self::Invalid { field: violation.field.into(), reason: violation.description },
                     None => Self::Invalid { field: "request".into(), reason: message },
@@ -161,7 +166,8 @@ impl From<Status> for Error {
             Code::Unauthenticated => Self::Unauthenticated(message.into()),
             Code::PermissionDenied => Self::PermissionDenied(message),
             Code::ResourceExhausted => {
-                let retry_after = status.get_details_retry_info().and_then(|info| info.retry_delay).unwrap_or(RETRY_AFTER);
+                let retry_after =
+                    status.get_details_retry_info().and_then(|info| info.retry_delay).unwrap_or(RETRY_AFTER);
                 Self::Exhausted { reason: message, retry_after }
             }
             Code::Unavailable | Code::DeadlineExceeded | Code::Cancelled | Code::Unknown => Self::Unavailable(message),

@@ -25,8 +25,8 @@ impl OrganizationId {
     /// # Errors
     /// `Error::Invalid` for anything else.
     pub fn parse(text: &str) -> Result<Self, Error> {
-        let well_formed = (1..=64).contains(&text.len())
-            && text.bytes().all(|b| b.is_ascii_alphanumeric() || b == b'_' || b == b'-');
+        let well_formed =
+            (1..=64).contains(&text.len()) && text.bytes().all(|b| b.is_ascii_alphanumeric() || b == b'_' || b == b'-');
         if well_formed {
             Ok(Self(text.into()))
         } else {

@@ -14,9 +14,7 @@ use sqlx::{
     AssertSqlSafe, PgConnection, PgPool, Postgres, Sqlite, SqliteConnection, SqlitePool, Transaction,
     migrate::{Migration, Migrator},
     postgres::{PgConnectOptions, PgPoolOptions},
-    sqlite::{
-        SqliteAutoVacuum, SqliteConnectOptions, SqliteJournalMode, SqlitePoolOptions, SqliteSynchronous,
-    },
+    sqlite::{SqliteAutoVacuum, SqliteConnectOptions, SqliteJournalMode, SqlitePoolOptions, SqliteSynchronous},
 };
 
 use crate::{config::StoreSettings, error::Error, tasks::Tasks};
@@ -101,8 +99,7 @@ impl Store {
             std::fs::create_dir_all(folder).with_context(|| format!("create {}", folder.display()))?;
         }
         let owner = lock_file(&path)?;
-        let synchronous =
-            if settings.unsafe_durability { SqliteSynchronous::Normal } else { SqliteSynchronous::Full };
+        let synchronous = if settings.unsafe_durability { SqliteSynchronous::Normal } else { SqliteSynchronous::Full };
         let options = options
             .create_if_missing(true)
             .auto_vacuum(SqliteAutoVacuum::Incremental)
@@ -125,7 +122,8 @@ impl Store {
 
     async fn open_postgres(url: &str, settings: &StoreSettings, migrations: &[&Migrations]) -> Result<Self> {
         let schema = settings.schema.as_str();
-        let plain = !schema.is_empty() && schema.bytes().all(|b| b.is_ascii_lowercase() || b.is_ascii_digit() || b == b'_');
+        let plain =
+            !schema.is_empty() && schema.bytes().all(|b| b.is_ascii_lowercase() || b.is_ascii_digit() || b == b'_');
         ensure!(plain, "store schema must match [a-z0-9_]+");
         let mut options = PgConnectOptions::from_str(url)
             .context("store url")?
@@ -260,10 +258,11 @@ async fn lock_schema(options: &PgConnectOptions, schema: &str) -> Result<PgConne
     // `schema` matches [a-z0-9_]+, so it can stand in the statement.
     let create = AssertSqlSafe(format!("CREATE SCHEMA IF NOT EXISTS {schema}"));
     sqlx::query(create).execute(&mut connection).await.context("create schema")?;
-    let owned: bool = sqlx::query_scalar("SELECT pg_try_advisory_lock(hashtext('wedsync:' || current_database() || ':' || $1))")
-        .bind(schema)
-        .fetch_one(&mut connection)
-        .await?;
+    let owned: bool =
+        sqlx::query_scalar("SELECT pg_try_advisory_lock(hashtext('wedsync:' || current_database() || ':' || $1))")
+            .bind(schema)
+            .fetch_one(&mut connection)
+            .await?;
     ensure!(owned, "schema {schema} is in use by another process: stop it, or set another schema");
     Ok(connection)
 }
@@ -277,8 +276,7 @@ async fn assert_sqlite_version(pool: &SqlitePool) -> Result<()> {
 
 async fn assert_durable(pool: &PgPool) -> Result<()> {
     for setting in ["fsync", "full_page_writes", "synchronous_commit"] {
-        let value: String =
-            sqlx::query_scalar("SELECT current_setting($1)").bind(setting).fetch_one(pool).await?;
+        let value: String = sqlx::query_scalar("SELECT current_setting($1)").bind(setting).fetch_one(pool).await?;
         ensure!(
             value != "off",
             "PostgreSQL runs with {setting}=off: a power cut would lose accepted events; turn it on, or set unsafe_durability"

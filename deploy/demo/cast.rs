@@ -63,12 +63,18 @@ impl Cast {
                 description: vendor.name.into(),
                 ..Default::default()
             };
-            let made = endpoints.create_endpoint(CreateEndpointRequest { endpoint: Some(endpoint) }).await?.into_inner();
+            let made =
+                endpoints.create_endpoint(CreateEndpointRequest { endpoint: Some(endpoint) }).await?.into_inner();
             receiver.secret.send_replace(made.secret);
             tally.collect_webhooks(vendor.name, receiver.received);
         }
         introduce_people(addresses, key, mail, tally).await?;
-        let integration = Integration { kind: IntegrationKind::ClientSync.into(), description: "Ada's CRM".into(), supplier_id: "ada".into(), ..Default::default() };
+        let integration = Integration {
+            kind: IntegrationKind::ClientSync.into(),
+            description: "Ada's CRM".into(),
+            supplier_id: "ada".into(),
+            ..Default::default()
+        };
         let request = CreateIntegrationRequest { integration: Some(integration), ..Default::default() };
         let made = IntegrationServiceClient::new(vendor_sync).create_integration(request).await?.into_inner();
         Ok(Self { crm: made.integration.context("an integration")?, crm_secret: made.secret })
@@ -102,8 +108,16 @@ impl Cast {
         let url = format!("http://{gateway}/webhooks/client-sync").parse()?;
         let timeout = std::time::Duration::from_secs(10);
         let request = Request { method: Method::POST, url, headers, body: body.into(), timeout };
-        let answer = Outbound::new(&settings)?.send(request).await.map_err(|failure| anyhow::anyhow!("post to the gateway: {failure:?}"))?;
-        ensure!(answer.status.is_success(), "the gateway answered {}: {}", answer.status, String::from_utf8_lossy(&answer.body));
+        let answer = Outbound::new(&settings)?
+            .send(request)
+            .await
+            .map_err(|failure| anyhow::anyhow!("post to the gateway: {failure:?}"))?;
+        ensure!(
+            answer.status.is_success(),
+            "the gateway answered {}: {}",
+            answer.status,
+            String::from_utf8_lossy(&answer.body)
+        );
         Ok(())
     }
 }
@@ -115,7 +129,14 @@ async fn introduce_people(addresses: &Addresses, key: &str, mail: &MailServer, t
     for (id, name, kind, role) in vendors.chain([(PLANNER.0, PLANNER.1, "planner", RecipientKind::Planner)]) {
         let email = format!("{id}@example.com");
         mail.know(&email, name);
-        let recipient = Recipient { id: id.into(), kind: role.into(), name: name.into(), email, vendor_type: kind.into(), ..Default::default() };
+        let recipient = Recipient {
+            id: id.into(),
+            kind: role.into(),
+            name: name.into(),
+            email,
+            vendor_type: kind.into(),
+            ..Default::default()
+        };
         recipients.upsert_recipient(UpsertRecipientRequest { recipient: Some(recipient) }).await?;
         let request = WatchInboxRequest { recipient_id: id.into() };
         let mut notices = InboxServiceClient::new(notifier.clone()).watch_inbox(request).await?.into_inner();

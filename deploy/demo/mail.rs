@@ -65,14 +65,23 @@ async fn converse(connection: TcpStream, people: People, received: mpsc::Sender<
                 writing.write_all(b"354 go on\r\n").await?;
                 let subject = message(&mut lines).await?;
                 for address in to.drain(..) {
-                    let who = people.lock().unwrap_or_else(PoisonError::into_inner).get(&address).copied().unwrap_or("somebody unknown");
+                    let who = people
+                        .lock()
+                        .unwrap_or_else(PoisonError::into_inner)
+                        .get(&address)
+                        .copied()
+                        .unwrap_or("somebody unknown");
                     // At the bound the demo has long failed.
                     let _ = received.try_send(Mail { who, subject: subject.clone() });
                 }
                 "250 taken\r\n"
             }
             "RCPT" => {
-                to.extend(line.split_once('<').and_then(|(_, rest)| rest.split_once('>')).map(|(address, _)| address.to_owned()));
+                to.extend(
+                    line.split_once('<')
+                        .and_then(|(_, rest)| rest.split_once('>'))
+                        .map(|(address, _)| address.to_owned()),
+                );
                 "250 ok\r\n"
             }
             "RSET" => {

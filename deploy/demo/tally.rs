@@ -118,7 +118,9 @@ impl Tally {
 
     fn missing(&self) -> Vec<(&'static str, Via)> {
         let arrivals = self.arrivals.0.0.lock().unwrap_or_else(PoisonError::into_inner);
-        let came = |(who, via): &&(&'static str, Via)| arrivals.iter().any(|arrival| arrival.who == *who && arrival.via == *via);
+        let came = |(who, via): &&(&'static str, Via)| {
+            arrivals.iter().any(|arrival| arrival.who == *who && arrival.via == *via)
+        };
         self.expected.iter().filter(|expected| !came(expected)).copied().collect()
     }
 
@@ -131,7 +133,8 @@ impl Tally {
         for (index, arrival) in arrivals.iter().enumerate() {
             // Only what a story expects can come twice: notices beside it are its consequences.
             let expected = self.expected.contains(&(arrival.who, arrival.via));
-            let again = expected && arrivals[..index].iter().any(|earlier| (earlier.who, earlier.via) == (arrival.who, arrival.via));
+            let again = expected
+                && arrivals[..index].iter().any(|earlier| (earlier.who, earlier.via) == (arrival.who, arrival.via));
             all_well &= arrival.verified.is_ok() && !again;
             let verdict = match (&arrival.verified, again, arrival.via) {
                 (Err(reason), ..) => format!("NOT VERIFIED: {reason}"),
@@ -140,9 +143,17 @@ impl Tally {
                 _ => "✓ received".to_owned(),
             };
             let after = arrival.at.saturating_duration_since(began).as_secs_f64() * 1e3;
-            rows.push(vec![format!("+{after:.1} ms"), arrival.who.to_owned(), arrival.via.name().to_owned(), arrival.what.clone(), verdict]);
+            rows.push(vec![
+                format!("+{after:.1} ms"),
+                arrival.who.to_owned(),
+                arrival.via.name().to_owned(),
+                arrival.what.clone(),
+                verdict,
+            ]);
         }
-        rows.extend(missing.iter().map(|(who, via)| vec!["never".to_owned(), (*who).to_owned(), via.name().to_owned(), String::new(), "MISSING".to_owned()]));
+        rows.extend(missing.iter().map(|(who, via)| {
+            vec!["never".to_owned(), (*who).to_owned(), via.name().to_owned(), String::new(), "MISSING".to_owned()]
+        }));
         show(&["when", "who", "via", "what", ""], rows);
         all_well
     }

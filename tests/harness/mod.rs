@@ -119,10 +119,12 @@ fn listen(section: &str, address: SocketAddr) -> (String, String) {
 
 /// One `wedsync` process and what outlives it: its folder, its settings and its addresses.
 pub(crate) struct Wedsync {
-    folder: TempDir,
+    folder: PathBuf,
     settings: Vec<(String, String)>,
     child: Child,
     pub(crate) addresses: Addresses,
+    /// The folder once more, where it is to be removed at the end.
+    _temporary: Option<TempDir>,
 }
 
 impl Wedsync {
@@ -134,20 +136,32 @@ impl Wedsync {
     /// Starts one on `engine` with further settings (`WEDSYNC_ROUTER__...`), and waits until it is ready.
     pub(crate) async fn start_on(engine: &Engine, settings: &[(&str, &str)]) -> Self {
         let folder = tempfile::tempdir().expect("a temporary folder");
+        let mut started = Self::start_in(folder.path(), engine, settings).await;
+        started._temporary = Some(folder);
+        started
+    }
+
+    /// The same in a folder of the caller's.
+    pub(crate) async fn start_in(folder: &Path, engine: &Engine, settings: &[(&str, &str)]) -> Self {
         let any_port = SocketAddr::from(([127, 0, 0, 1], 0));
         let mut all: Vec<_> = SECTIONS.iter().map(|section| listen(section, any_port)).collect();
         all.extend(engine.settings());
         all.extend(settings.iter().map(|(name, value)| ((*name).to_owned(), (*value).to_owned())));
-        let mut child = spawn(folder.path(), &all);
-        let addresses = ready(folder.path(), &mut child).await;
+        let mut child = spawn(folder, &all);
+        let addresses = ready(folder, &mut child).await;
         all.extend(addresses.settings());
-        Self { folder, settings: all, child, addresses }
+        Self { folder: folder.to_owned(), settings: all, child, addresses, _temporary: None }
     }
 
     /// Starts it again on the same store and the same addresses; it must have ended.
     pub(crate) async fn restart(&mut self) {
-        self.child = spawn(self.folder.path(), &self.settings);
-        self.addresses = ready(self.folder.path(), &mut self.child).await;
+        self.spawn_again();
+        self.addresses = ready(&self.folder, &mut self.child).await;
+    }
+
+    /// As [`Wedsync::restart`], but doesn't wait until it is ready.
+    pub(crate) fn spawn_again(&mut self) {
+        self.child = spawn(&self.folder, &self.settings);
     }
 
     /// `kill -9`: it ends without a last word.
@@ -157,21 +171,30 @@ impl Wedsync {
 
     /// SIGTERM, and waits for the orderly end.
     pub(crate) async fn stop(&mut self) -> ExitStatus {
-        let pid = self.child.id().expect("it is running").to_string();
-        let sent = Command::new("kill").args(["-TERM", &pid]).status().await.expect("kill is there");
-        assert!(sent.success(), "the signal was not sent");
+        self.signal("TERM").await;
         let ended = timeout(PATIENCE, self.child.wait()).await;
         ended.unwrap_or_else(|_| panic!("it doesn't stop:\n{}", self.log())).expect("it was running")
     }
 
+    /// SIGSTOP: it stands still, with all that it holds open.
+    pub(crate) async fn freeze(&self) {
+        self.signal("STOP").await;
+    }
+
+    async fn signal(&self, name: &str) {
+        let pid = self.child.id().expect("it is running").to_string();
+        let sent = Command::new("kill").args(["-s", name, &pid]).status().await.expect("kill is there");
+        assert!(sent.success(), "the signal was not sent");
+    }
+
     /// What it has logged so far, over all its lives.
     pub(crate) fn log(&self) -> String {
-        log(self.folder.path())
+        log(&self.folder)
     }
 
     /// The operator's key, which the first start left in a file that only its owner may read.
     pub(crate) fn operator(&self) -> Key {
-        let text = fs::read_to_string(data(self.folder.path()).join("bootstrap-key")).expect("the bootstrap key");
+        let text = fs::read_to_string(data(&self.folder).join("bootstrap-key")).expect("the bootstrap key");
         Key(text.trim().to_owned())
     }
 
