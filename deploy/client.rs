@@ -20,8 +20,8 @@ use tonic::{
 #[derive(Args, Clone)]
 pub(crate) struct System {
     /// The data folder of a system on this machine, which tells where it listens and holds its keys.
-    #[arg(long, value_name = "DIR", default_value = "./data")]
-    data: PathBuf,
+    #[arg(long = "system", value_name = "DIR", default_value = "./data")]
+    folder: PathBuf,
     /// An API key; without one, that of the organization `dev`, which is made at the first use in development mode.
     #[arg(long, value_name = "KEY", env = "WEDSYNC_API_KEY", hide_env_values = true)]
     key: Option<String>,
@@ -59,9 +59,9 @@ impl System {
     }
 
     fn addresses(&self) -> Result<Addresses> {
-        let file = self.data.join("addresses.json");
+        let file = self.folder.join("addresses.json");
         let text = fs::read_to_string(&file).with_context(|| {
-            format!("read {}: is `wedsync` running with --data {}?", file.display(), self.data.display())
+            format!("read {}: is `wedsync` running with --data {}, or give --system?", file.display(), self.folder.display())
         })?;
         serde_json::from_str(&text).with_context(|| file.display().to_string())
     }
@@ -70,11 +70,11 @@ impl System {
         if let Some(key) = &self.key {
             return Ok(key.clone());
         }
-        let file = self.data.join("dev-key");
+        let file = self.folder.join("dev-key");
         if let Ok(key) = fs::read_to_string(&file) {
             return Ok(key.trim().to_owned());
         }
-        let operator = self.data.join("bootstrap-key");
+        let operator = self.folder.join("bootstrap-key");
         let operator = fs::read_to_string(&operator)
             .with_context(|| format!("read {}: give --key instead", operator.display()))?;
         let key = register(self.addresses()?.router, operator.trim(), "dev").await?;

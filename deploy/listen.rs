@@ -54,7 +54,7 @@ impl Receiver {
         let (sender, received) = mpsc::channel(WAITING_MAX);
         let secret = watch::Sender::new(String::new());
         let inbox = Inbox { secret: secret.subscribe(), received: sender };
-        let app = Router::new().route("/{*path}", post(receive)).with_state(Arc::new(inbox));
+        let app = Router::new().fallback(post(receive)).with_state(Arc::new(inbox));
         #[expect(clippy::disallowed_methods, reason = "a receiver of the command line, which no chassis drains")]
         tokio::spawn(async move { axum::serve(listener, app).await });
         Ok(Self { address, secret, received })

@@ -64,7 +64,9 @@ fn main() -> ExitCode {
     match run(cli) {
         Ok(code) => code,
         Err(error) => {
-            table::complain(&format!("wedsync: {error:#}"));
+            // What a service refused says it in its message; the rest of a status is for programs.
+            let refusal = error.downcast_ref::<tonic::Status>().map(|status| status.message().to_owned());
+            table::complain(&format!("wedsync: {}", refusal.unwrap_or_else(|| format!("{error:#}"))));
             ExitCode::FAILURE
         }
     }
@@ -88,4 +90,14 @@ fn run(cli: Cli) -> Result<ExitCode> {
     // What blocks a thread beyond its deadline must not hold the process.
     runtime.shutdown_timeout(std::time::Duration::ZERO);
     code
+}
+
+#[cfg(test)]
+mod tests {
+    use clap::CommandFactory as _;
+
+    #[test]
+    fn no_two_arguments_of_a_command_share_a_name() {
+        super::Cli::command().debug_assert();
+    }
 }
