@@ -8,7 +8,13 @@ pub(crate) mod cursor;
 mod group;
 mod state;
 
-use std::{collections::HashMap, sync::Arc};
+use std::{
+    collections::HashMap,
+    sync::{
+        Arc,
+        atomic::{AtomicUsize, Ordering},
+    },
+};
 
 use chassis::{
     clock::Clock,
@@ -31,6 +37,8 @@ use crate::{
 
 /// Groups that the product itself consumes with, over all organizations.
 pub(crate) const BUILT_IN: [&str; 2] = ["vendor-sync", "notifier"];
+/// Types that one group names.
+const TYPES_MAX: usize = 256;
 /// Groups of one organization.
 const GROUPS_MAX: i64 = 100;
 
@@ -71,12 +79,15 @@ pub(crate) struct Consumers {
     log: Log,
     clock: Clock,
     tasks: Tasks,
+    /// By number. Held while a group is made, joined or deleted.
     running: Arc<Mutex<HashMap<i64, Running>>>,
 }
 
+#[derive(Clone)]
 struct Running {
     asks: mpsc::Sender<Ask>,
-    members: Arc<std::sync::atomic::AtomicUsize>,
+    /// Those who joined, or are about to.
+    members: Arc<AtomicUsize>,
 }
 
 #[derive(sqlx::FromRow)]
@@ -106,22 +117,35 @@ impl Consumers {
     /// `Error::Invalid` for a malformed name or type; `Error::FailedPrecondition` when the group has other types.
     pub(crate) async fn join(&self, join: Join) -> Result<Membership> {
         check_name(&join.group)?;
-        for pattern in &join.types {
-            TypePattern::parse(pattern)?;
+        if join.types.len() > TYPES_MAX {
+            return Err(Error::invalid("start.types", format!("must be at most {TYPES_MAX}")));
         }
+        for pattern in &join.types {
+            TypePattern::parse(pattern).map_err(|error| error.within("start"))?;
+        }
+        let mut running = self.running.lock().await;
         let organization = join.organization.as_ref();
         let row = match self.find(organization, &join.group).await? {
             Some(row) => row,
-            None => self.create(organization, &join.group, &join.types, join.from.unwrap_or_else(|| self.log.head())).await?,
+            None => {
+                self.create(organization, &join.group, &join.types, join.from.unwrap_or_else(|| self.log.head()))
+                    .await?
+            }
         };
         if !join.types.is_empty() && row.types != join.types.join(" ") {
-            let reason = format!("group {} takes types `{}`: join with those, or with none, or use another group", join.group, row.types);
+            let reason = format!(
+                "group {} takes types `{}`: join with those, or with none, or use another group",
+                join.group, row.types
+            );
             return Err(Error::FailedPrecondition(reason));
         }
-        let asks = self.run(organization, &row).await?;
+        let Running { asks, members } = self.run(&mut running, organization, &row).await?;
         let (answers, stream) = mpsc::unbounded_channel();
         let id = group::next_member();
-        asks.send(Ask::Join { member: id, answers }).await.map_err(|_| stopping())?;
+        let place = asks.reserve().await.map_err(|_| stopping())?;
+        // No wait from here on: a call that is cut off in between would be counted for ever.
+        members.fetch_add(1, Ordering::Relaxed);
+        place.send(Ask::Join { member: id, answers });
         Ok(Membership { id, asks, answers: stream })
     }
 
@@ -129,14 +153,22 @@ impl Consumers {
     ///
     /// # Errors
     /// `Error::NotFound` when there is no such group.
-    pub(crate) async fn replay(&self, organization: &OrganizationId, group: &str, since: u64, until: u64) -> Result<()> {
+    pub(crate) async fn replay(
+        &self,
+        organization: &OrganizationId,
+        group: &str,
+        since: u64,
+        until: u64,
+    ) -> Result<()> {
         let owner = (!BUILT_IN.contains(&group)).then_some(organization);
+        let mut running = self.running.lock().await;
         let row = self.find(owner, group).await?.ok_or_else(|| Error::NotFound("group".into()))?;
         with!(self.store.writer(), c => sqlx::query(
             "INSERT INTO replays (number, group_number, organization_id, since, until)
              SELECT COALESCE(MAX(number), 0) + 1, $1, $2, $3, $4 FROM replays",
         ).bind(row.number).bind(organization.as_str()).bind(stored(since)).bind(stored(until)).execute(c).await.map(drop))?;
-        let asks = self.run(owner, &row).await?;
+        let Running { asks, .. } = self.run(&mut running, owner, &row).await?;
+        drop(running);
         asks.send(Ask::Replay).await.map_err(|_| stopping())
     }
 
@@ -155,11 +187,14 @@ impl Consumers {
                 "SELECT priority, sequence FROM cursors WHERE group_number = $1 ORDER BY priority",
             ).bind(row.number).fetch_all(c).await)?;
             descriptions.push(Description {
-                members: running.get(&row.number).map_or(0, |running| running.members.load(std::sync::atomic::Ordering::Relaxed)),
+                members: running.get(&row.number).map_or(0, |running| running.members.load(Ordering::Relaxed)),
                 built_in: organization.is_none(),
                 types: row.types.split_whitespace().map(str::to_owned).collect(),
                 created_at: chassis::clock::from_micros(row.created_at),
-                cursors: cursors.into_iter().map(|(priority, sequence)| (priority, u64::try_from(sequence).unwrap_or(0))).collect(),
+                cursors: cursors
+                    .into_iter()
+                    .map(|(priority, sequence)| (priority, u64::try_from(sequence).unwrap_or(0)))
+                    .collect(),
                 name: row.name,
             });
         }
@@ -171,10 +206,10 @@ impl Consumers {
     /// # Errors
     /// `Error::NotFound`; `Error::FailedPrecondition` while it has members.
     pub(crate) async fn delete(&self, organization: &OrganizationId, group: &str) -> Result<()> {
-        let row = self.find(Some(organization), group).await?.ok_or_else(|| Error::NotFound("group".into()))?;
         let mut running = self.running.lock().await;
+        let row = self.find(Some(organization), group).await?.ok_or_else(|| Error::NotFound("group".into()))?;
         if let Some(entry) = running.get(&row.number)
-            && entry.members.load(std::sync::atomic::Ordering::Relaxed) > 0
+            && entry.members.load(Ordering::Relaxed) > 0
         {
             return Err(Error::FailedPrecondition(format!("group {group} has members: end their streams first")));
         }
@@ -197,17 +232,29 @@ impl Consumers {
         Ok(row)
     }
 
-    async fn create(&self, organization: Option<&OrganizationId>, name: &str, types: &[String], from: u64) -> Result<Row> {
+    async fn create(
+        &self,
+        organization: Option<&OrganizationId>,
+        name: &str,
+        types: &[String],
+        from: u64,
+    ) -> Result<Row> {
         let mut tx = self.store.begin().await?;
         let groups: i64 = with!(tx.on(), c => sqlx::query_scalar("SELECT COUNT(*) FROM consumer_groups WHERE organization_id = $1")
             .bind(owner(organization)).fetch_one(c).await)?;
         if organization.is_some() && groups >= GROUPS_MAX {
-            return Err(Error::FailedPrecondition(format!("an organization has at most {GROUPS_MAX} groups: delete one first")));
+            return Err(Error::FailedPrecondition(format!(
+                "an organization has at most {GROUPS_MAX} groups: delete one first"
+            )));
         }
+        let last: i64 = with!(tx.on(), c => sqlx::query_scalar("SELECT COALESCE(MAX(number), 0) FROM consumer_groups").fetch_one(c).await)?;
+        let now = self.clock.now_micros();
+        // Never a deleted group's number: a cursor of that one may still be on its way to the store.
+        let number = now.max(last + 1);
         with!(tx.on(), c => sqlx::query(
-            "INSERT INTO consumer_groups (number, organization_id, name, types, created_at)
-             SELECT COALESCE(MAX(number), 0) + 1, $1, $2, $3, $4 FROM consumer_groups WHERE TRUE ON CONFLICT (organization_id, name) DO NOTHING",
-        ).bind(owner(organization)).bind(name).bind(types.join(" ")).bind(self.clock.now_micros()).execute(c).await.map(drop))?;
+            "INSERT INTO consumer_groups (number, organization_id, name, types, created_at) VALUES ($1, $2, $3, $4, $5)
+             ON CONFLICT (organization_id, name) DO NOTHING",
+        ).bind(number).bind(owner(organization)).bind(name).bind(types.join(" ")).bind(now).execute(c).await.map(drop))?;
         let row: Row = with!(tx.on(), c => sqlx::query_as(
             "SELECT number, name, types, created_at FROM consumer_groups WHERE organization_id = $1 AND name = $2",
         ).bind(owner(organization)).bind(name).fetch_one(c).await)?;
@@ -220,21 +267,26 @@ impl Consumers {
         Ok(row)
     }
 
-    /// The channel to a group's task, started where it doesn't run.
-    async fn run(&self, organization: Option<&OrganizationId>, row: &Row) -> Result<mpsc::Sender<Ask>> {
-        let mut running = self.running.lock().await;
+    /// A group's task, started where it doesn't run.
+    async fn run(
+        &self,
+        running: &mut HashMap<i64, Running>,
+        organization: Option<&OrganizationId>,
+        row: &Row,
+    ) -> Result<Running> {
         if let Some(entry) = running.get(&row.number)
             && !entry.asks.is_closed()
         {
-            return Ok(entry.asks.clone());
+            return Ok(entry.clone());
         }
         let types = row.types.split_whitespace().map(TypePattern::parse).collect::<Result<Vec<_>>>()?;
         let group = Group::load(row.number, organization.cloned(), types, self.store.clone(), self.log.clone()).await?;
         let members = group.members();
         let (asks, asked) = mpsc::channel(1_024);
         self.tasks.spawn("consumer.group", group.run(asked, self.tasks.stopping()));
-        running.insert(row.number, Running { asks: asks.clone(), members });
-        Ok(asks)
+        let started = Running { asks, members };
+        running.insert(row.number, started.clone());
+        Ok(started)
     }
 }
 
@@ -245,7 +297,8 @@ fn owner(organization: Option<&OrganizationId>) -> &str {
 fn check_name(name: &str) -> Result<()> {
     let plain = |b: u8| b.is_ascii_lowercase() || b.is_ascii_digit();
     let mut bytes = name.bytes();
-    let well_formed = name.len() <= 64 && bytes.next().is_some_and(plain) && bytes.all(|b| plain(b) || b"_.-".contains(&b));
+    let well_formed =
+        name.len() <= 64 && bytes.next().is_some_and(plain) && bytes.all(|b| plain(b) || b"_.-".contains(&b));
     if well_formed { Ok(()) } else { Err(Error::invalid("start.group", "must match [a-z0-9][a-z0-9_.-]{0,63}")) }
 }
 

@@ -208,7 +208,7 @@ fn related(metadata: &Metadata) -> Vec<ChannelName> {
 }
 
 /// An id out of a row is taken where one that is given would be.
-fn is_id(id: &str) -> bool {
+pub(crate) fn is_id(id: &str) -> bool {
     crate::event::check_text("id", id).is_ok()
 }
 

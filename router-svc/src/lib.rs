@@ -42,7 +42,8 @@ use proto::router::v1::{
 
 pub use crate::{config::Config, table::TableNames};
 use crate::{
-    consumer::Consumers, log::Log, organizations::Organizations, publish::Publisher, routes::RouteTable, table::Tables, weddings::Weddings,
+    consumer::Consumers, log::Log, organizations::Organizations, publish::Publisher, routes::RouteTable, table::Tables,
+    weddings::Weddings,
 };
 
 /// Tables of the router.
@@ -69,8 +70,8 @@ pub async fn start(config: Config, chassis: &Chassis) -> Result<Service> {
     let organizations = Organizations::new(store.clone(), clock.clone());
     organizations.bootstrap(&config.bootstrap_key_file).await?;
 
-    let log = Log::open(store.clone(), keys.clone(), &clock, &tasks).await?;
     let weddings = Weddings::new(store.clone());
+    let log = Log::open(store.clone(), keys.clone(), weddings.clone(), &clock, &tasks).await?;
     let routes = RouteTable::new(store.clone(), clock.clone())?;
     let tables = Arc::new(Tables::new(&config.tables)?);
     let publisher = Publisher {
@@ -85,16 +86,23 @@ pub async fn start(config: Config, chassis: &Chassis) -> Result<Service> {
     let consumers = Consumers::open(store, log.clone(), clock.clone(), tasks.clone()).await?;
 
     let events = rpc::EventRpc { publisher: publisher.clone(), log: log.clone(), consumers: consumers.clone() };
-    let consume = rpc::ConsumerRpc { consumers, log: log.clone(), tasks };
+    let consume = rpc::ConsumerRpc { consumers, log: log.clone(), tasks, draining: chassis.draining() };
     let subscribe = rpc::SubscriptionRpc { log };
     let weddings = rpc::WeddingRpc { weddings, organizations: organizations.clone(), clock: clock.clone() };
     let running = server
         .authenticator(organizations::authenticator(&organizations))
         .access(rpc::ACCESS)
-        .add(EventServiceServer::new(events).max_decoding_message_size(MESSAGE_LIMIT).max_encoding_message_size(MESSAGE_LIMIT))
+        .add(
+            EventServiceServer::new(events)
+                .max_decoding_message_size(MESSAGE_LIMIT)
+                .max_encoding_message_size(MESSAGE_LIMIT),
+        )
         .add(ConsumerServiceServer::new(consume).max_encoding_message_size(MESSAGE_LIMIT))
         .add(SubscriptionServiceServer::new(subscribe))
-        .add(RouteServiceServer::new(rpc::RouteRpc { routes, publisher, clock }).max_decoding_message_size(MESSAGE_LIMIT))
+        .add(
+            RouteServiceServer::new(rpc::RouteRpc { routes, publisher, clock })
+                .max_decoding_message_size(MESSAGE_LIMIT),
+        )
         .add(OrganizationServiceServer::new(rpc::OrganizationRpc { organizations }))
         .add(WeddingServiceServer::new(weddings))
         .serve()?;

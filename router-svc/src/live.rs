@@ -1,7 +1,7 @@
 //! Live subscriptions: the log from a position on, filtered by channel and type, then whatever comes. Each subscriber
 //! reads at its own pace, from the tail in memory while it keeps up and from the store when it doesn't; it slows nobody.
 
-use std::{pin::pin, time::Duration};
+use std::time::Duration;
 
 use chassis::{
     error::{Error, Result},
@@ -9,11 +9,12 @@ use chassis::{
 };
 use futures_util::{Stream, StreamExt as _, stream};
 use proto::router::v1::{Progress, SubscribeResponse, subscribe_response::Message};
+use tokio::{sync::watch, time::Instant};
 
 use crate::{
     channel::{ChannelName, ChannelPattern},
     event_type::{EventType, TypePattern},
-    log::{Entry, Log},
+    log::{Entry, Log, PAGE},
 };
 
 /// A quiet subscription hears this often how far it is.
@@ -38,7 +39,7 @@ impl Filter {
         }
         Ok(Self {
             organization,
-            channels: channels.iter().map(|text| ChannelPattern::parse_alias(text)).collect::<Result<_>>()?,
+            channels: channels.iter().map(|text| channel(text)).collect::<Result<_>>()?,
             types: types.iter().map(|text| TypePattern::parse(text)).collect::<Result<_>>()?,
         })
     }
@@ -55,44 +56,67 @@ impl Filter {
     }
 }
 
+fn channel(text: &str) -> Result<ChannelPattern> {
+    ChannelPattern::parse_alias(text).map_err(|error| match error {
+        Error::Invalid { reason, .. } => Error::invalid("channels", reason),
+        other => other,
+    })
+}
+
 /// Every event after `since` that matches, in order, without gap or repeat, for as long as it is polled.
 pub(crate) fn subscribe(log: Log, filter: Filter, since: u64) -> impl Stream<Item = Result<SubscribeResponse>> {
     let head = log.watch();
-    stream::unfold((log, filter, since, head, true), |(log, filter, since, mut head, tell)| async move {
-        let mut tell = tell;
-        loop {
-            let page = match log.read(since).await {
-                Ok(page) => page,
-                Err(error) => return Some((vec![Err(error)], (log, filter, since, head, false))),
-            };
-            let mut found: Vec<Result<SubscribeResponse>> = Vec::new();
-            for entry in page.entries.iter().filter(|entry| filter.matches(entry)) {
-                found.extend(entry.logged.event.clone().map(|event| Ok(message(Message::Event(event)))));
-            }
-            let (moved, caught_up) = (page.until > since, page.until >= log.head());
-            let since = page.until;
-            if caught_up && tell {
-                found.push(Ok(message(Message::Progress(Progress { position: Some(log.position(since)) }))));
-            }
-            if !found.is_empty() {
-                return Some((found, (log, filter, since, head, !caught_up)));
-            }
-            if moved {
-                return Some((found, (log, filter, since, head, tell)));
-            }
-            tell = wait(&mut head).await?;
-        }
-    })
+    stream::unfold(
+        Subscriber { log, filter, head, since, behind: true, told: Instant::now() },
+        |mut subscriber| async move {
+            let found = subscriber.next().await?;
+            Some((found, subscriber))
+        },
+    )
     .flat_map(stream::iter)
 }
 
-/// Waits until the head moves; true when it didn't for so long that the subscriber is told how far it is.
-async fn wait(head: &mut tokio::sync::watch::Receiver<u64>) -> Option<bool> {
-    let changed = pin!(head.changed());
-    match tokio::time::timeout(PROGRESS_EVERY, changed).await {
-        Ok(Ok(())) => Some(false),
-        Ok(Err(_)) => None,
-        Err(_) => Some(true),
+struct Subscriber {
+    log: Log,
+    filter: Filter,
+    head: watch::Receiver<u64>,
+    /// Everything up to here was sent or doesn't match.
+    since: u64,
+    /// It is told when it has caught up.
+    behind: bool,
+    /// When it was last told how far it is.
+    told: Instant,
+}
+
+impl Subscriber {
+    /// What comes next; empty when nothing of a page matched.
+    async fn next(&mut self) -> Option<Vec<Result<SubscribeResponse>>> {
+        let page = match self.log.read(Some(&self.filter.organization), self.since).await {
+            Ok(page) => page,
+            Err(error) => return Some(vec![Err(error)]),
+        };
+        let events = page.entries.iter().filter(|entry| self.filter.matches(entry));
+        let events = events.filter_map(|entry| entry.logged.event.clone());
+        let mut found: Vec<_> = events.map(|event| Ok(message(Message::Event(event)))).collect();
+        let moved = page.until > self.since;
+        self.since = page.until;
+        self.behind |= page.entries.len() == PAGE;
+        let caught_up = self.since >= self.log.head();
+        if self.told.elapsed() >= PROGRESS_EVERY || (self.behind && caught_up) {
+            (self.told, self.behind) = (Instant::now(), !caught_up);
+            found.push(Ok(message(Message::Progress(Progress { position: Some(self.log.position(self.since)) }))));
+        } else if !moved {
+            self.wait().await?;
+        }
+        Some(found)
+    }
+
+    /// Waits until the head moves, or until it is time to tell again. None when the log is gone.
+    async fn wait(&mut self) -> Option<()> {
+        match tokio::time::timeout_at(self.told + PROGRESS_EVERY, self.head.changed()).await {
+            Ok(changed) => changed.ok(),
+            Err(_) => Some(()),
+        }
     }
 }
 

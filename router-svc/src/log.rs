@@ -33,7 +33,7 @@ use self::{
     tail::Tail,
     write::{Append, Writer},
 };
-use crate::consumer::cursor::Dirty;
+use crate::{consumer::cursor::Dirty, weddings::Weddings};
 
 /// Bytes of drafts that may wait for their commit; publishers wait at the bound.
 const PENDING_BYTES_MAX: usize = 32 << 20;
@@ -68,7 +68,13 @@ impl Log {
     ///
     /// # Errors
     /// Those of the store.
-    pub(crate) async fn open(store: Store, keys: DataKeys, clock: &Clock, tasks: &Tasks) -> Result<Self> {
+    pub(crate) async fn open(
+        store: Store,
+        keys: DataKeys,
+        weddings: Weddings,
+        clock: &Clock,
+        tasks: &Tasks,
+    ) -> Result<Self> {
         with!(store.writer(), c => sqlx::query(
             "INSERT INTO log (id, log_id, head, oldest, epoch) VALUES (1, $1, 0, 1, 0) ON CONFLICT (id) DO NOTHING",
         ).bind(id::uuid(clock.now())).execute(c).await.map(drop))?;
@@ -87,7 +93,7 @@ impl Log {
             store,
             keys,
         };
-        let writer = Writer { log: log.clone(), clock: clock.clone(), epoch };
+        let writer = Writer { log: log.clone(), weddings, clock: clock.clone(), epoch };
         let stopping = tasks.stopping();
         tasks.spawn("log.writer", writer.run(queue, stopping));
         Ok(log)
@@ -144,8 +150,12 @@ impl Log {
         } else {
             return Ok(position.sequence);
         };
-        let metadata = vec![("log_id", self.log_id.to_string()), ("oldest", oldest.to_string()), ("head", head.to_string())];
-        Err(Error::OutOfRange { reason: format!("{reason}: read again from the start, then continue from the head"), metadata })
+        let metadata =
+            vec![("log_id", self.log_id.to_string()), ("oldest", oldest.to_string()), ("head", head.to_string())];
+        Err(Error::OutOfRange {
+            reason: format!("{reason}: read again from the start, then continue from the head"),
+            metadata,
+        })
     }
 }
 

@@ -90,7 +90,8 @@ impl Organizations {
         }
         // The file first: a key that nobody can read would lock everybody out.
         let secret = generate();
-        chassis::secret::write_file(file, &secret).with_context(|| format!("write the operator's key to {}", file.display()))?;
+        chassis::secret::write_file(file, &secret)
+            .with_context(|| format!("write the operator's key to {}", file.display()))?;
         self.insert_key("", "the first key, made at the first start", &[Scope::Admin], None, &secret).await?;
         tracing::info!(file = %file.display(), "made the operator's key");
         Ok(())
@@ -148,7 +149,13 @@ impl Organizations {
     ///
     /// # Errors
     /// `Error::NotFound` for an unknown organization; `Error::Invalid` without scopes or with a time that has passed.
-    pub(crate) async fn create_key(&self, organization: &OrganizationId, description: &str, scopes: &[Scope], expires_at: Option<Timestamp>) -> Result<(ApiKey, String)> {
+    pub(crate) async fn create_key(
+        &self,
+        organization: &OrganizationId,
+        description: &str,
+        scopes: &[Scope],
+        expires_at: Option<Timestamp>,
+    ) -> Result<(ApiKey, String)> {
         self.get(organization).await?;
         checked("description", description)?;
         if scopes.is_empty() {
@@ -160,14 +167,23 @@ impl Organizations {
         let keys: i64 = with!(self.store.reader(), c => sqlx::query_scalar("SELECT COUNT(*) FROM api_keys WHERE organization_id = $1")
             .bind(organization.as_str()).fetch_one(c).await)?;
         if keys >= KEYS_MAX {
-            return Err(Error::FailedPrecondition(format!("an organization has at most {KEYS_MAX} keys: delete one first")));
+            return Err(Error::FailedPrecondition(format!(
+                "an organization has at most {KEYS_MAX} keys: delete one first"
+            )));
         }
         let secret = generate();
         let key = self.insert_key(organization.as_str(), description, scopes, expires_at, &secret).await?;
         Ok((key, secret))
     }
 
-    async fn insert_key(&self, organization: &str, description: &str, scopes: &[Scope], expires_at: Option<Timestamp>, secret: &str) -> Result<ApiKey> {
+    async fn insert_key(
+        &self,
+        organization: &str,
+        description: &str,
+        scopes: &[Scope],
+        expires_at: Option<Timestamp>,
+        secret: &str,
+    ) -> Result<ApiKey> {
         let row = KeyRow {
             id: id::uuid(self.clock.now()),
             organization_id: organization.to_owned(),
@@ -262,7 +278,9 @@ fn names(scopes: &[Scope]) -> String {
 
 fn checked<'a>(field: &'static str, text: &'a str) -> Result<&'a str> {
     let plain = text.len() <= NAME_MAX && !text.chars().any(char::is_control);
-    plain.then_some(text).ok_or_else(|| Error::invalid(field, format!("must be at most {NAME_MAX} bytes without control characters")))
+    plain
+        .then_some(text)
+        .ok_or_else(|| Error::invalid(field, format!("must be at most {NAME_MAX} bytes without control characters")))
 }
 
 /// `wsk_` and 32 random bytes in hex.

@@ -22,7 +22,7 @@ use crate::{
     routes::RouteTable,
     rpc::wire::{print_event, print_plan},
     table::Tables,
-    wedding::{self, Learnt, Wedding},
+    wedding::{Lesson, Wedding},
     weddings::Weddings,
 };
 
@@ -42,7 +42,7 @@ pub(crate) struct Publisher {
 pub(crate) struct Decided {
     pub(crate) event: Event,
     pub(crate) plan: Plan,
-    learnt: Option<Learnt>,
+    lesson: Option<Lesson>,
 }
 
 impl Publisher {
@@ -53,15 +53,17 @@ impl Publisher {
     pub(crate) async fn publish(&self, event: Event) -> Result<BoxFuture<'static, Result<Receipt>>> {
         let decided = self.decide(event).await?;
         self.routes.note_failures(&decided.event.organization, &decided.plan);
-        let (organization, learnt, id, priority) =
-            (decided.event.organization.clone(), decided.learnt.clone(), decided.event.id.clone(), decided.plan.priority);
+        let (id, priority) = (decided.event.id.clone(), decided.plan.priority);
+        let expectation = match &decided.lesson {
+            Some(lesson) => self.weddings.expect(&decided.event.organization, lesson).await?,
+            None => None,
+        };
         let appended = self.log.append(self.draft(decided).await?).await?;
-        let (weddings, log) = (self.weddings.clone(), self.log.clone());
+        let log = self.log.clone();
         Ok(Box::pin(async move {
-            let appended = appended.await?;
-            if let Some(learnt) = learnt.filter(|_| !appended.duplicate) {
-                weddings.learn(&organization, learnt);
-            }
+            let appended = appended.await;
+            drop(expectation);
+            let appended = appended?;
             let uid = id::uuid_text(appended.uid);
             Ok(Receipt {
                 id: if id.is_empty() { uid.clone() } else { id },
@@ -80,10 +82,10 @@ impl Publisher {
         facts.identify(&mut event.metadata);
         let known = self.known_wedding(&event).await?;
         facts.complete(&mut event, known.as_deref());
-        let question = Question { event: &event, facts: &facts, wedding: known.as_deref(), zone: &zone, now: self.clock.now() };
+        let question =
+            Question { event: &event, facts: &facts, wedding: known.as_deref(), zone: &zone, now: self.clock.now() };
         let plan = self.routes.of(&event.organization).await?.plan(question);
-        let learnt = wedding::learn(&facts, known.as_deref(), &zone);
-        Ok(Decided { event, plan, learnt })
+        Ok(Decided { event, plan, lesson: Lesson::of(facts, zone) })
     }
 
     /// Why each route does or doesn't match an event; nothing is stored.
@@ -97,29 +99,32 @@ impl Publisher {
         if let Some(route) = extra {
             routes.add(Arc::new(route));
         }
-        let question = Question { event: &event, facts: &facts, wedding: known.as_deref(), zone: &zone, now: self.clock.now() };
+        let question =
+            Question { event: &event, facts: &facts, wedding: known.as_deref(), zone: &zone, now: self.clock.now() };
         Ok((routes.explain(question), event))
     }
 
     async fn known_wedding(&self, event: &Event) -> Result<Option<Arc<Wedding>>> {
         let metadata = &event.metadata;
         if !metadata.wedding_id.is_empty() {
-            self.weddings.find(&event.organization, &metadata.wedding_id).await
+            self.weddings.foresee(&event.organization, &metadata.wedding_id).await
         } else if !metadata.couple_id.is_empty() {
-            self.weddings.find_of_couple(&event.organization, &metadata.couple_id).await
+            self.weddings.foresee_of_couple(&event.organization, &metadata.couple_id).await
         } else {
             Ok(None)
         }
     }
 
     async fn draft(&self, decided: Decided) -> Result<Draft> {
-        let Decided { mut event, plan, learnt } = decided;
+        let Decided { mut event, plan, lesson } = decided;
         event.uid = id::uuid(self.clock.now());
         if event.id.is_empty() {
             event.id.clone_from(&event.uid);
         }
-        let uid = id::parse_uuid(&event.uid).ok_or_else(|| Error::internal(anyhow::anyhow!("a fresh uid is a UUID")))?;
-        let logged = LoggedEvent { event: Some(print_event(&event, plan.priority, None)), plan: Some(print_plan(&plan)) };
+        let uid =
+            id::parse_uuid(&event.uid).ok_or_else(|| Error::internal(anyhow::anyhow!("a fresh uid is a UUID")))?;
+        let logged =
+            LoggedEvent { event: Some(print_event(&event, plan.priority, None)), plan: Some(print_plan(&plan)) };
         let body = self.keys.of(&event.organization).await?.seal(&aad(&uid), &logged.encode_to_vec());
         Ok(Draft {
             uid,
@@ -131,7 +136,7 @@ impl Publisher {
             ordering_key: event.ordering_key,
             logged,
             body: body.into(),
-            learnt,
+            lesson,
         })
     }
 }

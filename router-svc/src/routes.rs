@@ -43,6 +43,8 @@ pub(crate) struct RouteTable {
     clock: Clock,
     built_in: Arc<BuiltIn>,
     compiled: Cache<OrganizationId, Arc<Routes>>,
+    /// Held while what is stored changes and until the cache forgets it, and while it is read into the cache.
+    changing: Arc<tokio::sync::Mutex<()>>,
     failures: Arc<Mutex<HashMap<(OrganizationId, String), Failures>>>,
 }
 
@@ -50,7 +52,14 @@ impl RouteTable {
     /// # Errors
     /// A built-in table that can't be read.
     pub(crate) fn new(store: Store, clock: Clock) -> Result<Self> {
-        Ok(Self { store, clock, built_in: Arc::new(BuiltIn::load()?), compiled: Cache::new(CACHED), failures: Arc::default() })
+        Ok(Self {
+            store,
+            clock,
+            built_in: Arc::new(BuiltIn::load()?),
+            compiled: Cache::new(CACHED),
+            changing: Arc::default(),
+            failures: Arc::default(),
+        })
     }
 
     /// The routes in force for an organization.
@@ -61,6 +70,7 @@ impl RouteTable {
         if let Some(routes) = self.compiled.get(organization) {
             return Ok(routes);
         }
+        let _unchanged = self.changing.lock().await;
         let (disabled, own) = self.own_routes(organization).await?;
         let configurations = self.own_configurations(organization).await?;
         let routes = Arc::new(Routes::new(&self.built_in, &disabled, own, configurations));
@@ -89,12 +99,16 @@ impl RouteTable {
     /// # Errors
     /// `Error::FailedPrecondition` when it has as many as it may.
     pub(crate) async fn create(&self, organization: &OrganizationId, mut route: Route) -> Result<Route> {
+        let _changing = self.changing.lock().await;
         let (_, own) = self.own_routes(organization).await?;
         if own.len() >= ROUTES_MAX {
-            return Err(Error::FailedPrecondition(format!("an organization has at most {ROUTES_MAX} routes: delete one first")));
+            return Err(Error::FailedPrecondition(format!(
+                "an organization has at most {ROUTES_MAX} routes: delete one first"
+            )));
         }
         (route.id, route.version, route.updated_at) = (id::uuid(self.clock.now()), 1, self.clock.now());
-        self.put(organization, &route, 0).await?;
+        self.write(organization, &route).await?;
+        self.compiled.invalidate(organization);
         Ok(route)
     }
 
@@ -105,12 +119,19 @@ impl RouteTable {
     pub(crate) async fn update(&self, organization: &OrganizationId, mut route: Route) -> Result<Route> {
         let current = self.of(organization).await?.routes().iter().find(|known| known.id == route.id).cloned();
         let current = current.ok_or_else(|| Error::NotFound("route".into()))?;
+        let _changing = self.changing.lock().await;
         if current.built_in {
             return self.disable(organization, &current, route.disabled).await;
         }
-        let expected = route.version;
-        (route.version, route.updated_at) = (expected + 1, self.clock.now());
-        self.put(organization, &route, expected).await?;
+        if self.version(organization, &route.id).await? != route.version {
+            return Err(Error::Aborted(format!(
+                "route {} was changed meanwhile: read it again, then update",
+                route.id
+            )));
+        }
+        (route.version, route.updated_at) = (route.version + 1, self.clock.now());
+        self.write(organization, &route).await?;
+        self.compiled.invalidate(organization);
         Ok(route)
     }
 
@@ -132,6 +153,7 @@ impl RouteTable {
         if self.built_in.routes.iter().any(|route| route.id == id) {
             return Err(Error::FailedPrecondition(format!("route {id} is built in: disable it by UpdateRoute")));
         }
+        let _changing = self.changing.lock().await;
         let removed = self.remove(organization, id).await?;
         self.compiled.invalidate(organization);
         if removed == 0 { Err(Error::NotFound("route".into())) } else { Ok(()) }
@@ -141,15 +163,23 @@ impl RouteTable {
     ///
     /// # Errors
     /// `Error::FailedPrecondition` when the organization has as many as it may.
-    pub(crate) async fn configure(&self, organization: &OrganizationId, configuration: &ChannelConfiguration) -> Result<()> {
+    pub(crate) async fn configure(
+        &self,
+        organization: &OrganizationId,
+        configuration: &ChannelConfiguration,
+    ) -> Result<()> {
         let pattern = configuration.pattern.to_string();
+        let _changing = self.changing.lock().await;
         let known = self.own_configurations(organization).await?;
         let is_built_in = self.built_in.configurations.iter().any(|built_in| built_in.pattern == configuration.pattern);
         if configuration.wishes.is_empty() && !is_built_in {
             with!(self.store.writer(), c => sqlx::query("DELETE FROM channel_configurations WHERE organization_id = $1 AND pattern = $2")
                 .bind(organization.as_str()).bind(&pattern).execute(c).await.map(drop))?;
-        } else if known.len() >= CONFIGURATIONS_MAX && !known.iter().any(|known| known.pattern == configuration.pattern) {
-            return Err(Error::FailedPrecondition(format!("an organization has at most {CONFIGURATIONS_MAX} channel configurations")));
+        } else if known.len() >= CONFIGURATIONS_MAX && !known.iter().any(|known| known.pattern == configuration.pattern)
+        {
+            return Err(Error::FailedPrecondition(format!(
+                "an organization has at most {CONFIGURATIONS_MAX} channel configurations"
+            )));
         } else {
             let definition = print_channel_configuration(configuration).encode_to_vec();
             with!(self.store.writer(), c => sqlx::query(
@@ -161,30 +191,24 @@ impl RouteTable {
         Ok(())
     }
 
-    /// Writes a route if it still has the version that was read; 0 for one that doesn't exist yet.
-    async fn put(&self, organization: &OrganizationId, route: &Route, expected: u64) -> Result<()> {
-        let mut tx = self.store.begin().await?;
-        let version: Option<i64> = with!(tx.on(), c => sqlx::query_scalar("SELECT version FROM routes WHERE organization_id = $1 AND id = $2")
-            .bind(organization.as_str()).bind(&route.id).fetch_optional(c).await)?;
-        if version.map_or(0, i64::unsigned_abs) != expected {
-            return Err(Error::Aborted(format!("route {} was changed meanwhile: read it again, then update", route.id)));
-        }
-        drop(tx);
-        self.write(organization, route).await?;
-        self.compiled.invalidate(organization);
-        Ok(())
+    /// The stored version of a route; 0 where there is none.
+    async fn version(&self, organization: &OrganizationId, id: &str) -> Result<u64> {
+        let version: Option<i64> = with!(self.store.reader(), c => sqlx::query_scalar(
+            "SELECT version FROM routes WHERE organization_id = $1 AND id = $2",
+        ).bind(organization.as_str()).bind(id).fetch_optional(c).await)?;
+        Ok(version.map_or(0, i64::unsigned_abs))
     }
 
     async fn write(&self, organization: &OrganizationId, route: &Route) -> Result<()> {
         let definition = print_route(route, 0, "").encode_to_vec();
         let version = i64::try_from(route.version).unwrap_or(i64::MAX);
-        let written = with!(self.store.writer(), c => sqlx::query(
+        with!(self.store.writer(), c => sqlx::query(
             "INSERT INTO routes (organization_id, id, definition, version, updated_at) VALUES ($1, $2, $3, $4, $5)
              ON CONFLICT (organization_id, id) DO UPDATE SET definition = excluded.definition, version = excluded.version,
-                 updated_at = excluded.updated_at WHERE routes.version <= excluded.version",
+                 updated_at = excluded.updated_at",
         ).bind(organization.as_str()).bind(&route.id).bind(definition).bind(version).bind(route.updated_at.as_microsecond())
-        .execute(c).await.map(|done| done.rows_affected()))?;
-        if written == 0 { Err(Error::Aborted(format!("route {} was changed meanwhile", route.id))) } else { Ok(()) }
+        .execute(c).await.map(drop))?;
+        Ok(())
     }
 
     async fn remove(&self, organization: &OrganizationId, id: &str) -> Result<u64> {

@@ -14,8 +14,8 @@ use chassis::{
 };
 
 pub(crate) use self::{
-    consumers::ConsumerRpc, events::EventRpc, organizations::OrganizationRpc, routes::RouteRpc, subscriptions::SubscriptionRpc,
-    weddings::WeddingRpc,
+    consumers::ConsumerRpc, events::EventRpc, organizations::OrganizationRpc, routes::RouteRpc,
+    subscriptions::SubscriptionRpc, weddings::WeddingRpc,
 };
 
 /// Who may call what. A test holds it against the protos.
@@ -56,6 +56,12 @@ fn page_size(asked: i32) -> Result<u32> {
         Ok(asked) => Ok(asked.min(500)),
         Err(_) => Err(Error::invalid("page_size", "must not be negative")),
     }
+}
+
+/// A text that names something: one that no store could hold is not looked for.
+fn text<'a>(field: &'static str, text: &'a str) -> Result<&'a str> {
+    crate::event::check_text(field, text)?;
+    Ok(text)
 }
 
 /// What a request must hold.

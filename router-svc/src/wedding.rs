@@ -16,7 +16,7 @@ use serde::{Deserialize, Serialize};
 
 use crate::{
     event::{Metadata, Operation, check_text},
-    facts::Facts,
+    facts::{Facts, is_id},
     json::Record,
 };
 
@@ -43,6 +43,9 @@ pub(crate) struct Wedding {
     /// The columns of `SEEN` as text, as they last came: stands in for an old record that doesn't hold them.
     pub(crate) seen: BTreeMap<String, String>,
 }
+
+/// Longest column that is remembered, in bytes; a longer one counts as changed whenever it comes.
+const SEEN_LIMIT: usize = 1_024;
 
 /// The columns whose change has consequences.
 pub(crate) const SEEN: [&str; 8] = [
@@ -116,7 +119,7 @@ impl Wedding {
     }
 
     fn see(&mut self, column: &str, text: Option<String>) {
-        match text.filter(|text| !text.is_empty()) {
+        match text.filter(|text| (1..=SEEN_LIMIT).contains(&text.len())) {
             Some(text) => self.seen.insert(column.to_owned(), text),
             None => self.seen.remove(column),
         };
@@ -129,7 +132,7 @@ impl Wedding {
     /// Reads a row of `wedding_details` over what was known; columns that aren't there stay as they were.
     pub(crate) fn read(row: &Record, known: Option<&Wedding>, default: &TimeZone) -> Self {
         let mut wedding = known.cloned().unwrap_or_default();
-        wedding.id = row.text("id").unwrap_or(wedding.id);
+        wedding.id = id_in(row, "id").unwrap_or(wedding.id);
         if row.holds("time_zone") {
             wedding.zone = row.text("time_zone").filter(|name| parse_zone(name).is_some()).unwrap_or_default();
         }
@@ -142,17 +145,43 @@ impl Wedding {
         }
         for (column, field) in [("venue_id", &mut wedding.venue_id), ("couple_id", &mut wedding.couple_id)] {
             if row.holds(column) {
-                *field = row.text(column).unwrap_or_default();
+                *field = id_in(row, column).unwrap_or_default();
             }
         }
         for column in SEEN.into_iter().filter(|column| row.holds(column)) {
             wedding.see(column, row.text(column));
         }
         if row.holds("vendor_ids") {
-            wedding.listed = row.list("vendor_ids").into_iter().take(SUPPLIER_LIMIT).collect();
+            wedding.listed = row.list("vendor_ids").into_iter().filter(|id| is_id(id)).take(SUPPLIER_LIMIT).collect();
         }
         wedding.settle(default);
         wedding
+    }
+}
+
+/// A change that teaches about a wedding. It is applied to what is known when it is stored, so that changes that are
+/// under way together don't undo each other.
+#[derive(Debug)]
+pub(crate) struct Lesson {
+    pub(crate) wedding_id: String,
+    facts: Facts,
+    /// The organization's.
+    zone: TimeZone,
+}
+
+impl Lesson {
+    /// What an event's facts teach; none if they aren't a wedding's row.
+    pub(crate) fn of(facts: Facts, zone: TimeZone) -> Option<Self> {
+        let wedding_id = match learn(&facts, None, &zone)? {
+            Learnt::Known(wedding) => wedding.id,
+            Learnt::Gone(id) => id,
+        };
+        Some(Self { wedding_id, facts, zone })
+    }
+
+    /// What is known after it, where this was known before.
+    pub(crate) fn apply(&self, known: Option<&Wedding>) -> Option<Learnt> {
+        learn(&self.facts, known, &self.zone)
     }
 }
 
@@ -161,7 +190,7 @@ pub(crate) fn learn(facts: &Facts, known: Option<&Wedding>, default: &TimeZone) 
     let operation = facts.operation()?;
     match facts.table_name()? {
         "wedding_details" => {
-            let id = facts.row().text("id")?;
+            let id = id_in(facts.row(), "id")?;
             let known = known.filter(|wedding| wedding.id == id);
             Some(match operation {
                 Operation::Delete => Learnt::Gone(id),
@@ -174,7 +203,7 @@ pub(crate) fn learn(facts: &Facts, known: Option<&Wedding>, default: &TimeZone) 
 }
 
 fn learn_membership(facts: &Facts, known: Option<&Wedding>, operation: Operation) -> Option<Learnt> {
-    let id = facts.row().text("wedding_id")?;
+    let id = id_in(facts.row(), "wedding_id")?;
     let known = known.filter(|wedding| wedding.id == id).cloned();
     let mut wedding = known.unwrap_or_else(|| Wedding { id, ..Wedding::default() });
     if let Some(left) = member(&facts.old) {
@@ -186,7 +215,12 @@ fn learn_membership(facts: &Facts, known: Option<&Wedding>, operation: Operation
 }
 
 fn member(row: &Record) -> Option<String> {
-    row.text("supplier_id").or_else(|| row.text("vendor_id"))
+    id_in(row, "supplier_id").or_else(|| id_in(row, "vendor_id"))
+}
+
+/// An id in a row; none where it is no text that a store takes.
+fn id_in(row: &Record, column: &str) -> Option<String> {
+    row.text(column).filter(|id| is_id(id))
 }
 
 /// The instant of a local date and time (noon where there is none), and the end of that day.

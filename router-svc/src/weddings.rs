@@ -1,6 +1,15 @@
 //! The weddings that the router knows: stored with the events that taught it, and cached.
+//!
+//! Invariant: what is stored is what the stored events taught, in the log's order. What events under way will teach is
+//! expected meanwhile, for the plans of those that come right behind them.
 
-use std::sync::Arc;
+use std::{
+    collections::HashMap,
+    sync::{
+        Arc, Mutex, MutexGuard, PoisonError,
+        atomic::{AtomicU64, Ordering},
+    },
+};
 
 use chassis::{
     error::{Error, Result},
@@ -10,7 +19,7 @@ use chassis::{
 };
 use moka::sync::Cache;
 
-use crate::wedding::{Learnt, Wedding};
+use crate::wedding::{Learnt, Lesson, Wedding};
 
 /// Weddings in memory; the others are read when an event is about them.
 const CACHED: u64 = 50_000;
@@ -22,11 +31,27 @@ type Key = (OrganizationId, String);
 pub(crate) struct Weddings {
     store: Store,
     known: Cache<Key, Option<Arc<Wedding>>>,
+    /// Held while what is stored changes and until the cache has it, and while it is read into the cache.
+    changing: Arc<tokio::sync::Mutex<()>>,
+    expected: Arc<Mutex<HashMap<Key, Expected>>>,
+}
+
+/// What will be known once the event of this number is stored.
+struct Expected {
+    number: u64,
+    wedding: Option<Arc<Wedding>>,
+}
+
+/// Keeps an expectation until the event is stored or refused.
+pub(crate) struct Expectation {
+    weddings: Weddings,
+    key: Key,
+    number: u64,
 }
 
 impl Weddings {
     pub(crate) fn new(store: Store) -> Self {
-        Self { store, known: Cache::new(CACHED) }
+        Self { store, known: Cache::new(CACHED), changing: Arc::default(), expected: Arc::default() }
     }
 
     /// What is known of one wedding.
@@ -38,34 +63,84 @@ impl Weddings {
         if let Some(known) = self.known.get(&key) {
             return Ok(known);
         }
+        let _unchanged = self.changing.lock().await;
         let definition: Option<String> = with!(self.store.reader(), c => sqlx::query_scalar(
             "SELECT definition FROM weddings WHERE organization_id = $1 AND id = $2",
         ).bind(organization.as_str()).bind(id).fetch_optional(c).await)?;
-        let wedding = definition.map(|json| serde_json::from_str(&json)).transpose().map_err(Error::internal)?.map(Arc::new);
-        // What was learnt since the read is newer: it stays.
-        Ok(self.known.entry(key).or_insert(wedding).into_value())
+        let wedding = parse(definition)?.map(Arc::new);
+        self.known.insert(key, wedding.clone());
+        Ok(wedding)
+    }
+
+    /// What will be known of one wedding when the events under way are stored.
+    ///
+    /// # Errors
+    /// Those of the store.
+    pub(crate) async fn foresee(&self, organization: &OrganizationId, id: &str) -> Result<Option<Arc<Wedding>>> {
+        let key = (organization.clone(), id.to_owned());
+        let expected = self.expected().get(&key).map(|expected| expected.wedding.clone());
+        match expected {
+            Some(wedding) => Ok(wedding),
+            None => self.find(organization, id).await,
+        }
     }
 
     /// The wedding of a couple, where only that is known; the latest, if there are several.
     ///
     /// # Errors
     /// Those of the store.
-    pub(crate) async fn find_of_couple(&self, organization: &OrganizationId, couple: &str) -> Result<Option<Arc<Wedding>>> {
+    pub(crate) async fn foresee_of_couple(
+        &self,
+        organization: &OrganizationId,
+        couple: &str,
+    ) -> Result<Option<Arc<Wedding>>> {
+        let expected = self.expected().iter().find_map(|((owner, _), expected)| {
+            expected.wedding.clone().filter(|wedding| owner == organization && wedding.couple_id == couple)
+        });
+        if expected.is_some() {
+            return Ok(expected);
+        }
         let id: Option<String> = with!(self.store.reader(), c => sqlx::query_scalar(
             "SELECT id FROM weddings WHERE organization_id = $1 AND couple_id = $2 ORDER BY updated_at DESC LIMIT 1",
         ).bind(organization.as_str()).bind(couple).fetch_optional(c).await)?;
         match id {
-            Some(id) => self.find(organization, &id).await,
+            Some(id) => self.foresee(organization, &id).await,
             None => Ok(None),
         }
     }
 
-    /// Takes over what a committed event taught.
-    pub(crate) fn learn(&self, organization: &OrganizationId, learnt: Learnt) {
-        match learnt {
-            Learnt::Known(wedding) => self.known.insert((organization.clone(), wedding.id.clone()), Some(Arc::new(wedding))),
-            Learnt::Gone(id) => self.known.insert((organization.clone(), id), None),
-        }
+    /// Expects what an event will teach, until the answer is dropped.
+    ///
+    /// # Errors
+    /// Those of the store.
+    pub(crate) async fn expect(&self, organization: &OrganizationId, lesson: &Lesson) -> Result<Option<Expectation>> {
+        static NEXT: AtomicU64 = AtomicU64::new(1);
+        let before = self.foresee(organization, &lesson.wedding_id).await?;
+        let Some(learnt) = lesson.apply(before.as_deref()) else { return Ok(None) };
+        let (id, wedding) = known_by(learnt);
+        let (key, number) = ((organization.clone(), id), NEXT.fetch_add(1, Ordering::Relaxed));
+        self.expected().insert(key.clone(), Expected { number, wedding });
+        Ok(Some(Expectation { weddings: self.clone(), key, number }))
+    }
+
+    fn expected(&self) -> MutexGuard<'_, HashMap<Key, Expected>> {
+        self.expected.lock().unwrap_or_else(PoisonError::into_inner)
+    }
+
+    /// Keeps others from changing what is stored until the guard is dropped.
+    pub(crate) async fn change(&self) -> tokio::sync::OwnedMutexGuard<()> {
+        self.changing.clone().lock_owned().await
+    }
+
+    /// Takes over what a committed event taught; the caller holds [`Weddings::change`].
+    pub(crate) fn learn(&self, organization: OrganizationId, learnt: Learnt) {
+        let (id, wedding) = known_by(learnt);
+        self.known.insert((organization, id), wedding);
+    }
+
+    /// Forgets what is remembered of one wedding, so that it is read again.
+    pub(crate) fn forget(&self, organization: &OrganizationId, id: &str) {
+        self.known.invalidate(&(organization.clone(), id.to_owned()));
     }
 
     /// Stores what a caller without change capture says.
@@ -74,16 +149,53 @@ impl Weddings {
     /// Those of the store.
     pub(crate) async fn upsert(&self, organization: &OrganizationId, wedding: Wedding, now: i64) -> Result<()> {
         let learnt = Learnt::Known(wedding);
+        let _changing = self.change().await;
         let mut tx = self.store.begin().await?;
         store(&mut tx, organization, &learnt, now).await?;
         tx.commit().await?;
-        self.learn(organization, learnt);
+        self.learn(organization.clone(), learnt);
         Ok(())
     }
 }
 
-/// Writes what was learnt, in the transaction of the event that taught it.
-pub(crate) async fn store(tx: &mut Tx, organization: &OrganizationId, learnt: &Learnt, now: i64) -> Result<()> {
+impl Drop for Expectation {
+    fn drop(&mut self) {
+        let mut expected = self.weddings.expected();
+        if expected.get(&self.key).is_some_and(|expected| expected.number == self.number) {
+            expected.remove(&self.key);
+        }
+    }
+}
+
+fn known_by(learnt: Learnt) -> (String, Option<Arc<Wedding>>) {
+    match learnt {
+        Learnt::Known(wedding) => (wedding.id.clone(), Some(Arc::new(wedding))),
+        Learnt::Gone(id) => (id, None),
+    }
+}
+
+fn parse(definition: Option<String>) -> Result<Option<Wedding>> {
+    definition.map(|json| serde_json::from_str(&json)).transpose().map_err(Error::internal)
+}
+
+/// Applies a lesson to what is stored, in the transaction of the event that teaches it.
+pub(crate) async fn teach(
+    tx: &mut Tx,
+    organization: &OrganizationId,
+    lesson: &Lesson,
+    now: i64,
+) -> Result<Option<Learnt>> {
+    let definition: Option<String> = with!(tx.on(), c => sqlx::query_scalar(
+        "SELECT definition FROM weddings WHERE organization_id = $1 AND id = $2",
+    ).bind(organization.as_str()).bind(&lesson.wedding_id).fetch_optional(c).await)?;
+    let learnt = lesson.apply(parse(definition)?.as_ref());
+    if let Some(learnt) = &learnt {
+        store(tx, organization, learnt, now).await?;
+    }
+    Ok(learnt)
+}
+
+async fn store(tx: &mut Tx, organization: &OrganizationId, learnt: &Learnt, now: i64) -> Result<()> {
     match learnt {
         Learnt::Known(wedding) => {
             let definition = serde_json::to_string(wedding).map_err(Error::internal)?;

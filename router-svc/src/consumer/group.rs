@@ -28,10 +28,22 @@ const AGAIN: Duration = Duration::from_millis(200);
 /// What members say to their group.
 pub(crate) enum Ask {
     /// The channel is bounded by the member's credit.
-    Join { member: u64, answers: mpsc::UnboundedSender<ConsumeResponse> },
-    Credit { member: u64, events: u64, bytes: u64 },
-    Acknowledge { member: u64, sequences: Vec<u64> },
-    Leave { member: u64 },
+    Join {
+        member: u64,
+        answers: mpsc::UnboundedSender<ConsumeResponse>,
+    },
+    Credit {
+        member: u64,
+        events: u64,
+        bytes: u64,
+    },
+    Acknowledge {
+        member: u64,
+        sequences: Vec<u64>,
+    },
+    Leave {
+        member: u64,
+    },
     /// A range to replay was stored.
     Replay,
 }
@@ -50,9 +62,12 @@ pub(super) struct Group {
     log: Log,
     state: State,
     streams: HashMap<u64, mpsc::UnboundedSender<ConsumeResponse>>,
+    /// Counted up by whoever lets them join.
     members: Arc<AtomicUsize>,
     noted: [u64; 4],
     replay: Option<Replay>,
+    /// Ranges may be stored that wait for their turn.
+    replays_wait: bool,
 }
 
 /// A range that is being offered again.
@@ -65,7 +80,13 @@ struct Replay {
 }
 
 impl Group {
-    pub(super) async fn load(number: i64, organization: Option<OrganizationId>, types: Vec<TypePattern>, store: Store, log: Log) -> Result<Self> {
+    pub(super) async fn load(
+        number: i64,
+        organization: Option<OrganizationId>,
+        types: Vec<TypePattern>,
+        store: Store,
+        log: Log,
+    ) -> Result<Self> {
         let rows: Vec<(i64, i64)> = with!(store.reader(), c => sqlx::query_as("SELECT priority, sequence FROM cursors WHERE group_number = $1")
             .bind(number).fetch_all(c).await)?;
         let mut cursors = [0; 4];
@@ -87,6 +108,7 @@ impl Group {
             members: Arc::default(),
             noted: cursors,
             replay: None,
+            replays_wait: true,
         })
     }
 
@@ -97,7 +119,6 @@ impl Group {
     pub(super) async fn run(mut self, mut asks: mpsc::Receiver<Ask>, stopping: CancellationToken) {
         let mut head = self.log.watch();
         let mut asked = Vec::new();
-        self.begin_replay().await;
         loop {
             let again = match self.serve().await {
                 Ok(()) => None,
@@ -112,7 +133,7 @@ impl Group {
                 () = stopping.cancelled() => return,
                 received = asks.recv_many(&mut asked, 256) => match received {
                     0 => return,
-                    _ => for ask in asked.drain(..) { self.take(ask).await },
+                    _ => for ask in asked.drain(..) { self.take(ask) },
                 },
                 Ok(()) = head.changed() => {}
                 () = tokio::time::sleep(again.unwrap_or_default()), if again.is_some() => {}
@@ -120,15 +141,18 @@ impl Group {
         }
     }
 
-    async fn take(&mut self, ask: Ask) {
+    fn take(&mut self, ask: Ask) {
         match ask {
             Ask::Join { member, answers } => {
-                let started = Started { log_id: self.log.id().to_owned(), member_id: member.to_string(), head: Some(self.log.position(self.log.head())) };
-                // A stream that is gone already is found at the first event for it.
+                let started = Started {
+                    log_id: self.log.id().to_owned(),
+                    member_id: member.to_string(),
+                    head: Some(self.log.position(self.log.head())),
+                };
+                // A stream that is gone already is found before the next event is handed out.
                 let _ = answers.send(ConsumeResponse { events: Vec::new(), started: Some(started) });
                 self.state.join(member);
                 self.streams.insert(member, answers);
-                self.members.store(self.state.members(), Ordering::Relaxed);
             }
             Ask::Credit { member, events, bytes } => self.state.credit(member, events, bytes),
             Ask::Acknowledge { member, sequences } => {
@@ -137,22 +161,27 @@ impl Group {
                 }
             }
             Ask::Leave { member } => self.leave(member),
-            Ask::Replay => self.begin_replay().await,
+            Ask::Replay => self.replays_wait = true,
         }
     }
 
     fn leave(&mut self, member: u64) {
-        self.state.leave(member);
-        self.streams.remove(&member);
-        self.members.store(self.state.members(), Ordering::Relaxed);
+        if self.streams.remove(&member).is_some() {
+            self.state.leave(member);
+            self.members.fetch_sub(1, Ordering::Relaxed);
+        }
     }
 
     /// Hands out what may go, reading the log as it needs.
     async fn serve(&mut self) -> Result<()> {
+        let gone: Vec<u64> =
+            self.streams.iter().filter(|(_, stream)| stream.is_closed()).map(|(member, _)| *member).collect();
+        gone.into_iter().for_each(|member| self.leave(member));
         if self.streams.is_empty() {
             return Ok(());
         }
         loop {
+            self.begin_replay().await?;
             self.fill().await?;
             let mut batches: HashMap<u64, (usize, ConsumeResponse)> = HashMap::new();
             let mut handed_out = 0;
@@ -176,10 +205,7 @@ impl Group {
             }
             match look {
                 Some((entry, since)) => self.look(&entry, since).await?,
-                None if handed_out == 0 => {
-                    self.end_replay().await?;
-                    return Ok(());
-                }
+                None if handed_out == 0 && !self.end_replay().await? => return Ok(()),
                 None => {}
             }
         }
@@ -215,14 +241,16 @@ impl Group {
         }
     }
 
-    /// Reads the log into queues that want more: once for all where they stand at the same place, else each by itself.
+    /// Reads the log into queues that want more: once for all where they stand at the same place close to the head, else
+    /// each by itself, so that what is urgent is found behind any backlog.
     async fn fill(&mut self) -> Result<()> {
         let head = self.log.head();
         let wants: Vec<Option<u64>> = (0..4).map(|index| self.state.wants(index)).collect();
-        let together = wants[0].filter(|since| wants.iter().all(|other| *other == Some(*since)));
+        let is_near = |since: u64| head.saturating_sub(since) <= PAGE as u64;
+        let together = wants[0].filter(|since| is_near(*since) && wants.iter().all(|other| *other == Some(*since)));
         match together {
             Some(since) if since < head => {
-                let page = self.log.read(since).await?;
+                let page = self.log.read(self.organization.as_ref(), since).await?;
                 let entries = self.matching(page.entries);
                 for index in 0..4 {
                     let of_queue = entries.iter().filter(|entry| queue_of(entry) == index).cloned();
@@ -233,7 +261,8 @@ impl Group {
             None => {
                 for (index, since) in wants.into_iter().enumerate() {
                     if let Some(since) = since.filter(|since| *since < head) {
-                        let page = self.log.read_priority(index as i64 + 1, self.organization.as_ref(), since).await?;
+                        let page =
+                            self.log.read_priority(index as i64 + 1, self.organization.as_ref(), since, head).await?;
                         let entries = self.matching(page.entries);
                         self.state.fill(index, entries, page.until);
                     }
@@ -266,7 +295,10 @@ impl Group {
     fn matching(&self, mut entries: Vec<Arc<Entry>>) -> Vec<Arc<Entry>> {
         entries.retain(|entry| {
             let own = self.organization.as_ref().is_none_or(|organization| *organization == entry.organization);
-            let typed = || EventType::parse(&entry.type_).is_ok_and(|type_| self.types.iter().any(|pattern| pattern.matches(&type_)));
+            let typed = || {
+                EventType::parse(&entry.type_)
+                    .is_ok_and(|type_| self.types.iter().any(|pattern| pattern.matches(&type_)))
+            };
             own && (self.types.is_empty() || typed())
         });
         entries
@@ -283,33 +315,31 @@ impl Group {
         }
     }
 
-    async fn begin_replay(&mut self) {
-        if self.replay.is_some() {
-            return;
+    /// Begins the next range that is to be replayed, unless one is under way.
+    async fn begin_replay(&mut self) -> Result<()> {
+        if self.replay.is_some() || !self.replays_wait {
+            return Ok(());
         }
-        let next: Result<Option<Replay>, sqlx::Error> = with!(self.store.reader(), c => sqlx::query_as(
+        let next: Option<Replay> = with!(self.store.reader(), c => sqlx::query_as(
             "SELECT number, organization_id, since, until FROM replays WHERE group_number = $1 ORDER BY number LIMIT 1",
-        ).bind(self.number).fetch_optional(c).await);
-        match next {
-            Ok(replay) => {
-                if let Some(replay) = &replay {
-                    self.state.replay_from(u64::try_from(replay.since).unwrap_or(0));
-                }
-                self.replay = replay;
-            }
-            Err(error) => tracing::warn!(%error, "could not read what is to be replayed; it begins when asked again"),
+        ).bind(self.number).fetch_optional(c).await)?;
+        match &next {
+            Some(replay) => self.state.replay_from(u64::try_from(replay.since).unwrap_or(0)),
+            None => self.replays_wait = false,
         }
+        self.replay = next;
+        Ok(())
     }
 
-    /// When the last of a range is acknowledged: forgets it and begins the next.
-    async fn end_replay(&mut self) -> Result<()> {
-        let Some(replay) = &self.replay else { return Ok(()) };
+    /// When the last of a range is acknowledged: forgets it. True if so: the next one can begin.
+    async fn end_replay(&mut self) -> Result<bool> {
+        let Some(replay) = &self.replay else { return Ok(false) };
         let all_read = self.state.wants(REPLAY).is_some_and(|read| read >= u64::try_from(replay.until).unwrap_or(0));
         if all_read && self.state.replay_is_done() {
             with!(self.store.writer(), c => sqlx::query("DELETE FROM replays WHERE number = $1").bind(replay.number).execute(c).await.map(drop))?;
             self.replay = None;
-            self.begin_replay().await;
+            return Ok(true);
         }
-        Ok(())
+        Ok(false)
     }
 }

@@ -24,6 +24,8 @@ pub(crate) const REPLAY: usize = 4;
 const SHARES: [u32; QUEUES] = [8, 4, 2, 1, 1];
 /// A queue that holds this many isn't filled further.
 pub(crate) const BUFFER_MAX: usize = 512;
+/// A queue that holds this many bytes isn't filled further.
+const BUFFER_BYTES_MAX: usize = 4 << 20;
 /// How far into a queue it looks for an event whose member has credit.
 const LOOK_AHEAD: usize = 64;
 
@@ -31,6 +33,8 @@ const LOOK_AHEAD: usize = 64;
 pub(crate) const CREDIT_EVENTS_MAX: u64 = 100_000;
 /// Credit that may stand at a time.
 pub(crate) const CREDIT_BYTES_MAX: u64 = 4 << 20;
+/// Whoever holds this many bytes without acknowledging them gets no more, whatever credit it gives.
+const OUT_BYTES_MAX: u64 = 4 * CREDIT_BYTES_MAX;
 
 type Key = u64;
 type Member = u64;
@@ -55,6 +59,8 @@ struct Queue {
     /// Everything up to here was read from the log into this queue.
     read: u64,
     buffered: BTreeMap<u64, Item>,
+    /// Bytes of what is buffered.
+    bytes: usize,
     outstanding: BTreeMap<u64, Outstanding>,
     /// Acknowledged before `read` came by.
     done_early: BTreeSet<u64>,
@@ -97,7 +103,10 @@ pub(crate) struct Handed {
 pub(crate) enum Next {
     Hand(Handed),
     /// Before this event may go, the log must say what of its key lies before it: answer with [`State::predecessors`].
-    Look { entry: Arc<Entry>, since: u64 },
+    Look {
+        entry: Arc<Entry>,
+        since: u64,
+    },
     /// Nothing to hand out, or nobody with credit.
     Idle,
 }
@@ -124,16 +133,16 @@ impl State {
         self.members.insert(member, Credit::default());
     }
 
-    pub(crate) fn members(&self) -> usize {
-        self.members.len()
-    }
-
     /// A member is lost: what it held waits again, as a repeat.
     pub(crate) fn leave(&mut self, member: Member) {
         self.members.remove(&member);
         for index in 0..QUEUES {
-            let lost: Vec<u64> =
-                self.queues[index].outstanding.iter().filter(|(_, out)| out.member == member).map(|(sequence, _)| *sequence).collect();
+            let lost: Vec<u64> = self.queues[index]
+                .outstanding
+                .iter()
+                .filter(|(_, out)| out.member == member)
+                .map(|(sequence, _)| *sequence)
+                .collect();
             for sequence in lost {
                 if let Some(out) = self.queues[index].outstanding.remove(&sequence) {
                     self.let_go(&out);
@@ -155,7 +164,7 @@ impl State {
     /// How far a queue was read, if it wants more.
     pub(crate) fn wants(&self, index: usize) -> Option<u64> {
         let queue = &self.queues[index];
-        (queue.buffered.len() < BUFFER_MAX).then_some(queue.read)
+        (queue.buffered.len() < BUFFER_MAX && queue.bytes < BUFFER_BYTES_MAX).then_some(queue.read)
     }
 
     /// Takes what the log holds for a queue after what was read, up to and with `until`. Those left out don't match.
@@ -188,6 +197,7 @@ impl State {
     /// one's queue, and how far that reaches: to the event itself, unless there were more than could be read at once.
     pub(crate) fn predecessors(&mut self, sequence: u64, found: Vec<(usize, Arc<Entry>)>, until: u64) {
         for (index, entry) in found {
+            let sequence = entry.sequence;
             let queue = &self.queues[index];
             let known = entry.sequence <= queue.read
                 || queue.buffered.contains_key(&entry.sequence)
@@ -195,6 +205,10 @@ impl State {
                 || queue.done_early.contains(&entry.sequence);
             if !known {
                 self.buffer(index, entry, false);
+            }
+            // All of the key before it was found with it, or earlier.
+            if let Some(item) = self.queues[index].buffered.get_mut(&sequence) {
+                item.checked = item.checked.max(sequence);
             }
         }
         for queue in &mut self.queues[..REPLAY] {
@@ -289,6 +303,7 @@ impl State {
         let sequence = handed.entry.sequence;
         let index = if handed.replayed { REPLAY } else { queue_of(&handed.entry) };
         let Some(item) = self.queues[index].buffered.remove(&sequence) else { return };
+        self.queues[index].bytes -= item.entry.bytes;
         let key = key_of(&item.entry);
         if index != REPLAY
             && let Some(waiting) = self.waiting.get_mut(&key)
@@ -324,7 +339,7 @@ impl State {
             }
         };
         let credit = self.members.get(&member)?;
-        let fits = credit.bytes >= bytes as u64 || credit.out == 0;
+        let fits = (credit.bytes >= bytes as u64 && credit.out < OUT_BYTES_MAX) || credit.out == 0;
         (credit.events > 0 && fits).then_some(member)
     }
 
@@ -332,7 +347,9 @@ impl State {
         if index != REPLAY {
             self.waiting.entry(key_of(&entry)).or_default().insert((entry.sequence, index));
         }
-        self.queues[index].buffered.insert(entry.sequence, Item { checked: if returned { entry.sequence } else { 0 }, entry, returned });
+        self.queues[index].bytes += entry.bytes;
+        let checked = if returned { entry.sequence } else { 0 };
+        self.queues[index].buffered.insert(entry.sequence, Item { entry, returned, checked });
     }
 
     fn let_go(&mut self, out: &Outstanding) {

@@ -34,7 +34,16 @@ struct Group {
 impl Group {
     fn new(log: Vec<Arc<Entry>>, page: usize) -> Self {
         let state = State::new([0; 4], 0);
-        Self { state, log, page, members: Vec::new(), next_member: 0, outstanding: BTreeMap::new(), done: HashSet::new(), order: HashMap::new() }
+        Self {
+            state,
+            log,
+            page,
+            members: Vec::new(),
+            next_member: 0,
+            outstanding: BTreeMap::new(),
+            done: HashSet::new(),
+            order: HashMap::new(),
+        }
     }
 
     fn join(&mut self) {
@@ -57,7 +66,11 @@ impl Group {
             if let Some(since) = self.state.wants(index) {
                 let of_queue = self.log.iter().filter(|entry| queue_of(entry) == index && entry.sequence > since);
                 let entries: Vec<_> = of_queue.take(self.page).cloned().collect();
-                let until = if entries.len() == self.page { entries.last().map_or(since, |last| last.sequence) } else { self.log.len() as u64 };
+                let until = if entries.len() == self.page {
+                    entries.last().map_or(since, |last| last.sequence)
+                } else {
+                    self.log.len() as u64
+                };
                 self.state.fill(index, entries, until);
             }
         }
@@ -74,10 +87,16 @@ impl Group {
                 }
                 Next::Look { entry, since } => {
                     let before = self.log.iter().filter(|other| {
-                        other.ordering_key == entry.ordering_key && other.sequence > since && other.sequence < entry.sequence
+                        other.ordering_key == entry.ordering_key
+                            && other.sequence > since
+                            && other.sequence < entry.sequence
                     });
                     let found: Vec<_> = before.take(self.page).map(|entry| (queue_of(entry), entry.clone())).collect();
-                    let until = if found.len() < self.page { entry.sequence } else { found.last().map_or(since, |(_, last)| last.sequence) };
+                    let until = if found.len() < self.page {
+                        entry.sequence
+                    } else {
+                        found.last().map_or(since, |(_, last)| last.sequence)
+                    };
                     self.state.predecessors(entry.sequence, found, until);
                 }
                 Next::Idle => return,
@@ -97,14 +116,21 @@ impl Group {
         let before = self.order.insert(key.clone(), sequence).unwrap_or(0);
         assert!(before < sequence, "{sequence} of {key} came after {before}");
         let skipped = self.log.iter().find(|other| {
-            *other.ordering_key == *key && other.sequence < sequence && !self.done.contains(&other.sequence) && !self.outstanding.contains_key(&other.sequence)
+            *other.ordering_key == *key
+                && other.sequence < sequence
+                && !self.done.contains(&other.sequence)
+                && !self.outstanding.contains_key(&other.sequence)
         });
         assert!(skipped.is_none(), "{sequence} overtook {} of its key", skipped.map_or(0, |other| other.sequence));
         self.outstanding.insert(sequence, (handed.member, key_of(&handed.entry)));
     }
 
     fn acknowledge(&mut self, index: usize) {
-        let Some((sequence, (member, _))) = self.outstanding.iter().nth(index % self.outstanding.len().max(1)).map(|(s, o)| (*s, *o)) else { return };
+        let Some((sequence, (member, _))) =
+            self.outstanding.iter().nth(index % self.outstanding.len().max(1)).map(|(s, o)| (*s, *o))
+        else {
+            return;
+        };
         assert!(self.state.acknowledge(member, sequence));
         self.outstanding.remove(&sequence);
         self.done.insert(sequence);
@@ -114,7 +140,9 @@ impl Group {
     fn check_watermarks(&self) {
         for index in 0..4 {
             let watermark = self.state.watermark(index);
-            let open = self.log.iter().find(|entry| queue_of(entry) == index && entry.sequence <= watermark && !self.done.contains(&entry.sequence));
+            let open = self.log.iter().find(|entry| {
+                queue_of(entry) == index && entry.sequence <= watermark && !self.done.contains(&entry.sequence)
+            });
             assert!(open.is_none(), "watermark {watermark} passed an event that isn't done");
         }
     }

@@ -6,7 +6,7 @@ use bytes::Bytes;
 use chassis::id::OrganizationId;
 use proto::router::v1::LoggedEvent;
 
-use crate::wedding::Learnt;
+use crate::wedding::Lesson;
 
 /// An event that is ready to be appended.
 #[derive(Debug)]
@@ -22,8 +22,8 @@ pub(crate) struct Draft {
     pub(crate) logged: LoggedEvent,
     /// `logged`, encoded and sealed.
     pub(crate) body: Bytes,
-    /// What the event teaches about its wedding, stored in the same commit.
-    pub(crate) learnt: Option<Learnt>,
+    /// What the event teaches about a wedding, stored in the same commit.
+    pub(crate) lesson: Option<Lesson>,
 }
 
 impl Draft {

@@ -36,8 +36,8 @@ pub(crate) struct Page {
 }
 
 impl Log {
-    /// Events after `since`, of everyone.
-    pub(crate) async fn read(&self, since: u64) -> Result<Page> {
+    /// Events after `since`, of everyone; of one organization, those of others may be left out.
+    pub(crate) async fn read(&self, organization: Option<&OrganizationId>, since: u64) -> Result<Page> {
         let head = self.head();
         if since >= head {
             return Ok(Page { entries: Vec::new(), until: since });
@@ -47,6 +47,9 @@ impl Log {
         {
             return Ok(Page { until: last, entries });
         }
+        if let Some(organization) = organization {
+            return self.read_of(organization, since, head, PAGE).await;
+        }
         let rows: Vec<Row> = with!(self.store.reader(), c => sqlx::query_as(
             "SELECT sequence, organization_id, uid, type, ordering_key, priority, body FROM events
              WHERE sequence > $1 AND sequence <= $2 ORDER BY sequence LIMIT $3",
@@ -55,7 +58,13 @@ impl Log {
     }
 
     /// Events of one organization after `since` and up to `until`.
-    pub(crate) async fn read_of(&self, organization: &OrganizationId, since: u64, until: u64, limit: usize) -> Result<Page> {
+    pub(crate) async fn read_of(
+        &self,
+        organization: &OrganizationId,
+        since: u64,
+        until: u64,
+        limit: usize,
+    ) -> Result<Page> {
         let until = until.min(self.head());
         let limit = limit.min(PAGE);
         let rows: Vec<Row> = with!(self.store.reader(), c => sqlx::query_as(
@@ -70,9 +79,14 @@ impl Log {
         Ok(page)
     }
 
-    /// Events of one priority after `since`, of one organization or of everyone.
-    pub(crate) async fn read_priority(&self, priority: i64, organization: Option<&OrganizationId>, since: u64) -> Result<Page> {
-        let head = self.head();
+    /// Events of one priority after `since` and up to `head`, of one organization or of everyone.
+    pub(crate) async fn read_priority(
+        &self,
+        priority: i64,
+        organization: Option<&OrganizationId>,
+        since: u64,
+        head: u64,
+    ) -> Result<Page> {
         let organization = organization.map_or("", OrganizationId::as_str);
         let rows: Vec<Row> = with!(self.store.reader(), c => sqlx::query_as(
             "SELECT sequence, organization_id, uid, type, ordering_key, priority, body FROM events
@@ -82,7 +96,13 @@ impl Log {
     }
 
     /// Events of one ordering key after `since` and before `below`.
-    pub(crate) async fn read_key(&self, organization: &OrganizationId, key: &str, since: u64, below: u64) -> Result<Page> {
+    pub(crate) async fn read_key(
+        &self,
+        organization: &OrganizationId,
+        key: &str,
+        since: u64,
+        below: u64,
+    ) -> Result<Page> {
         let rows: Vec<Row> = with!(self.store.reader(), c => sqlx::query_as(
             "SELECT sequence, organization_id, uid, type, ordering_key, priority, body FROM events
              WHERE organization_id = $1 AND ordering_key = $2 AND sequence > $3 AND sequence < $4 ORDER BY sequence LIMIT $5",
@@ -132,8 +152,11 @@ impl Log {
 
     async fn open_row(&self, row: Row) -> Result<Entry> {
         let organization = OrganizationId::parse(&row.organization_id)?;
-        let uid: [u8; 16] =
-            row.uid.as_slice().try_into().map_err(|_| Error::internal(anyhow::anyhow!("event {} has a malformed uid", row.sequence)))?;
+        let uid: [u8; 16] = row
+            .uid
+            .as_slice()
+            .try_into()
+            .map_err(|_| Error::internal(anyhow::anyhow!("event {} has a malformed uid", row.sequence)))?;
         let plain = self.keys.of(&organization).await?.open(&aad(&uid), &row.body)?;
         let bytes = plain.len() + 256;
         let mut logged = LoggedEvent::decode(plain.as_slice()).map_err(Error::internal)?;

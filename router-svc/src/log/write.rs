@@ -8,6 +8,7 @@ use std::{collections::HashMap, sync::Arc, time::Duration};
 use chassis::{
     clock::Clock,
     error::{Error, Result},
+    id::OrganizationId,
     store::{Engine, Tx},
     with,
 };
@@ -15,7 +16,10 @@ use tokio::sync::{OwnedSemaphorePermit, mpsc, oneshot};
 use tokio_util::sync::CancellationToken;
 
 use super::{Appended, Draft, Entry, Log, number, stored};
-use crate::weddings;
+use crate::{
+    wedding::Learnt,
+    weddings::{self, Weddings},
+};
 
 /// Events in one commit.
 const GROUP_MAX: usize = 512;
@@ -30,8 +34,18 @@ pub(super) struct Append {
     pub(super) _room: OwnedSemaphorePermit,
 }
 
+/// What one transaction did.
+struct Committed {
+    /// What became of each draft.
+    appended: Vec<Result<Appended>>,
+    /// The log's head after it.
+    head: u64,
+    learnt: Vec<(OrganizationId, Learnt)>,
+}
+
 pub(super) struct Writer {
     pub(super) log: Log,
+    pub(super) weddings: Weddings,
     pub(super) clock: Clock,
     pub(super) epoch: i64,
 }
@@ -47,13 +61,14 @@ impl Writer {
                 () = tokio::time::sleep(CURSORS_EVERY) => {}
                 () = stopping.cancelled() => queue.close(),
             }
-            if group.is_empty() && !self.log.dirty.any() {
-                if stopping.is_cancelled() {
-                    return;
-                }
-                continue;
+            // A last commit for the cursors; should it fail, their events come again.
+            let is_last = stopping.is_cancelled() && group.is_empty() && queue.is_empty();
+            if !group.is_empty() || self.log.dirty.any() {
+                self.write(&mut group).await;
             }
-            self.write(&mut group).await;
+            if is_last {
+                return;
+            }
         }
     }
 
@@ -61,7 +76,7 @@ impl Writer {
         let drafts: Vec<&Draft> = group.iter().map(|append| &append.draft).collect();
         let outcome = self.commit(&drafts).await;
         match outcome {
-            Ok(appended) => self.publish(group.drain(..).zip(appended)),
+            Ok(committed) => self.publish(group.drain(..), committed),
             Err(error) => {
                 self.after_failure().await;
                 if error.is_retryable() || group.len() <= 1 {
@@ -77,7 +92,7 @@ impl Writer {
     async fn write_singly(&self, group: &mut Vec<Append>) {
         for append in group.drain(..) {
             match self.commit(&[&append.draft]).await {
-                Ok(appended) => self.publish(std::iter::once(append).zip(appended)),
+                Ok(committed) => self.publish(std::iter::once(append), committed),
                 Err(error) => {
                     self.after_failure().await;
                     self.refuse(&mut vec![append], &error);
@@ -96,20 +111,19 @@ impl Writer {
     }
 
     /// Makes what was committed visible, then answers: whoever is answered can read it.
-    fn publish(&self, committed: impl Iterator<Item = (Append, Result<Appended>)>) {
+    fn publish(&self, group: impl Iterator<Item = Append>, committed: Committed) {
         let mut answers = Vec::new();
         let mut fresh = Vec::new();
-        for (append, appended) in committed {
+        for (append, appended) in group.zip(committed.appended) {
             if let Ok(Appended { sequence, duplicate: false, .. }) = appended {
                 fresh.push(Arc::new(self.entry(append.draft, sequence)));
             }
             answers.push((append.done, appended));
         }
-        if let Some(last) = fresh.last().map(|entry| entry.sequence) {
-            metrics::counter!("log_events_total").increment(fresh.len() as u64);
-            self.log.tail.extend(fresh);
-            self.log.head.send_replace(last);
-        }
+        metrics::counter!("log_events_total").increment(fresh.len() as u64);
+        self.log.tail.extend(fresh);
+        // The store's head, not the last fresh event's: a commit whose outcome was unknown may have moved it.
+        self.log.head.send_if_modified(|head| std::mem::replace(head, committed.head) != committed.head);
         for (done, appended) in answers {
             // As above: the event is durable all the same.
             let _ = done.send(appended);
@@ -146,28 +160,53 @@ impl Writer {
         }
     }
 
-    async fn commit(&self, drafts: &[&Draft]) -> Result<Vec<Result<Appended>>> {
+    async fn commit(&self, drafts: &[&Draft]) -> Result<Committed> {
+        let teaches = drafts.iter().any(|draft| draft.lesson.is_some());
+        let _changing = if teaches { Some(self.weddings.change().await) } else { None };
         let cursors = self.log.dirty.take();
         let written = self.transaction(drafts, &cursors).await;
-        if written.is_err() {
-            self.log.dirty.put_back(cursors);
+        match written {
+            Ok(mut committed) => {
+                for (organization, learnt) in committed.learnt.drain(..) {
+                    self.weddings.learn(organization, learnt);
+                }
+                Ok(committed)
+            }
+            Err(error) => {
+                self.log.dirty.put_back(cursors);
+                // Whether it was stored is not known: they are read again.
+                for (draft, lesson) in drafts.iter().filter_map(|draft| Some((draft, draft.lesson.as_ref()?))) {
+                    self.weddings.forget(&draft.organization, &lesson.wedding_id);
+                }
+                Err(error)
+            }
         }
-        written
     }
 
-    async fn transaction(&self, drafts: &[&Draft], cursors: &[(i64, i64, u64)]) -> Result<Vec<Result<Appended>>> {
+    async fn transaction(&self, drafts: &[&Draft], cursors: &[(i64, i64, u64)]) -> Result<Committed> {
         let mut tx = self.log.store.begin().await?;
         let head: Option<i64> = with!(tx.on(), c => sqlx::query_scalar("UPDATE log SET head = head WHERE epoch = $1 RETURNING head")
             .bind(self.epoch).fetch_optional(c).await)?;
-        let head = number(head.ok_or_else(|| Error::Unavailable("another router has taken this log over; this one must stop".into()))?);
+        let head =
+            number(head.ok_or_else(|| {
+                Error::Unavailable("another router has taken this log over; this one must stop".into())
+            })?);
         let appended = insert(&mut tx, drafts, head, self.clock.now_micros()).await?;
-        let new_head = appended.iter().flatten().filter(|appended| !appended.duplicate).map(|appended| appended.sequence).max().unwrap_or(head);
+        let new_head = appended
+            .iter()
+            .flatten()
+            .filter(|appended| !appended.duplicate)
+            .map(|appended| appended.sequence)
+            .max()
+            .unwrap_or(head);
         if new_head > head {
             with!(tx.on(), c => sqlx::query("UPDATE log SET head = $1").bind(stored(new_head)).execute(c).await.map(drop))?;
         }
+        let mut learnt = Vec::new();
         for (draft, appended) in drafts.iter().zip(&appended) {
-            if let (Some(learnt), Ok(Appended { duplicate: false, .. })) = (&draft.learnt, appended) {
-                weddings::store(&mut tx, &draft.organization, learnt, self.clock.now_micros()).await?;
+            if let (Some(lesson), Ok(Appended { duplicate: false, .. })) = (&draft.lesson, appended) {
+                let taught = weddings::teach(&mut tx, &draft.organization, lesson, self.clock.now_micros()).await?;
+                learnt.extend(taught.map(|taught| (draft.organization.clone(), taught)));
             }
         }
         for (group, priority, sequence) in cursors {
@@ -175,7 +214,7 @@ impl Writer {
                 .bind(group).bind(priority).bind(stored(*sequence)).execute(c).await.map(drop))?;
         }
         tx.commit().await?;
-        Ok(appended)
+        Ok(Committed { appended, head: new_head, learnt })
     }
 }
 
@@ -215,11 +254,13 @@ async fn insert(tx: &mut Tx, drafts: &[&Draft], head: u64, now: i64) -> Result<V
                     next += 1;
                     continue;
                 }
-                let known: Known = sqlx::query_as("SELECT sequence, uid, content_hash FROM events WHERE organization_id = $1 AND id = $2")
-                    .bind(draft.organization.as_str())
-                    .bind(&draft.id)
-                    .fetch_one(&mut *connection)
-                    .await?;
+                let known: Known = sqlx::query_as(
+                    "SELECT sequence, uid, content_hash FROM events WHERE organization_id = $1 AND id = $2",
+                )
+                .bind(draft.organization.as_str())
+                .bind(&draft.id)
+                .fetch_one(&mut *connection)
+                .await?;
                 appended.push(known.answer(draft));
             }
             Ok(appended)
@@ -236,7 +277,14 @@ async fn insert(tx: &mut Tx, drafts: &[&Draft], head: u64, now: i64) -> Result<V
                 }
                 let sequence = head + 1 + fresh.len() as u64;
                 fresh.push((stored(sequence), *draft));
-                known.insert(key, Known { sequence: stored(sequence), uid: draft.uid.to_vec(), content_hash: draft.content_hash.to_vec() });
+                known.insert(
+                    key,
+                    Known {
+                        sequence: stored(sequence),
+                        uid: draft.uid.to_vec(),
+                        content_hash: draft.content_hash.to_vec(),
+                    },
+                );
                 appended.push(Ok(Appended { sequence, uid: draft.uid, duplicate: false }));
             }
             insert_fresh(connection, &fresh, now).await?;
@@ -256,14 +304,24 @@ struct Known {
 impl Known {
     fn answer(&self, draft: &Draft) -> Result<Appended> {
         if self.content_hash != draft.content_hash {
-            return Err(Error::AlreadyExists(format!("event {} exists with other content: give this one an id of its own", draft.id)));
+            return Err(Error::AlreadyExists(format!(
+                "event {} exists with other content: give this one an id of its own",
+                draft.id
+            )));
         }
-        let uid = self.uid.as_slice().try_into().map_err(|_| Error::internal(anyhow::anyhow!("event {} has a malformed uid", self.sequence)))?;
+        let uid = self
+            .uid
+            .as_slice()
+            .try_into()
+            .map_err(|_| Error::internal(anyhow::anyhow!("event {} has a malformed uid", self.sequence)))?;
         Ok(Appended { sequence: number(self.sequence), uid, duplicate: true })
     }
 }
 
-async fn find_known(connection: &mut sqlx::PgConnection, drafts: &[&Draft]) -> Result<HashMap<(String, String), Known>> {
+async fn find_known(
+    connection: &mut sqlx::PgConnection,
+    drafts: &[&Draft],
+) -> Result<HashMap<(String, String), Known>> {
     type Row = (String, String, i64, Vec<u8>, Vec<u8>);
     let rows: Vec<Row> = sqlx::query_as(
         "SELECT e.organization_id, e.id, e.sequence, e.uid, e.content_hash FROM events AS e
@@ -273,7 +331,12 @@ async fn find_known(connection: &mut sqlx::PgConnection, drafts: &[&Draft]) -> R
     .bind(drafts.iter().map(|draft| draft.id.as_str()).collect::<Vec<_>>())
     .fetch_all(connection)
     .await?;
-    Ok(rows.into_iter().map(|(organization, id, sequence, uid, content_hash)| ((organization, id), Known { sequence, uid, content_hash })).collect())
+    Ok(rows
+        .into_iter()
+        .map(|(organization, id, sequence, uid, content_hash)| {
+            ((organization, id), Known { sequence, uid, content_hash })
+        })
+        .collect())
 }
 
 async fn insert_fresh(connection: &mut sqlx::PgConnection, fresh: &[(i64, &Draft)], now: i64) -> Result<()> {

@@ -15,9 +15,10 @@ use proto::router::v1::{
 };
 use tokio::sync::mpsc;
 use tokio_stream::wrappers::UnboundedReceiverStream;
+use tokio_util::sync::CancellationToken;
 use tonic::{Request, Response, Status, Streaming};
 
-use super::wire::print_timestamp;
+use super::{text, wire::print_timestamp};
 use crate::{
     consumer::{Ask, BUILT_IN, CREDIT_BYTES_MAX, Consumers, Description, Join},
     log::Log,
@@ -27,13 +28,18 @@ pub(crate) struct ConsumerRpc {
     pub(crate) consumers: Consumers,
     pub(crate) log: Log,
     pub(crate) tasks: Tasks,
+    /// Cancelled when the router begins to stop.
+    pub(crate) draining: CancellationToken,
 }
 
 #[tonic::async_trait]
 impl ConsumerService for ConsumerRpc {
     type ConsumeStream = Pin<Box<dyn Stream<Item = Result<ConsumeResponse, Status>> + Send>>;
 
-    async fn consume(&self, request: Request<Streaming<ConsumeRequest>>) -> Result<Response<Self::ConsumeStream>, Status> {
+    async fn consume(
+        &self,
+        request: Request<Streaming<ConsumeRequest>>,
+    ) -> Result<Response<Self::ConsumeStream>, Status> {
         let caller = caller(&request)?;
         let mut requests = request.into_inner();
         let first = requests.message().await?.and_then(|request| request.message);
@@ -48,7 +54,7 @@ impl ConsumerService for ConsumerRpc {
             let _ = asks.send(ask_credit(member.id, credit)).await;
         }
         // Reading and writing are separate: a member that doesn't read still has its acknowledgements taken.
-        self.tasks.spawn("consumer.member", read(requests, member.id, asks));
+        self.tasks.spawn("consumer.member", read(requests, member.id, asks, self.draining.clone()));
         let answers = UnboundedReceiverStream::new(member.answers).map(Ok);
         Ok(Response::new(Box::pin(answers)))
     }
@@ -59,10 +65,13 @@ impl ConsumerService for ConsumerRpc {
         Ok(Response::new(ListGroupsResponse { groups: groups.into_iter().map(print).collect() }))
     }
 
-    async fn delete_group(&self, request: Request<DeleteGroupRequest>) -> Result<Response<DeleteGroupResponse>, Status> {
+    async fn delete_group(
+        &self,
+        request: Request<DeleteGroupRequest>,
+    ) -> Result<Response<DeleteGroupResponse>, Status> {
         let caller = caller(&request)?;
         let organization = caller.organization("")?;
-        self.consumers.delete(&organization, &request.into_inner().group).await?;
+        self.consumers.delete(&organization, text("group", &request.get_ref().group)?).await?;
         Ok(Response::new(DeleteGroupResponse {}))
     }
 }
@@ -83,14 +92,23 @@ fn owner(caller: &Caller, group: &str) -> Result<Option<OrganizationId>> {
     match (&caller.organization, caller.role) {
         (Some(own), _) if !BUILT_IN.contains(&group) => Ok(Some(own.clone())),
         (None, Role::Service) if BUILT_IN.contains(&group) => Ok(None),
-        (None, Role::Service) => Err(Error::invalid("start.group", format!("services join one of {}", BUILT_IN.join(", ")))),
-        _ => Err(Error::PermissionDenied(format!("group {group} is not for this caller: use another name, and an organization's key"))),
+        (None, Role::Service) => {
+            Err(Error::invalid("start.group", format!("services join one of {}", BUILT_IN.join(", "))))
+        }
+        _ => Err(Error::PermissionDenied(format!(
+            "group {group} is not for this caller: use another name, and an organization's key"
+        ))),
     }
 }
 
-/// Passes on what a member says, until its stream ends; then the member is lost.
-async fn read(mut requests: Streaming<ConsumeRequest>, member: u64, asks: mpsc::Sender<Ask>) {
-    while let Ok(Some(request)) = requests.message().await {
+/// Passes on what a member says, until its stream ends or the router stops; then the member is lost.
+async fn read(
+    mut requests: Streaming<ConsumeRequest>,
+    member: u64,
+    asks: mpsc::Sender<Ask>,
+    draining: CancellationToken,
+) {
+    while let Some(Ok(Some(request))) = draining.run_until_cancelled(requests.message()).await {
         let ask = match request.message {
             Some(Message::Credit(credit)) => ask_credit(member, credit),
             Some(Message::Acknowledge(done)) => Ask::Acknowledge { member, sequences: done.sequences },
@@ -115,7 +133,11 @@ fn print(description: Description) -> Group {
         name: description.name,
         built_in: description.built_in,
         types: description.types,
-        cursors: description.cursors.into_iter().map(|(priority, sequence)| Cursor { priority: i32::try_from(priority).unwrap_or(0), sequence }).collect(),
+        cursors: description
+            .cursors
+            .into_iter()
+            .map(|(priority, sequence)| Cursor { priority: i32::try_from(priority).unwrap_or(0), sequence })
+            .collect(),
         members: i32::try_from(description.members).unwrap_or(i32::MAX),
         created_at: Some(print_timestamp(description.created_at)),
     }

@@ -12,15 +12,15 @@ use jiff::Timestamp;
 use proto::{
     common::v1::Position,
     router::v1::{
-        self as wire, GetEventRequest, GetEventResponse, GetHeadRequest, GetHeadResponse, ListEventsRequest, ListEventsResponse,
-        PublishBatchRequest, PublishBatchResponse, PublishRequest, PublishResponse, PublishResult, PublishStreamRequest,
-        PublishStreamResponse, Receipt, Refusal, ReplayEventsRequest, ReplayEventsResponse, event_service_server::EventService,
-        publish_result,
+        self as wire, GetEventRequest, GetEventResponse, GetHeadRequest, GetHeadResponse, ListEventsRequest,
+        ListEventsResponse, PublishBatchRequest, PublishBatchResponse, PublishRequest, PublishResponse, PublishResult,
+        PublishStreamRequest, PublishStreamResponse, Receipt, Refusal, ReplayEventsRequest, ReplayEventsResponse,
+        event_service_server::EventService, publish_result,
     },
 };
 use tonic::{Request, Response, Status, Streaming};
 
-use super::{given, page_size, wire as parse};
+use super::{given, page_size, text, wire as parse};
 use crate::{
     consumer::Consumers,
     event_type::{EventType, TypePattern},
@@ -30,6 +30,8 @@ use crate::{
 
 /// Events in one batch.
 const BATCH_MAX: usize = 1_000;
+/// Bytes of events in one listed page, unless one event is larger.
+const PAGE_BYTES: usize = 3 << 20;
 /// Events of one stream that may wait for their commit.
 const STREAM_WINDOW: usize = 4_096;
 
@@ -49,7 +51,10 @@ impl EventService for EventRpc {
         Ok(Response::new(PublishResponse { receipt: Some(receipt) }))
     }
 
-    async fn publish_batch(&self, request: Request<PublishBatchRequest>) -> Result<Response<PublishBatchResponse>, Status> {
+    async fn publish_batch(
+        &self,
+        request: Request<PublishBatchRequest>,
+    ) -> Result<Response<PublishBatchResponse>, Status> {
         let caller = caller(&request)?;
         let events = request.into_inner().events;
         if events.len() > BATCH_MAX {
@@ -69,7 +74,10 @@ impl EventService for EventRpc {
     type PublishStreamStream = Pin<Box<dyn Stream<Item = Result<PublishStreamResponse, Status>> + Send>>;
 
     /// Events are taken one after the other, so that the log has them in the stream's order; their commits are waited for together.
-    async fn publish_stream(&self, request: Request<Streaming<PublishStreamRequest>>) -> Result<Response<Self::PublishStreamStream>, Status> {
+    async fn publish_stream(
+        &self,
+        request: Request<Streaming<PublishStreamRequest>>,
+    ) -> Result<Response<Self::PublishStreamStream>, Status> {
         let caller = caller(&request)?;
         let publisher = self.publisher.clone();
         let taken = request.into_inner().then(move |request| {
@@ -90,7 +98,7 @@ impl EventService for EventRpc {
         let caller = caller(&request)?;
         let request = request.into_inner();
         let organization = caller.organization(&request.organization_id)?;
-        let entry = self.log.find(&organization, &request.id).await?;
+        let entry = self.log.find(&organization, text("id", &request.id)?).await?;
         Ok(Response::new(GetEventResponse { event: Some(entry.logged.clone()) }))
     }
 
@@ -107,10 +115,14 @@ impl EventService for EventRpc {
         Ok(Response::new(self.list(&organization, &request, since).await?))
     }
 
-    async fn replay_events(&self, request: Request<ReplayEventsRequest>) -> Result<Response<ReplayEventsResponse>, Status> {
+    async fn replay_events(
+        &self,
+        request: Request<ReplayEventsRequest>,
+    ) -> Result<Response<ReplayEventsResponse>, Status> {
         let caller = caller(&request)?;
         let request = request.into_inner();
         let organization = caller.organization(&request.organization_id)?;
+        text("group", &request.group)?;
         let since = self.log.since(&given("since", request.since)?)?;
         let until = match &request.until {
             Some(until) => self.log.since(until)?,
@@ -125,28 +137,40 @@ impl EventService for EventRpc {
 
     async fn get_head(&self, _: Request<GetHeadRequest>) -> Result<Response<GetHeadResponse>, Status> {
         let position = |sequence| -> Position { self.log.position(sequence) };
-        Ok(Response::new(GetHeadResponse { head: Some(position(self.log.head())), oldest: Some(position(self.log.oldest())) }))
+        Ok(Response::new(GetHeadResponse {
+            head: Some(position(self.log.head())),
+            oldest: Some(position(self.log.oldest())),
+        }))
     }
 }
 
 impl EventRpc {
-    /// A page of events of the types asked for: reads on until it is full, or for a bounded number of pages.
-    async fn list(&self, organization: &OrganizationId, request: &ListEventsRequest, mut since: u64) -> Result<ListEventsResponse> {
+    /// A page of events of the types asked for: reads on until it is full, in number or bytes, or for a bounded number
+    /// of pages.
+    async fn list(
+        &self,
+        organization: &OrganizationId,
+        request: &ListEventsRequest,
+        mut since: u64,
+    ) -> Result<ListEventsResponse> {
         let size = page_size(request.page_size)? as usize;
         let types = request.types.iter().map(|text| TypePattern::parse(text)).collect::<Result<Vec<_>>>()?;
         let matches = |type_: &str| {
-            types.is_empty() || EventType::parse(type_).is_ok_and(|type_| types.iter().any(|pattern| pattern.matches(&type_)))
+            types.is_empty()
+                || EventType::parse(type_).is_ok_and(|type_| types.iter().any(|pattern| pattern.matches(&type_)))
         };
         let head = self.log.head();
-        let mut events = Vec::new();
+        let (mut events, mut bytes, mut last) = (Vec::new(), 0, since);
         for _ in 0..PAGES_READ_MAX {
             let page = self.log.read_of(organization, since, head, size).await?;
             since = page.until;
             for entry in page.entries.iter().filter(|entry| matches(&entry.type_)) {
-                events.push(entry.logged.clone());
-                if events.len() == size {
-                    return Ok(ListEventsResponse { events, next_page_token: entry.sequence.to_string() });
+                bytes += entry.bytes;
+                if events.len() == size || (bytes > PAGE_BYTES && !events.is_empty()) {
+                    return Ok(ListEventsResponse { events, next_page_token: last.to_string() });
                 }
+                events.push(entry.logged.clone());
+                last = entry.sequence;
             }
             if since >= head {
                 return Ok(ListEventsResponse { events, next_page_token: String::new() });

@@ -7,14 +7,15 @@ use chassis::{
     id::OrganizationId,
 };
 use proto::router::v1::{
-    ConfigureChannelRequest, ConfigureChannelResponse, CreateRouteRequest, CreateRouteResponse, DeleteRouteRequest, DeleteRouteResponse,
-    ListChannelConfigurationsRequest, ListChannelConfigurationsResponse, ListRoutesRequest, ListRoutesResponse, Route as WireRoute,
-    TestRouteRequest, TestRouteResponse, UpdateRouteRequest, UpdateRouteResponse, route_service_server::RouteService,
+    ConfigureChannelRequest, ConfigureChannelResponse, CreateRouteRequest, CreateRouteResponse, DeleteRouteRequest,
+    DeleteRouteResponse, ListChannelConfigurationsRequest, ListChannelConfigurationsResponse, ListRoutesRequest,
+    ListRoutesResponse, Route as WireRoute, TestRouteRequest, TestRouteResponse, UpdateRouteRequest,
+    UpdateRouteResponse, route_service_server::RouteService,
 };
 use tonic::{Request, Response, Status};
 
 use super::{
-    given,
+    given, text,
     wire::{channel_configuration, event, print_channel_configuration, print_plan, print_route, route},
 };
 use crate::{publish::Publisher, route::Route, routes::RouteTable};
@@ -34,13 +35,19 @@ impl RouteService for RouteRpc {
         Ok(Response::new(ListRoutesResponse { routes }))
     }
 
-    async fn create_route(&self, request: Request<CreateRouteRequest>) -> Result<Response<CreateRouteResponse>, Status> {
+    async fn create_route(
+        &self,
+        request: Request<CreateRouteRequest>,
+    ) -> Result<Response<CreateRouteResponse>, Status> {
         let organization = caller(&request)?.organization("")?;
         let created = self.routes.create(&organization, self.parse(request.into_inner().route)?).await?;
         Ok(Response::new(CreateRouteResponse { route: Some(self.print(&organization, &created)) }))
     }
 
-    async fn update_route(&self, request: Request<UpdateRouteRequest>) -> Result<Response<UpdateRouteResponse>, Status> {
+    async fn update_route(
+        &self,
+        request: Request<UpdateRouteRequest>,
+    ) -> Result<Response<UpdateRouteResponse>, Status> {
         let organization = caller(&request)?.organization("")?;
         let given = given("route", request.into_inner().route)?;
         let version = given.version;
@@ -52,9 +59,12 @@ impl RouteService for RouteRpc {
         Ok(Response::new(UpdateRouteResponse { route: Some(self.print(&organization, &updated)) }))
     }
 
-    async fn delete_route(&self, request: Request<DeleteRouteRequest>) -> Result<Response<DeleteRouteResponse>, Status> {
+    async fn delete_route(
+        &self,
+        request: Request<DeleteRouteRequest>,
+    ) -> Result<Response<DeleteRouteResponse>, Status> {
         let organization = caller(&request)?.organization("")?;
-        self.routes.delete(&organization, &request.into_inner().id).await?;
+        self.routes.delete(&organization, text("id", &request.get_ref().id)?).await?;
         Ok(Response::new(DeleteRouteResponse {}))
     }
 
@@ -70,7 +80,10 @@ impl RouteService for RouteRpc {
         Ok(Response::new(TestRouteResponse { plan: Some(print_plan(&plan)), channels }))
     }
 
-    async fn configure_channel(&self, request: Request<ConfigureChannelRequest>) -> Result<Response<ConfigureChannelResponse>, Status> {
+    async fn configure_channel(
+        &self,
+        request: Request<ConfigureChannelRequest>,
+    ) -> Result<Response<ConfigureChannelResponse>, Status> {
         let organization = caller(&request)?.organization(&request.get_ref().organization_id)?;
         let request = request.into_inner();
         let configuration = channel_configuration(&request.pattern, &request.destinations)?;
@@ -104,6 +117,7 @@ impl RouteRpc {
         if id.is_empty() {
             return Err(Error::invalid("route.id", "must be given"));
         }
+        text("route.id", id)?;
         let routes = self.routes.of(organization).await?;
         Ok(routes.routes().iter().find(|route| route.id == id && route.built_in).map(|route| Route::clone(route)))
     }

@@ -6,12 +6,13 @@ use chassis::{
     error::{Error, Result},
 };
 use proto::router::v1::{
-    GetWeddingRequest, GetWeddingResponse, UpsertWeddingRequest, UpsertWeddingResponse, wedding_service_server::WeddingService,
+    GetWeddingRequest, GetWeddingResponse, UpsertWeddingRequest, UpsertWeddingResponse,
+    wedding_service_server::WeddingService,
 };
 use tonic::{Request, Response, Status};
 
 use super::{
-    given,
+    given, text,
     wire::{print_wedding, wedding},
 };
 use crate::{organizations::Organizations, weddings::Weddings};
@@ -24,7 +25,10 @@ pub(crate) struct WeddingRpc {
 
 #[tonic::async_trait]
 impl WeddingService for WeddingRpc {
-    async fn upsert_wedding(&self, request: Request<UpsertWeddingRequest>) -> Result<Response<UpsertWeddingResponse>, Status> {
+    async fn upsert_wedding(
+        &self,
+        request: Request<UpsertWeddingRequest>,
+    ) -> Result<Response<UpsertWeddingResponse>, Status> {
         let caller = caller(&request)?;
         let asked = given("wedding", request.into_inner().wedding)?;
         let organization = caller.organization(&asked.organization_id)?;
@@ -38,7 +42,11 @@ impl WeddingService for WeddingRpc {
         let caller = caller(&request)?;
         let request = request.into_inner();
         let organization = caller.organization(&request.organization_id)?;
-        let known = self.weddings.find(&organization, &request.id).await?.ok_or_else(|| Error::NotFound("wedding".into()))?;
+        let known = self
+            .weddings
+            .find(&organization, text("id", &request.id)?)
+            .await?
+            .ok_or_else(|| Error::NotFound("wedding".into()))?;
         Ok(Response::new(GetWeddingResponse { wedding: Some(print_wedding(&known, &organization)) }))
     }
 }

@@ -29,7 +29,7 @@ use crate::{
 /// # Errors
 /// `Error::Invalid` naming the field.
 pub(crate) fn event(event: wire::Event, organization: OrganizationId, now: Timestamp) -> Result<Event> {
-    let asked = event.priority();
+    let asked = priority(event.priority)?;
     let payload = payload(event.payload)?;
     let channels = event.channels.iter().take(CHANNEL_LIMIT + 1);
     let parsed = Event {
@@ -44,7 +44,7 @@ pub(crate) fn event(event: wire::Event, organization: OrganizationId, now: Times
         channels: channels.map(|name| ChannelName::parse(name)).collect::<Result<_>>()?,
         payload,
         metadata: metadata(event.metadata.unwrap_or_default())?,
-        lowered: asked == common::Priority::Low,
+        lowered: asked == Some(Priority::Low),
     };
     parsed.check()
 }
@@ -72,7 +72,8 @@ fn type_(text: &str, payload: &Payload) -> Result<EventType> {
     let Payload::Change(change) = payload else { return EventType::parse(text) };
     let derived = EventType::of_change(&change.table, change.operation.as_str());
     match text {
-        "" => EventType::parse(derived.as_str()),
+        "" => EventType::parse(derived.as_str())
+            .map_err(|_| Error::invalid("change.table", "must match [A-Za-z0-9_$-]{1,63}")),
         text if text == derived.as_str() => EventType::parse(text),
         _ => Err(Error::invalid("type", format!("must be {derived} for this change, or empty"))),
     }

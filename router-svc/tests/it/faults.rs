@@ -1,0 +1,191 @@
+//! What the router does when its store, its port or another router is in the way.
+
+use std::{path::PathBuf, time::Duration};
+
+use proto::router::v1::Event;
+use serde_json::json;
+use sqlx::{Connection as _, Executor as _, PgConnection, SqliteConnection};
+use tonic::{Code, Status};
+use tonic_types::StatusExt as _;
+
+use crate::{
+    weddings::wedding,
+    world::{World, content, keyed, on_each, until},
+};
+
+/// The store by another way in.
+enum Aside {
+    Sqlite(SqliteConnection),
+    Postgres(PgConnection),
+}
+
+impl Aside {
+    async fn open(world: &World) -> Self {
+        let store = &world.config.store;
+        let url = store.url.expose();
+        if url.starts_with("sqlite:") {
+            return Self::Sqlite(SqliteConnection::connect(url).await.unwrap());
+        }
+        let mut connection = PgConnection::connect(url).await.unwrap();
+        let path = format!("SET search_path TO {}", store.schema);
+        connection.execute(sqlx::AssertSqlSafe(path)).await.unwrap();
+        Self::Postgres(connection)
+    }
+
+    async fn run(&mut self, sqlite: &'static str, postgres: &'static str) {
+        match self {
+            Self::Sqlite(connection) => drop(connection.execute(sqlite).await.unwrap()),
+            Self::Postgres(connection) => drop(connection.execute(postgres).await.unwrap()),
+        }
+    }
+
+    async fn lock(&mut self) {
+        self.run("BEGIN IMMEDIATE", "BEGIN; LOCK TABLE log IN ACCESS EXCLUSIVE MODE").await;
+    }
+
+    async fn unlock(&mut self) {
+        self.run("ROLLBACK", "ROLLBACK").await;
+    }
+}
+
+fn assert_unavailable(refused: &Status) {
+    assert_eq!(refused.code(), Code::Unavailable, "{refused:?}");
+    let details = refused.get_details_retry_info().expect("it says when to try again");
+    assert!(details.retry_delay.is_some_and(|delay| delay > Duration::ZERO));
+}
+
+#[tokio::test]
+async fn a_locked_store_refuses_for_now_and_loses_nothing_and_leaves_no_gap() {
+    on_each(|world| async move {
+        let a = world.organization("a").await;
+        a.publish(keyed("before", "k")).await;
+        let mut member = a.join("g", 100).await;
+        let mut aside = Aside::open(&world).await;
+        aside.lock().await;
+        let (one, two) =
+            tokio::join!(a.try_publish(keyed("one", "k")), a.try_publish(content("two", "test.happened", json!(2))));
+        for refused in [one, two] {
+            assert_unavailable(&refused.unwrap_err());
+        }
+        aside.unlock().await;
+        let stored = a.publish(keyed("one", "k")).await;
+        assert!(!stored.duplicate && stored.position.unwrap().sequence == 2);
+        assert_eq!(a.sequence(content("two", "test.happened", json!(2))).await, 3);
+        assert_eq!(a.all().await.len(), 3);
+        assert_eq!(member.ids(2).await, ["one", "two"]);
+    })
+    .await;
+}
+
+#[tokio::test]
+async fn acknowledgements_that_could_not_be_stored_are_stored_later() {
+    on_each(|world| async move {
+        let a = world.organization("a").await;
+        let mut member = a.join("g", 100).await;
+        a.publish(keyed("e1", "k")).await;
+        let events = member.rest().await;
+        let mut aside = Aside::open(&world).await;
+        aside.lock().await;
+        member.acknowledge(&events).await;
+        // Long enough for a commit of the cursors to fail.
+        assert_unavailable(&a.try_publish(keyed("e2", "k")).await.unwrap_err());
+        aside.unlock().await;
+        crate::consume::acknowledged(&a, "g", 1).await;
+    })
+    .await;
+}
+
+#[tokio::test]
+async fn two_routers_never_serve_one_store() {
+    on_each(|world| async move {
+        let config = router_svc::Config { listen: ([127, 0, 0, 1], 0).into(), ..world.config.clone() };
+        let refused = router_svc::start(config, &world.another_chassis()).await.unwrap_err();
+        assert!(format!("{refused:#}").contains("in use by another process"), "{refused:#}");
+        world.organization("a").await.publish(keyed("e1", "k")).await;
+    })
+    .await;
+}
+
+#[tokio::test]
+async fn a_router_whose_log_was_taken_over_writes_nothing_more_and_stops_in_time() {
+    on_each(|world| async move {
+        let a = world.organization("a").await;
+        let mut member = a.join("g", 100).await;
+        a.publish(keyed("e1", "k")).await;
+        let events = member.rest().await;
+        Aside::open(&world).await.run("UPDATE log SET epoch = epoch + 1", "UPDATE log SET epoch = epoch + 1").await;
+        for _ in 0..2 {
+            assert_unavailable(&a.try_publish(keyed("e2", "k")).await.unwrap_err());
+        }
+        let row = proto::router::v1::Change {
+            schema: "public".to_owned(),
+            table: "wedding_details".to_owned(),
+            operation: 1,
+            new_record: r#"{"id":"w","wedding_date":"2026-05-02"}"#.into(),
+            ..Default::default()
+        };
+        let teaches = Event { payload: Some(proto::router::v1::event::Payload::Change(row)), ..Event::default() };
+        assert_unavailable(&a.try_publish(teaches).await.unwrap_err());
+        assert!(wedding(&a, "w").await.is_none(), "what was not stored is not known");
+        assert_eq!((a.head().await.sequence, a.all().await.len()), (1, 1));
+        member.acknowledge(&events).await;
+        tokio::time::sleep(crate::world::QUIET).await;
+        assert!(world.chassis.drain().await, "cursors that can't be stored don't hold up the stop");
+    })
+    .await;
+}
+
+#[tokio::test]
+async fn what_another_hand_committed_shows_with_the_next_answer() {
+    on_each(|world| async move {
+        let a = world.organization("a").await;
+        a.publish(keyed("e1", "k")).await;
+        // As after a commit whose answer was lost: the store holds an event that this process doesn't know of.
+        let insert = "INSERT INTO events (sequence, organization_id, id, uid, type, ordering_key, priority, content_hash, recorded_at, body)
+             SELECT 2, organization_id, 'e2', '0123456789abcdef', type, ordering_key, priority, content_hash, recorded_at, body FROM events WHERE sequence = 1";
+        let mut aside = Aside::open(&world).await;
+        aside.run("UPDATE log SET head = 2", "UPDATE log SET head = 2").await;
+        let as_bytes = "INSERT INTO events (sequence, organization_id, id, uid, type, ordering_key, priority, content_hash, recorded_at, body)
+             SELECT 2, organization_id, 'e2', CAST('0123456789abcdef' AS BLOB), type, ordering_key, priority, content_hash, recorded_at, body FROM events WHERE sequence = 1";
+        aside.run(as_bytes, insert).await;
+        let again = a.publish(keyed("e2", "k")).await;
+        assert!(again.duplicate && again.position.unwrap().sequence == 2);
+        assert_eq!(a.head().await.sequence, 2, "whoever is answered can read it");
+        assert_eq!(a.sequence(keyed("e3", "k")).await, 3);
+    })
+    .await;
+}
+
+#[tokio::test]
+async fn nothing_of_an_events_content_lies_open_in_the_files() {
+    on_each(|world| async move {
+        let a = world.organization("a").await;
+        let canary = "canary-in-the-mine-7391";
+        a.publish(content("e1", "test.happened", json!({"note": canary, "wedding_id": "w"}))).await;
+        let Some(path) = world.config.store.url.expose().strip_prefix("sqlite:").map(PathBuf::from) else { return };
+        let holds = |canary: &str| {
+            let folder = std::fs::read_dir(path.parent().unwrap()).unwrap().map(|entry| entry.unwrap().path());
+            let files: Vec<_> =
+                folder.filter(|file| file.file_name().unwrap().to_string_lossy().starts_with("test.db")).collect();
+            assert!(files.len() >= 2, "{files:?}");
+            files
+                .iter()
+                .any(|file| std::fs::read(file).unwrap().windows(canary.len()).any(|bytes| bytes == canary.as_bytes()))
+        };
+        assert!(holds("test.happened"), "what is not sealed is found by this");
+        assert!(!holds(canary));
+        until("it is read back", || async { a.all().await.len() == 1 }).await;
+    })
+    .await;
+}
+
+#[tokio::test]
+async fn a_port_in_use_is_named() {
+    on_each(|world| async move {
+        let config = router_svc::Config { listen: world.address, ..world.config.clone() };
+        let refused = router_svc::start(config, &world.another_chassis()).await.unwrap_err();
+        let expected = format!("port {} of router is in use: set [router] listen", world.address.port());
+        assert_eq!(refused.to_string(), expected);
+    })
+    .await;
+}
