@@ -1,10 +1,16 @@
-//! What was answered OK survives the process, on each engine.
+//! What was answered OK survives the process, and arrives, on each engine.
 
 use proto::router::v1::{
     Content, Event, GetEventRequest, PublishRequest, event::Payload, event_service_client::EventServiceClient,
 };
 
-use super::harness::{Engine, Wedsync, client};
+use super::{
+    crash::{
+        Chance,
+        kill::{self, Kills},
+    },
+    harness::{Engine, Wedsync, client},
+};
 
 fn event(id: &str) -> Event {
     let content = Content { content_type: String::new(), data: r#"{"note":"kept"}"#.into() };
@@ -40,5 +46,16 @@ async fn a_killed_process_comes_back_with_all_that_it_acknowledged() {
             assert!(again.into_inner().receipt.expect("a receipt").duplicate, "{engine:?}: {id} was stored twice");
         }
         assert!(system.stop().await.success(), "{engine:?}: the stop was not clean:\n{}", system.log());
+    }
+}
+
+/// A short form of `make crash`.
+#[tokio::test]
+async fn however_often_it_is_killed_all_that_it_acknowledged_reaches_every_endpoint_unaltered() {
+    for engine in Engine::all() {
+        let kills = Kills { cycles: 3, seed: Chance::seed(), rate: 90, life_ms: 20..1_000 };
+        let summary = kill::run(&engine, &kills, |_| {}).await;
+        println!("{engine:?}: {summary:?}");
+        assert!(summary.outcome.acknowledged > 0 && summary.outcome.is_good(), "{engine:?}: {summary:#?}");
     }
 }

@@ -6,6 +6,8 @@
 
 // `cfg(test)` tells the lints that everything here is test code.
 #[cfg(test)]
+mod commands;
+#[cfg(test)]
 #[expect(dead_code, reason = "the benches use more of it")]
 mod crash;
 #[cfg(test)]
@@ -13,6 +15,9 @@ mod durability;
 #[cfg(test)]
 mod foreign;
 #[cfg(test)]
+#[expect(dead_code, reason = "the benches use more of it")]
 mod harness;
+#[cfg(test)]
+mod stories;
 #[cfg(test)]
 mod tidy;

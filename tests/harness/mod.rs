@@ -187,6 +187,11 @@ impl Wedsync {
         assert!(sent.success(), "the signal was not sent");
     }
 
+    /// Its data folder, by which commands find it.
+    pub(crate) fn data(&self) -> PathBuf {
+        data(&self.folder)
+    }
+
     /// What it has logged so far, over all its lives.
     pub(crate) fn log(&self) -> String {
         log(&self.folder)

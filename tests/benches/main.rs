@@ -1,0 +1,55 @@
+//! What is measured and what is broken on purpose, on the binary as it is released:
+//! `cargo bench --bench main -- crash|powercut|isolation`. Results are JSON, one line each, on standard output.
+//!
+//! PostgreSQL is taken from `WEDSYNC_TEST_POSTGRES` as `tests/harness/run.sh` sets it; a power cut starts its own.
+
+// `cfg(test)` tells the lints that everything here is test code.
+#[cfg(test)]
+#[path = "../crash/mod.rs"]
+mod crash;
+#[cfg(test)]
+#[path = "../harness/mod.rs"]
+#[expect(dead_code, unused_imports, reason = "the tests use more of it")]
+mod harness;
+#[cfg(test)]
+mod isolation;
+#[cfg(test)]
+mod kill;
+#[cfg(test)]
+mod powercut;
+#[cfg(test)]
+mod report;
+
+use std::process::ExitCode;
+
+use clap::{Parser, Subcommand};
+
+#[derive(Parser)]
+struct Arguments {
+    #[command(subcommand)]
+    command: Option<Command>,
+    /// What cargo adds.
+    #[arg(long, hide = true, global = true)]
+    bench: bool,
+}
+
+#[derive(Subcommand)]
+enum Command {
+    /// kill -9 and restart under load, and look for anything lost or altered.
+    Crash(kill::Crash),
+    /// Cut the power under load, and look for anything lost; with a control run that must lose.
+    Powercut(powercut::Powercut),
+    /// Measure a healthy endpoint alone and beside one that never answers.
+    Isolation(isolation::Isolation),
+}
+
+#[tokio::main]
+async fn main() -> ExitCode {
+    let command = Arguments::parse().command.unwrap_or(Command::Isolation(isolation::Isolation::default()));
+    let good = match command {
+        Command::Crash(crash) => crash.run().await,
+        Command::Powercut(powercut) => powercut.run().await,
+        Command::Isolation(isolation) => isolation.run().await,
+    };
+    if good { ExitCode::SUCCESS } else { ExitCode::FAILURE }
+}
