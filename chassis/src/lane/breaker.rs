@@ -131,7 +131,9 @@ mod tests {
     #[test]
     fn a_failed_probe_opens_it_for_twice_as_long() {
         let mut breaker = Breaker::default();
-        (0..5).for_each(|id| drop(breaker.failed(id, after(0), 0.5)));
+        for id in 0..5 {
+            breaker.failed(id, after(0), 0.5);
+        }
         assert_eq!(breaker.state(after(10)), State::HalfOpen);
         breaker.failed(9, after(10), 0.5);
         assert_eq!(breaker.state(after(11)), State::Open(after(30)));

@@ -4,6 +4,8 @@
 mod actor;
 mod flight;
 mod lane;
+#[cfg(all(test, feature = "testing"))]
+mod tests;
 
 use std::{sync::Arc, time::Duration};
 
@@ -15,7 +17,7 @@ use self::actor::Actor;
 use super::{
     backoff::Schedule,
     delivery::{Attempted, Delivery, State},
-    recorder::{self, Group},
+    recorder::{self, Found, Group},
     rows::{self, Due},
 };
 use crate::{
@@ -45,7 +47,7 @@ pub trait Courier: Send + Sync + 'static {
 pub struct Settings {
     /// Attempts in any 60 s; 0 means no limit.
     pub rate_limit: u32,
-    /// A delivery waits for its predecessor of the same ordering key.
+    /// A delivery waits for its predecessor of the same ordering key, of those offered since this is set.
     pub ordered: bool,
     /// Delays between attempts.
     pub schedule: Schedule,
@@ -111,9 +113,9 @@ pub(super) enum Signal {
     /// An attempt ended.
     Ended { delivery: i64, started_at: Timestamp, duration: Duration, attempted: Attempted },
     /// A look into a lane's waiting deliveries came back.
-    Loaded { lane: i64, due: Result<Due> },
+    Loaded { lane: i64, reserved: usize, due: Result<Due> },
     /// A group is durable.
-    Committed(Group),
+    Committed(Group, Found),
     /// A commit failed; the recorder tries again.
     Stalled,
 }
@@ -121,10 +123,13 @@ pub(super) enum Signal {
 /// What the dispatcher is asked by others.
 enum Request {
     Open { lane: i64, id: Arc<str>, organization: OrganizationId, settings: Settings, remembered: rows::Remembered },
-    Drop { lane: i64 },
+    Drop { lane: i64, done: oneshot::Sender<()> },
     Wake { lane: i64 },
     Offer { offers: Vec<Offer>, done: oneshot::Sender<()> },
     Breaker { lane_id: Arc<str>, answer: oneshot::Sender<Option<super::breaker::State>> },
+    /// For tests: whether anything but an attempt is under way or due, and how many attempts are.
+    #[cfg(test)]
+    Look { answer: oneshot::Sender<(bool, usize)> },
 }
 
 /// The handle that services hold. Cheap to clone.
@@ -134,8 +139,11 @@ pub struct Dispatcher {
     keys: DataKeys,
     clock: Clock,
     requests: mpsc::Sender<Request>,
-    /// The last process didn't stop in order: attempts may be missing from the record.
-    unclean: bool,
+    /// When this process started, if the last one didn't stop in order: attempts may be missing from the record.
+    unclean: Option<i64>,
+    /// For tests: what dies in a crash.
+    #[cfg(test)]
+    mortal: [tokio::task::AbortHandle; 2],
 }
 
 impl Dispatcher {
@@ -151,14 +159,23 @@ impl Dispatcher {
         clock: Clock,
         tasks: &Tasks,
     ) -> Result<Self> {
-        let (clean, last_id) = rows::take_over(&store, clock.now_micros(), C::REPEATABLE).await?;
+        let started_at = clock.now_micros();
+        let (clean, last_id) = rows::take_over(&store, started_at, C::REPEATABLE).await?;
         let (requests, asked) = mpsc::channel(64);
         let (signals, told) = mpsc::channel(slots.all.max(256) * 2);
         let (groups, to_record) = mpsc::channel(1);
-        tasks.spawn("lane.recorder", recorder::run(store.clone(), keys.clone(), to_record, signals.clone()));
+        let _recorder = tasks.spawn("lane.recorder", recorder::run(store.clone(), keys.clone(), to_record, signals.clone()));
         let actor = Actor::new(store.clone(), keys.clone(), courier, slots, clock.clone(), tasks.clone(), signals, groups, last_id);
-        tasks.spawn("lane.dispatcher", actor.run(asked, told));
-        Ok(Self { store, keys, clock, requests, unclean: !clean })
+        let _dispatcher = tasks.spawn("lane.dispatcher", actor.run(asked, told));
+        Ok(Self {
+            store,
+            keys,
+            clock,
+            requests,
+            unclean: (!clean).then_some(started_at),
+            #[cfg(test)]
+            mortal: [_recorder, _dispatcher],
+        })
     }
 
     /// Opens a destination's lane, or changes the settings of one that is open. What waits in it is taken up.
@@ -180,7 +197,9 @@ impl Dispatcher {
     /// Those of the store; `Error::Unavailable` while stopping.
     pub async fn remove(&self, id: &str, organization: &OrganizationId, state: State, reason: &str) -> Result<u64> {
         let lane = rows::lane(&self.store, id, organization).await?;
-        self.ask(Request::Drop { lane }).await?;
+        let (done, dropped) = oneshot::channel();
+        self.ask(Request::Drop { lane, done }).await?;
+        dropped.await.map_err(|_| stopping())?;
         rows::end_all(&self.store, lane, state, reason, self.clock.now_micros()).await
     }
 

@@ -4,9 +4,10 @@
 //! The two hot statements stand in both dialects side by side: PostgreSQL takes whole columns (UNNEST), SQLite one
 //! prepared insert repeated.
 
-use std::time::Duration;
+use std::{sync::Arc, time::Duration};
 
 use bytes::Bytes;
+use jiff::Timestamp;
 use tokio::sync::mpsc;
 
 use super::{
@@ -27,10 +28,19 @@ pub(super) struct Group {
     pub(super) updates: Vec<Update>,
     pub(super) attempts: Vec<AttemptRow>,
     pub(super) lanes: Vec<LaneRow>,
-    /// Keys of ordered lanes whose first blocked delivery may go now: (lane, ordering key).
-    pub(super) releases: Vec<(i64, String)>,
-    /// Ids to be told about after the commit; not written.
-    pub(super) offers: Vec<u64>,
+    /// Keys of ordered lanes whose first blocked delivery may go now: (lane, ordering key). No key: every blocked one.
+    pub(super) releases: Vec<(i64, Option<String>)>,
+    /// Events to be told about after the commit; not written.
+    pub(super) offers: Vec<[u8; 16]>,
+}
+
+/// What a commit found in the store.
+#[derive(Debug, Default)]
+pub(super) struct Found {
+    /// Lanes where something was released.
+    pub(super) released: Vec<i64>,
+    /// Inserts that the store had before, under another id: their event was handled already.
+    pub(super) repeated: Vec<i64>,
 }
 
 impl Group {
@@ -46,7 +56,7 @@ impl Group {
 /// A delivery that the store doesn't have yet.
 #[derive(Debug)]
 pub(super) struct Insert {
-    pub(super) delivery: Delivery,
+    pub(super) delivery: Arc<Delivery>,
     pub(super) end: End,
     /// In an ordered lane that holds others: it is blocked if one of its key is among them.
     pub(super) may_be_behind: bool,
@@ -61,6 +71,14 @@ pub(super) struct End {
     pub(super) finished_at: Option<i64>,
     pub(super) status_code: Option<i64>,
     pub(super) reason: String,
+}
+
+impl End {
+    /// Nothing more happens to it.
+    pub(super) fn final_at(state: State, reason: &str, now: Timestamp) -> Self {
+        let now = now.as_microsecond();
+        Self { state, attempts: 0, next_at: now, finished_at: Some(now), status_code: None, reason: reason.to_owned() }
+    }
 }
 
 /// A change to a delivery that the store has.
@@ -96,7 +114,11 @@ pub(super) struct LaneRow {
 pub(super) async fn run(store: Store, keys: DataKeys, mut groups: mpsc::Receiver<Group>, signals: mpsc::Sender<Signal>) {
     while let Some(group) = groups.recv().await {
         let mut failures = 0u32;
-        while let Err(error) = commit(&store, &keys, &group).await {
+        let mut found = loop {
+            let error = match commit(&store, &keys, &group).await {
+                Ok(found) => break found,
+                Err(error) => error,
+            };
             failures += 1;
             tracing::error!(%error, failures, "deliveries can't be recorded; sending stops until they can");
             metrics::counter!("lane_commit_failures_total").increment(1);
@@ -104,17 +126,22 @@ pub(super) async fn run(store: Store, keys: DataKeys, mut groups: mpsc::Receiver
                 return;
             }
             tokio::time::sleep(Duration::from_millis(50 << failures.min(5))).await;
+        };
+        if failures > 0 {
+            // A commit whose answer was lost may have released them before.
+            found.released = group.releases.iter().map(|(lane, _)| *lane).collect();
         }
-        if signals.send(Signal::Committed(group)).await.is_err() {
+        if signals.send(Signal::Committed(group, found)).await.is_err() {
             return;
         }
     }
 }
 
-async fn commit(store: &Store, keys: &DataKeys, group: &Group) -> Result<()> {
+async fn commit(store: &Store, keys: &DataKeys, group: &Group) -> Result<Found> {
     let sealed = seal(keys, group).await?;
     let mut tx = store.begin().await?;
-    insert_deliveries(&mut tx, &group.inserts, &sealed.contents).await?;
+    let inserted = insert_deliveries(&mut tx, &group.inserts, &sealed.contents).await?;
+    let repeated = if inserted < group.inserts.len() as u64 { repeated(&mut tx, &group.inserts).await? } else { Vec::new() };
     for row in group.inserts.iter().filter(|row| row.may_be_behind) {
         block(&mut tx, &row.delivery).await?;
     }
@@ -125,10 +152,14 @@ async fn commit(store: &Store, keys: &DataKeys, group: &Group) -> Result<()> {
             "UPDATE lanes SET breaker_opened_at = $2, breaker_openings = $3, failing_since = $4 WHERE number = $1",
         ).bind(lane.number).bind(lane.breaker_opened_at).bind(lane.breaker_openings).bind(lane.failing_since).execute(c).await.map(drop))?;
     }
+    let mut released = Vec::new();
     for (lane, key) in &group.releases {
-        release(&mut tx, *lane, key).await?;
+        if release(&mut tx, *lane, key.as_deref()).await? > 0 {
+            released.push(*lane);
+        }
     }
-    tx.commit().await
+    tx.commit().await?;
+    Ok(Found { released, repeated })
 }
 
 /// Contents of the rows that may still be sent, and the answers' bodies, sealed with their organizations' data keys.
@@ -164,10 +195,12 @@ pub(super) fn response_aad(delivery: i64) -> Vec<u8> {
     format!("attempts|response|{delivery}").into_bytes()
 }
 
-async fn insert_deliveries(tx: &mut Tx, rows: &[Insert], contents: &[Option<Vec<u8>>]) -> Result<()> {
+/// Gives how many of them the store didn't have.
+async fn insert_deliveries(tx: &mut Tx, rows: &[Insert], contents: &[Option<Vec<u8>>]) -> Result<u64> {
     if rows.is_empty() {
-        return Ok(());
+        return Ok(0);
     }
+    let mut inserted = 0;
     match tx.on() {
         Engine::Sqlite(connection) => {
             for (Insert { delivery: d, end, .. }, content) in rows.iter().zip(contents) {
@@ -195,7 +228,8 @@ async fn insert_deliveries(tx: &mut Tx, rows: &[Insert], contents: &[Option<Vec<
                 .bind(&end.reason)
                 .bind(content)
                 .execute(&mut *connection)
-                .await?;
+                .await
+                .map(|done| inserted += done.rows_affected())?;
             }
         }
         Engine::Postgres(connection) => {
@@ -230,10 +264,24 @@ async fn insert_deliveries(tx: &mut Tx, rows: &[Insert], contents: &[Option<Vec<
             .bind(end().map(|end| end.reason.as_str()).collect::<Vec<_>>())
             .bind(contents)
             .execute(connection)
-            .await?;
+            .await
+            .map(|done| inserted += done.rows_affected())?;
         }
     }
-    Ok(())
+    Ok(inserted)
+}
+
+/// Which of these the store has under another id.
+async fn repeated(tx: &mut Tx, rows: &[Insert]) -> Result<Vec<i64>> {
+    let mut repeated = Vec::new();
+    for Insert { delivery, .. } in rows {
+        let known: Option<i64> = with!(tx.on(), c => sqlx::query_scalar("SELECT id FROM deliveries WHERE id = $1")
+            .bind(delivery.id).fetch_optional(c).await)?;
+        if known.is_none() {
+            repeated.push(delivery.id);
+        }
+    }
+    Ok(repeated)
 }
 
 async fn update_deliveries(tx: &mut Tx, rows: &[Update]) -> Result<()> {
@@ -288,13 +336,15 @@ async fn insert_attempts(tx: &mut Tx, rows: &[AttemptRow], responses: &[Option<V
     if rows.is_empty() {
         return Ok(());
     }
-    // A commit whose answer was lost is tried again: the second time finds its rows there.
+    // A commit whose answer was lost is tried again: the second time finds its rows there. The attempt of a delivery that
+    // was another's repeat belongs to no row.
     match tx.on() {
         Engine::Sqlite(connection) => {
             for (row, response) in rows.iter().zip(responses) {
                 sqlx::query(
                     "INSERT INTO attempts (delivery, number, lane, started_at, duration, status_code, outcome, error, response)
-                     VALUES ($1, $2, $3, $4, $5, $6, $7, $8, $9) ON CONFLICT (delivery, number) DO NOTHING",
+                     SELECT $1, $2, $3, $4, $5, $6, $7, $8, $9 WHERE EXISTS (SELECT 1 FROM deliveries WHERE id = $1)
+                     ON CONFLICT (delivery, number) DO NOTHING",
                 )
                 .bind(row.delivery)
                 .bind(i64::from(row.number))
@@ -313,7 +363,8 @@ async fn insert_attempts(tx: &mut Tx, rows: &[AttemptRow], responses: &[Option<V
             sqlx::query(
                 "INSERT INTO attempts (delivery, number, lane, started_at, duration, status_code, outcome, error, response)
                  SELECT * FROM UNNEST($1::bigint[], $2::bigint[], $3::bigint[], $4::bigint[], $5::bigint[], $6::bigint[], $7::text[],
-                     $8::text[], $9::bytea[]) ON CONFLICT (delivery, number) DO NOTHING",
+                     $8::text[], $9::bytea[]) AS t (delivery, number, lane, started_at, duration, status_code, outcome, error, response)
+                 WHERE EXISTS (SELECT 1 FROM deliveries WHERE id = t.delivery) ON CONFLICT (delivery, number) DO NOTHING",
             )
             .bind(rows.iter().map(|row| row.delivery).collect::<Vec<_>>())
             .bind(rows.iter().map(|row| i64::from(row.number)).collect::<Vec<_>>())
@@ -343,12 +394,18 @@ async fn block(tx: &mut Tx, delivery: &Delivery) -> Result<()> {
     Ok(())
 }
 
-/// Lets the first blocked delivery of a key go, unless one of the key is still on its way.
-async fn release(tx: &mut Tx, lane: i64, key: &str) -> Result<()> {
-    with!(tx.on(), c => sqlx::query(
+/// Lets the first blocked delivery of a key go, unless one of the key is still on its way; with no key, all that are
+/// blocked. Gives their number.
+async fn release(tx: &mut Tx, lane: i64, key: Option<&str>) -> Result<u64> {
+    let Some(key) = key else {
+        return Ok(with!(tx.on(), c => sqlx::query("UPDATE deliveries SET state = 0 WHERE lane = $1 AND state = 2 AND state IN (0, 1, 2)")
+            .bind(lane).execute(c).await.map(|done| done.rows_affected()))?);
+    };
+    // The repeated conditions let SQLite see that its partial index serves.
+    Ok(with!(tx.on(), c => sqlx::query(
         "UPDATE deliveries SET state = 0 WHERE id = (SELECT MIN(id) FROM deliveries
-             WHERE lane = $1 AND ordering_key = $2 AND state = 2)
-         AND NOT EXISTS (SELECT 1 FROM deliveries AS active WHERE active.lane = $1 AND active.ordering_key = $2 AND active.state IN (0, 1))",
-    ).bind(lane).bind(key).execute(c).await.map(drop))?;
-    Ok(())
+             WHERE lane = $1 AND ordering_key = $2 AND state = 2 AND state IN (0, 1, 2))
+         AND NOT EXISTS (SELECT 1 FROM deliveries AS active WHERE active.lane = $1 AND active.ordering_key = $2
+             AND active.state <> 2 AND active.state IN (0, 1, 2))",
+    ).bind(lane).bind(key).execute(c).await.map(|done| done.rows_affected()))?)
 }

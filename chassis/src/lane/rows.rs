@@ -1,6 +1,6 @@
 //! Lanes, deliveries and attempts as the store holds them: what the dispatcher loads, and what services list and change.
 
-use std::{sync::Arc, time::Duration};
+use std::{collections::HashSet, sync::Arc, time::Duration};
 
 use bytes::Bytes;
 use jiff::Timestamp;
@@ -13,7 +13,7 @@ use crate::{
     error::{Error, Result},
     id::OrganizationId,
     secret::DataKeys,
-    store::Store,
+    store::{Store, Tx},
     with,
 };
 
@@ -25,20 +25,25 @@ pub(super) struct Remembered {
     pub(super) failing_since: Option<i64>,
     /// Deliveries that are not final.
     pub(super) open: u64,
-    /// Attempts may be missing from the record.
-    pub(super) unclean: bool,
+    /// When this process started, if attempts before may be missing from the record.
+    pub(super) unclean: Option<i64>,
     /// Times of the attempts in the last window, oldest first.
     pub(super) recent: Vec<i64>,
 }
 
 /// Finds the lane of a destination, or makes it.
 pub(super) async fn lane(store: &Store, id: &str, organization: &OrganizationId) -> Result<i64> {
-    with!(store.writer(), c => sqlx::query(
-        "INSERT INTO lanes (number, id, organization_id, breaker_openings) SELECT COALESCE(MAX(number), 0) + 1, $1, $2, 0 FROM lanes
-         WHERE TRUE ON CONFLICT (id) DO NOTHING",
-    ).bind(id).bind(organization.as_str()).execute(c).await.map(drop))?;
-    let number = with!(store.writer(), c => sqlx::query_scalar("SELECT number FROM lanes WHERE id = $1").bind(id).fetch_one(c).await)?;
-    Ok(number)
+    loop {
+        let found = with!(store.reader(), c => sqlx::query_scalar("SELECT number FROM lanes WHERE id = $1").bind(id).fetch_optional(c).await)?;
+        if let Some(number) = found {
+            return Ok(number);
+        }
+        // Another lane may be made at the same time and take the number: then this one tries the next.
+        with!(store.writer(), c => sqlx::query(
+            "INSERT INTO lanes (number, id, organization_id, breaker_openings) SELECT COALESCE(MAX(number), 0) + 1, $1, $2, 0 FROM lanes
+             WHERE TRUE ON CONFLICT DO NOTHING",
+        ).bind(id).bind(organization.as_str()).execute(c).await.map(drop))?;
+    }
 }
 
 pub(super) async fn remembered(store: &Store, lane: i64, limit: u32, window_start: i64) -> Result<Remembered> {
@@ -56,7 +61,7 @@ pub(super) async fn remembered(store: &Store, lane: i64, limit: u32, window_star
         breaker_opened_at,
         breaker_openings: u32::try_from(openings).unwrap_or(0),
         failing_since,
-        unclean: false,
+        unclean: None,
         open: u64::try_from(open).unwrap_or(0),
         recent,
     })
@@ -65,6 +70,7 @@ pub(super) async fn remembered(store: &Store, lane: i64, limit: u32, window_star
 /// Takes the store over from an earlier process: says whether that one stopped in order, and what to number from.
 ///
 /// What it left as `sending` is unknown: it waits again where the receiver can drop a repeat, else it stays unknown.
+/// What it left blocked behind nothing goes.
 pub(super) async fn take_over(store: &Store, now: i64, repeatable: bool) -> Result<(bool, i64)> {
     let clean: Option<i64> =
         with!(store.reader(), c => sqlx::query_scalar("SELECT stopped_cleanly FROM lane_owner").fetch_optional(c).await)?;
@@ -79,8 +85,9 @@ pub(super) async fn take_over(store: &Store, now: i64, repeatable: bool) -> Resu
     };
     with!(tx.on(), c => sqlx::query(
         "UPDATE deliveries SET state = $1, next_at = $2, finished_at = $3, reason = $4
-         WHERE state = 1 AND lane IN (SELECT number FROM lanes)",
+         WHERE state = 1 AND state IN (0, 1, 2)",
     ).bind(state as i64).bind(now).bind(finished_at).bind(reason).execute(c).await.map(drop))?;
+    release_first_of_each_key(&mut tx, 0, i64::MAX).await?;
     tx.commit().await?;
     let last: i64 =
         with!(store.reader(), c => sqlx::query_scalar("SELECT COALESCE(MAX(id), 0) FROM deliveries").fetch_one(c).await)?;
@@ -114,32 +121,49 @@ struct DueRow {
 pub(super) struct Due {
     /// Most urgent first, then those that are due longest.
     pub(super) deliveries: Vec<Delivery>,
-    /// There are more than were asked for.
-    pub(super) more: bool,
+    /// Those whose content can't be opened: no attempt can ever be made of them.
+    pub(super) unreadable: Vec<Delivery>,
+    /// The priority of the next one, where there are more than were asked for.
+    pub(super) more: Option<i64>,
     /// When the next one is due that wasn't yet, and its priority.
     pub(super) next: Option<(i64, i64)>,
 }
 
-/// Up to `limit` deliveries of a lane that are due at `now`.
-pub(super) async fn due(store: &Store, keys: &DataKeys, lane: i64, lane_id: &Arc<str>, now: i64, limit: u32) -> Result<Due> {
-    let mut deliveries = Vec::new();
-    let mut more = false;
+/// Up to `limit` deliveries of a lane that are due at `now`, without those that are `known`.
+pub(super) async fn due(
+    store: &Store,
+    keys: &DataKeys,
+    (lane, lane_id): (i64, &Arc<str>),
+    known: &HashSet<i64>,
+    now: i64,
+    limit: usize,
+) -> Result<Due> {
+    let (mut deliveries, mut unreadable, mut more) = (Vec::new(), Vec::new(), None);
+    // The text holds nothing but our own numbers, and is another each time: not worth keeping prepared.
+    let known: Vec<String> = known.iter().map(i64::to_string).collect();
+    let query = format!(
+        "SELECT id, organization_id, event, event_id, event_type, ordering_key, priority, origin, attempts, reopened_after,
+             created_at, content
+         FROM deliveries WHERE lane = $1 AND priority = $2 AND state = 0 AND next_at <= $3 AND id NOT IN ({})
+         ORDER BY next_at, id LIMIT $4",
+        if known.is_empty() { "0".to_owned() } else { known.join(",") }
+    );
     // One index range per priority: the index (lane, priority, next_at) gives each in order without sorting.
     for priority in 1..=4i64 {
-        let left = i64::from(limit) - deliveries.len() as i64;
-        let rows: Vec<DueRow> = with!(store.reader(), c => sqlx::query_as(
-            "SELECT id, organization_id, event, event_id, event_type, ordering_key, priority, origin, attempts, reopened_after,
-                 created_at, content
-             FROM deliveries WHERE lane = $1 AND priority = $2 AND state = 0 AND next_at <= $3 ORDER BY next_at, id LIMIT $4",
-        ).bind(lane).bind(priority).bind(now).bind(left + 1).fetch_all(c).await)?;
+        let left = i64::try_from(limit - deliveries.len()).unwrap_or(i64::MAX - 1);
+        let rows: Vec<DueRow> = with!(store.reader(), c => sqlx::query_as(sqlx::AssertSqlSafe(query.as_str())).persistent(false)
+            .bind(lane).bind(priority).bind(now).bind(left + 1).fetch_all(c).await)?;
         for row in rows {
-            if deliveries.len() as i64 == i64::from(limit) {
-                more = true;
+            if deliveries.len() == limit {
+                more = Some(priority);
                 break;
             }
-            deliveries.push(open(keys, lane, lane_id, row).await?);
+            match open(keys, lane, lane_id, row).await? {
+                (delivery, true) => deliveries.push(delivery),
+                (delivery, false) => unreadable.push(delivery),
+            }
         }
-        if more {
+        if more.is_some() {
             break;
         }
     }
@@ -150,15 +174,17 @@ pub(super) async fn due(store: &Store, keys: &DataKeys, lane: i64, lane_id: &Arc
         ).bind(lane).bind(priority).bind(now).fetch_optional(c).await)?;
         next = [next, at.map(|at| (at, priority))].into_iter().flatten().min();
     }
-    Ok(Due { deliveries, more, next })
+    Ok(Due { deliveries, unreadable, more, next })
 }
 
-async fn open(keys: &DataKeys, lane: i64, lane_id: &Arc<str>, row: DueRow) -> Result<Delivery> {
+/// The delivery of a row, and whether its content could be opened.
+async fn open(keys: &DataKeys, lane: i64, lane_id: &Arc<str>, row: DueRow) -> Result<(Delivery, bool)> {
     let organization = OrganizationId::parse(&row.organization_id)?;
-    let sealed = row.content.ok_or_else(|| Error::internal(anyhow::anyhow!("waiting delivery {} has no content", row.id)))?;
-    let content = keys.of(&organization).await?.open(&content_aad(row.id), &sealed)?;
+    let key = keys.of(&organization).await?;
+    let content = row.content.and_then(|sealed| key.open(&content_aad(row.id), &sealed).ok());
+    let readable = content.is_some();
     let event = row.event.try_into().map_err(|_| Error::internal(anyhow::anyhow!("delivery {} has a malformed event uid", row.id)))?;
-    Ok(Delivery {
+    let delivery = Delivery {
         id: row.id,
         lane,
         lane_id: lane_id.clone(),
@@ -172,8 +198,9 @@ async fn open(keys: &DataKeys, lane: i64, lane_id: &Arc<str>, row: DueRow) -> Re
         attempts: u32::try_from(row.attempts).unwrap_or(u32::MAX),
         reopened_after: u32::try_from(row.reopened_after).unwrap_or(0),
         created_at: row.created_at,
-        content: Bytes::from(content),
-    })
+        content: Bytes::from(content.unwrap_or_default()),
+    };
+    Ok((delivery, readable))
 }
 
 /// Whether an event was handled before: its deliveries were fixed then.
@@ -346,10 +373,10 @@ pub async fn statistics(store: &Store, lane_id: &str, since: Timestamp) -> Resul
         "SELECT state, COUNT(*) FROM deliveries WHERE lane = $1 AND created_at >= $2 GROUP BY state",
     ).bind(lane).bind(since).fetch_all(c).await)?;
     let waiting: Vec<(i64, i64)> = with!(store.reader(), c => sqlx::query_as(
-        "SELECT priority, COUNT(*) FROM deliveries WHERE lane = $1 AND state IN (0, 2) GROUP BY priority ORDER BY priority",
+        "SELECT priority, COUNT(*) FROM deliveries WHERE lane = $1 AND state <> 1 AND state IN (0, 1, 2) GROUP BY priority ORDER BY priority",
     ).bind(lane).fetch_all(c).await)?;
     let oldest_waiting_at: Option<i64> = with!(store.reader(), c => sqlx::query_scalar(
-        "SELECT MIN(created_at) FROM deliveries WHERE lane = $1 AND state IN (0, 2)",
+        "SELECT MIN(created_at) FROM deliveries WHERE lane = $1 AND state <> 1 AND state IN (0, 1, 2)",
     ).bind(lane).fetch_one(c).await)?;
     let (attempts, succeeded, last_success_at): (i64, i64, Option<i64>) = with!(store.reader(), c => sqlx::query_as(
         "SELECT COUNT(*), COUNT(CASE WHEN outcome = 'delivered' THEN 1 END), MAX(CASE WHEN outcome = 'delivered' THEN started_at END)
@@ -376,13 +403,16 @@ pub async fn statistics(store: &Store, lane_id: &str, since: Timestamp) -> Resul
 /// How many rows one statement of a bulk change touches, so that no commit waits long behind it.
 const STEP: i64 = 500;
 
+// SQLite takes a partial index only where the index's own condition stands in the query word for word: hence pairs such
+// as `state = 2 AND state IN (0, 1, 2)`.
+
 /// Ends every delivery of a lane that is not final, as `state`, in small steps. Gives their number.
 pub(super) async fn end_all(store: &Store, lane: i64, state: State, reason: &str, now: i64) -> Result<u64> {
     let mut ended = 0;
     loop {
         let step = with!(store.writer(), c => sqlx::query(
             "UPDATE deliveries SET state = $2, reason = $3, finished_at = $4 WHERE id IN
-                 (SELECT id FROM deliveries WHERE lane = $1 AND state IN (0, 2) ORDER BY id LIMIT $5)",
+                 (SELECT id FROM deliveries WHERE lane = $1 AND state <> 1 AND state IN (0, 1, 2) LIMIT $5)",
         ).bind(lane).bind(state as i64).bind(reason).bind(now).bind(STEP).execute(c).await.map(|done| done.rows_affected()))?;
         ended += step;
         if step == 0 {
@@ -391,10 +421,10 @@ pub(super) async fn end_all(store: &Store, lane: i64, state: State, reason: &str
     }
 }
 
-/// Counts the dead and unknown deliveries of a lane made since `since`.
+/// Counts the dead deliveries of a lane made since `since`.
 pub(super) async fn count_dead(store: &Store, lane: i64, since: i64) -> Result<u64> {
     let dead: i64 = with!(store.reader(), c => sqlx::query_scalar(
-        "SELECT COUNT(*) FROM deliveries WHERE lane = $1 AND state = 4 AND created_at >= $2",
+        "SELECT COUNT(*) FROM deliveries WHERE lane = $1 AND state = 4 AND state IN (4, 6) AND created_at >= $2",
     ).bind(lane).bind(since).fetch_one(c).await)?;
     Ok(u64::try_from(dead).unwrap_or(0))
 }
@@ -406,7 +436,7 @@ pub(super) async fn recover(store: &Store, lane: i64, ordered: bool, since: i64,
     loop {
         let step = with!(store.writer(), c => sqlx::query(
             "UPDATE deliveries SET state = $5, reason = '', finished_at = NULL, next_at = $3, reopened_after = attempts, origin = 'replay'
-             WHERE id IN (SELECT id FROM deliveries WHERE lane = $1 AND state = 4 AND created_at >= $2 ORDER BY id LIMIT $4)",
+             WHERE id IN (SELECT id FROM deliveries WHERE lane = $1 AND state = 4 AND state IN (4, 6) AND created_at >= $2 ORDER BY id LIMIT $4)",
         ).bind(lane).bind(since).bind(now).bind(STEP).bind(state as i64).execute(c).await.map(|done| done.rows_affected()))?;
         recovered += step;
         if step == 0 {
@@ -414,19 +444,22 @@ pub(super) async fn recover(store: &Store, lane: i64, ordered: bool, since: i64,
         }
     }
     if ordered {
-        release_first_of_each_key(store, lane).await?;
+        let mut tx = store.begin().await?;
+        release_first_of_each_key(&mut tx, lane, lane).await?;
+        tx.commit().await?;
     }
     Ok(recovered)
 }
 
-/// In an ordered lane: lets the first blocked delivery of each key go, where none of the key is on its way.
-async fn release_first_of_each_key(store: &Store, lane: i64) -> Result<()> {
-    with!(store.writer(), c => sqlx::query(
-        "UPDATE deliveries SET state = 0 WHERE id IN (SELECT MIN(id) FROM deliveries AS blocked WHERE lane = $1 AND state = 2
-             AND NOT EXISTS (SELECT 1 FROM deliveries AS active WHERE active.lane = blocked.lane
-                 AND active.ordering_key = blocked.ordering_key AND active.state IN (0, 1))
-             GROUP BY ordering_key)",
-    ).bind(lane).execute(c).await.map(drop))?;
+/// Lets the first blocked delivery of each key in these lanes go, where none of the key is on its way.
+async fn release_first_of_each_key(tx: &mut Tx, first_lane: i64, last_lane: i64) -> Result<()> {
+    with!(tx.on(), c => sqlx::query(
+        "UPDATE deliveries SET state = 0 WHERE id IN (SELECT MIN(id) FROM deliveries AS blocked
+             WHERE lane BETWEEN $1 AND $2 AND state = 2 AND state IN (0, 1, 2)
+                 AND NOT EXISTS (SELECT 1 FROM deliveries AS active WHERE active.lane = blocked.lane
+                     AND active.ordering_key = blocked.ordering_key AND active.state <> 2 AND active.state IN (0, 1, 2))
+             GROUP BY lane, ordering_key)",
+    ).bind(first_lane).bind(last_lane).execute(c).await.map(drop))?;
     Ok(())
 }
 

@@ -26,9 +26,10 @@ impl Turns {
         lanes.push_back(lane);
     }
 
-    /// The lane whose turn it is; its organization goes to the back.
-    pub(super) fn pop(&mut self) -> Option<i64> {
-        let organization = self.organizations.pop_front()?;
+    /// The lane whose turn it is among the organizations that `may` go; its organization goes to the back.
+    pub(super) fn pop(&mut self, may: impl Fn(&OrganizationId) -> bool) -> Option<i64> {
+        let next = self.organizations.iter().position(may)?;
+        let organization = self.organizations.remove(next)?;
         let lanes = self.lanes.get_mut(&organization)?;
         let lane = lanes.pop_front()?;
         if lanes.is_empty() {
@@ -40,6 +41,7 @@ impl Turns {
         Some(lane)
     }
 
+    #[cfg(test)]
     pub(super) fn len(&self) -> usize {
         self.queued.len()
     }
@@ -59,7 +61,7 @@ mod tests {
             (0..loud).for_each(|lane| turns.push(&a, lane));
             (1_000..1_000 + quiet).for_each(|lane| { turns.push(&b, lane); turns.push(&b, lane) });
             prop_assert_eq!(turns.len() as i64, loud + quiet);
-            let order: Vec<i64> = std::iter::from_fn(|| turns.pop()).collect();
+            let order: Vec<i64> = std::iter::from_fn(|| turns.pop(|_| true)).collect();
             prop_assert_eq!(order.len() as i64, loud + quiet);
             for (turn, lane) in order.iter().enumerate() {
                 if *lane >= 1_000 {
@@ -67,5 +69,17 @@ mod tests {
                 }
             }
         }
+    }
+
+    #[test]
+    fn an_organization_that_may_not_go_keeps_its_place() {
+        let (a, b) = (OrganizationId::parse("a").expect("an id"), OrganizationId::parse("b").expect("an id"));
+        let mut turns = Turns::default();
+        turns.push(&a, 1);
+        turns.push(&b, 2);
+        assert_eq!(turns.pop(|organization| *organization != a), Some(2));
+        assert_eq!(turns.pop(|organization| *organization != a), None);
+        turns.push(&b, 3);
+        assert_eq!(turns.pop(|_| true), Some(1));
     }
 }

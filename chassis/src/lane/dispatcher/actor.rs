@@ -1,12 +1,16 @@
 //! The dispatcher's own task. Its state is touched by nobody else, and each message is handled without waiting.
 
 use std::{
+    any::Any,
     cmp::Reverse,
     collections::{BTreeSet, BinaryHeap, HashMap},
+    panic::AssertUnwindSafe,
     sync::Arc,
     time::Duration,
 };
 
+use bytes::Bytes;
+use futures_util::FutureExt as _;
 use jiff::{SignedDuration, Timestamp};
 use tokio::sync::{mpsc, oneshot};
 
@@ -20,14 +24,14 @@ use crate::{
     error::Result,
     id::OrganizationId,
     lane::{
-        delivery::{Attempted, Delivery, State},
-        recorder::{AttemptRow, End, Group, Insert, Update},
+        delivery::{Attempted, Blame, Delivery, Outcome, State},
+        recorder::{AttemptRow, End, Found, Group, Insert, Update},
         rows::{self, Due},
         turns::Turns,
     },
     secret::DataKeys,
     store::Store,
-    tasks::Tasks,
+    tasks::{Tasks, panic_text},
 };
 
 /// How long a row waits for its first attempt to end, so that both are written at once.
@@ -43,6 +47,9 @@ const DRAIN: SignedDuration = SignedDuration::from_secs(10);
 /// When a look into the store failed, the next comes after this.
 const RELOAD: SignedDuration = SignedDuration::from_secs(1);
 
+/// Why a delivery of a lane that is no more was cancelled.
+const REMOVED: &str = "the destination was removed";
+
 pub(super) struct Actor<C> {
     store: Store,
     keys: DataKeys,
@@ -56,11 +63,15 @@ pub(super) struct Actor<C> {
     numbers: HashMap<Arc<str>, i64>,
     flights: HashMap<i64, Flight>,
     pendings: Pendings,
-    /// Offers in the group that is being committed.
-    answering: HashMap<u64, oneshot::Sender<()>>,
+    /// Who waits for which event to be durable: each event here has rows that are not committed yet.
+    promises: HashMap<[u8; 16], Vec<oneshot::Sender<()>>>,
+    /// Who waits for all that has happened so far to be durable.
+    barriers: Vec<oneshot::Sender<()>>,
+    /// Those whose group is being committed.
+    passing: Vec<oneshot::Sender<()>>,
     updates: Vec<Update>,
     attempts: Vec<AttemptRow>,
-    releases: Vec<(i64, String)>,
+    releases: Vec<(i64, Option<String>)>,
     changed_lanes: BTreeSet<i64>,
     turns: Turns,
     /// When lanes are to be looked at again. An entry that isn't its lane's alarm any more is passed over.
@@ -68,6 +79,8 @@ pub(super) struct Actor<C> {
     running: usize,
     running_of: HashMap<OrganizationId, usize>,
     loads: usize,
+    /// Slots kept for what is being loaded, so that fresh deliveries don't take them.
+    reserved: usize,
     last_id: i64,
     recording: bool,
     stalled: bool,
@@ -100,7 +113,9 @@ impl<C: Courier> Actor<C> {
             numbers: HashMap::new(),
             flights: HashMap::new(),
             pendings: Pendings::default(),
-            answering: HashMap::new(),
+            promises: HashMap::new(),
+            barriers: Vec::new(),
+            passing: Vec::new(),
             updates: Vec::new(),
             attempts: Vec::new(),
             releases: Vec::new(),
@@ -110,6 +125,7 @@ impl<C: Courier> Actor<C> {
             running: 0,
             running_of: HashMap::new(),
             loads: 0,
+            reserved: 0,
             last_id,
             recording: false,
             stalled: false,
@@ -128,8 +144,9 @@ impl<C: Courier> Actor<C> {
                 () = stopping.cancelled() => {}
                 Some(signal) = signals.recv() => self.hear(signal),
                 Some(request) = requests.recv(), if taking => self.answer(request),
-                () = clock.sleep_until(wake.unwrap_or(Timestamp::MAX)), if wake.is_some() => self.ring(),
+                () = clock.sleep_until(wake.unwrap_or(Timestamp::MAX)), if wake.is_some() => {}
             }
+            self.ring();
             self.serve();
             self.flush();
         }
@@ -170,19 +187,25 @@ impl<C: Courier> Actor<C> {
         match request {
             Request::Open { lane: number, id, organization, settings, remembered } => {
                 self.numbers.insert(id.clone(), number);
+                let lane = self.lanes.get(&number);
+                let may_hold_blocked = lane.map_or(remembered.open > 0, |lane| lane.settings.ordered);
+                if may_hold_blocked && !settings.ordered {
+                    self.releases.push((number, None));
+                }
                 match self.lanes.get_mut(&number) {
                     Some(lane) => lane.change(settings),
                     None => {
-                        let lane = Lane::new(number, id, organization, settings, self.slots, remembered, now);
+                        let lane = Lane::new(number, id, organization, settings, self.slots, remembered);
                         self.lanes.insert(number, lane);
                     }
                 }
                 self.consider(number, now);
             }
-            Request::Drop { lane } => {
+            Request::Drop { lane, done } => {
                 if let Some(lane) = self.lanes.remove(&lane) {
                     self.numbers.remove(&lane.id);
                 }
+                self.barriers.push(done);
             }
             Request::Wake { lane } => {
                 self.lanes.entry(lane).and_modify(|lane| lane.hold(1));
@@ -194,6 +217,19 @@ impl<C: Courier> Actor<C> {
                 // The asker may have gone away; then nobody needs the answer.
                 let _ = answer.send(lane.map(|lane| lane.breaker.state(now)));
             }
+            #[cfg(test)]
+            Request::Look { answer } => {
+                let idle = !self.recording
+                    && self.loads == 0
+                    && self.turns.len() == 0
+                    && self.updates.is_empty()
+                    && self.releases.is_empty()
+                    && self.barriers.is_empty()
+                    && self.changed_lanes.is_empty()
+                    && !self.pendings.has_ready()
+                    && self.next_wake().is_none_or(|at| at > now);
+                let _ = answer.send((idle, self.running));
+            }
         }
     }
 
@@ -201,8 +237,12 @@ impl<C: Courier> Actor<C> {
         let now = self.clock.now();
         match signal {
             Signal::Ended { delivery, started_at, duration, attempted } => self.ended(delivery, started_at, duration, attempted, now),
-            Signal::Loaded { lane, due } => self.loaded(lane, due, now),
-            Signal::Committed(group) => self.committed(group, now),
+            Signal::Loaded { lane, reserved, due } => {
+                self.loads = self.loads.saturating_sub(1);
+                self.reserved = self.reserved.saturating_sub(reserved);
+                self.loaded(lane, due, now);
+            }
+            Signal::Committed(group, found) => self.committed(group, found, now),
             Signal::Stalled => self.stalled = true,
         }
     }
@@ -233,8 +273,15 @@ impl<C: Courier> Actor<C> {
 
     /// Takes one event's deliveries: tries those that may go at once, and lets the others wait.
     fn take(&mut self, offers: Vec<Offer>, done: oneshot::Sender<()>, now: Timestamp) {
+        let Some(event) = offers.first().map(|offer| offer.event) else { return };
+        let promised = self.promises.entry(event).or_default();
+        promised.push(done);
+        if promised.len() > 1 {
+            // It was offered already, and its rows are on their way into the store.
+            return;
+        }
         let number = self.pendings.next_number();
-        let mut pending = Pending { done, inserts: Vec::with_capacity(offers.len()), attempts: Vec::new(), running: 0, deadline: now + LINGER };
+        let mut pending = Pending { event, inserts: Vec::with_capacity(offers.len()), attempts: Vec::new(), running: 0, deadline: now + LINGER };
         for offer in offers {
             // A destination that was removed meanwhile gets nothing.
             let Some(lane) = self.numbers.get(&offer.lane_id).copied() else { continue };
@@ -244,7 +291,11 @@ impl<C: Courier> Actor<C> {
             pending.running += usize::from(C::REPEATABLE && insert.end.state == State::Sending);
             pending.inserts.push(insert);
         }
+        let in_order = pending.inserts.iter().any(|insert| insert.may_be_behind);
         self.pendings.add(number, pending);
+        if in_order {
+            self.pendings.hurry();
+        }
     }
 
     fn delivery(&self, lane: i64, id: i64, offer: Offer, now: Timestamp) -> Delivery {
@@ -255,10 +306,10 @@ impl<C: Courier> Actor<C> {
             lane_id: offer.lane_id,
             organization,
             event: offer.event,
-            event_id: offer.event_id,
-            event_type: offer.event_type,
-            ordering_key: offer.ordering_key,
-            priority: offer.priority,
+            event_id: plain(offer.event_id),
+            event_type: plain(offer.event_type),
+            ordering_key: plain(offer.ordering_key),
+            priority: offer.priority.clamp(1, 4),
             origin: offer.origin,
             attempts: 0,
             reopened_after: 0,
@@ -271,40 +322,36 @@ impl<C: Courier> Actor<C> {
     fn place(&mut self, delivery: Delivery, offer: (u64, usize), now: Timestamp) -> Insert {
         let has_slot = self.has_slot(&delivery.organization);
         let lane = self.lanes.get_mut(&delivery.lane).expect("the lane was found by its id");
-        let first_of_lane = lane.backlog.is_none_or(|most_urgent| delivery.priority < most_urgent);
-        let key_is_busy = lane.settings.ordered && lane.keys.contains(&delivery.ordering_key);
-        let behind = lane.settings.ordered && (key_is_busy || lane.may_hold);
-        let go = !self.stopping && has_slot && first_of_lane && !behind && lane.ready(now) == Ready::Now && lane.free(now) > 0;
+        let key_is_busy = lane.key_is_busy(&delivery);
+        let behind = lane.settings.ordered && (key_is_busy || lane.may_hold());
+        let go = !self.stopping && has_slot && !behind && !lane.has_before(delivery.priority) && lane.ready(now) == Ready::Now && lane.free(now) > 0;
         let state = match (go, key_is_busy) {
             (true, _) => State::Sending,
             (false, true) => State::Blocked,
             (false, false) => State::Waiting,
         };
         let end = End { state, attempts: 0, next_at: now.as_microsecond(), finished_at: None, status_code: None, reason: String::new() };
+        let delivery = Arc::new(delivery);
         if go {
-            let row = delivery.clone();
-            let offer = C::REPEATABLE.then_some(offer);
-            self.lift_off(delivery, offer, now);
-            return Insert { delivery: row, end, may_be_behind: false };
+            self.lift_off(delivery.clone(), C::REPEATABLE.then_some(offer), now);
+        } else {
+            lane.queue(delivery.priority);
         }
-        lane.hold(delivery.priority);
-        Insert { may_be_behind: behind, delivery, end }
+        Insert { delivery, end, may_be_behind: behind }
     }
 
     fn has_slot(&self, organization: &OrganizationId) -> bool {
         !self.stalled
-            && self.running < self.slots.all
+            && self.running + self.reserved < self.slots.all
             && self.running_of.get(organization).is_none_or(|running| *running < self.slots.organization)
     }
 
     /// Takes slots for a delivery. Its attempt begins now, or, where a repeat can't be dropped, once its row is durable.
-    fn lift_off(&mut self, delivery: Delivery, offer: Option<(u64, usize)>, now: Timestamp) {
+    fn lift_off(&mut self, delivery: Arc<Delivery>, offer: Option<(u64, usize)>, now: Timestamp) {
         let lane = self.lanes.get_mut(&delivery.lane).expect("only deliveries of open lanes are tried");
         lane.begin(&delivery, now);
-        lane.known += 1;
         self.running += 1;
         *self.running_of.entry(delivery.organization.clone()).or_default() += 1;
-        let delivery = Arc::new(delivery);
         let phase = if C::REPEATABLE { Phase::Running } else { Phase::Claiming };
         self.flights.insert(delivery.id, Flight { delivery: delivery.clone(), phase, offer });
         if C::REPEATABLE {
@@ -317,7 +364,8 @@ impl<C: Courier> Actor<C> {
         self.tasks.spawn("lane.attempt", async move {
             let id = delivery.id;
             let clock = std::time::Instant::now();
-            let attempted = courier.attempt(delivery).await;
+            let attempted = AssertUnwindSafe(courier.attempt(delivery)).catch_unwind().await;
+            let attempted = attempted.unwrap_or_else(|panic| panicked(id, &*panic, C::REPEATABLE));
             // The dispatcher outlives its attempts save at the end of a drain, which records none of them.
             let _ = signals.send(Signal::Ended { delivery: id, started_at, duration: clock.elapsed(), attempted }).await;
         });
@@ -328,13 +376,7 @@ impl<C: Courier> Actor<C> {
         let delivery = flight.delivery.clone();
         flight.phase = Phase::Settling;
         let offer = flight.offer.take();
-        self.running = self.running.saturating_sub(1);
-        if let Some(running) = self.running_of.get_mut(&delivery.organization) {
-            *running -= 1;
-            if *running == 0 {
-                self.running_of.remove(&delivery.organization);
-            }
-        }
+        self.free_slots(&delivery);
         metrics::counter!("lane_attempts_total", "outcome" => attempted.class).increment(1);
         let row = AttemptRow {
             delivery: id,
@@ -345,7 +387,7 @@ impl<C: Courier> Actor<C> {
             duration: i64::try_from(duration.as_micros()).unwrap_or(i64::MAX),
             status_code: attempted.status_code.map(i64::from),
             outcome: attempted.class,
-            error: attempted.error.clone(),
+            error: plain(attempted.error.clone()),
             response: attempted.response.clone(),
         };
         let end = self.settle(&delivery, &attempted, now);
@@ -359,6 +401,19 @@ impl<C: Courier> Actor<C> {
         self.consider(delivery.lane, now);
     }
 
+    fn free_slots(&mut self, delivery: &Delivery) {
+        self.running = self.running.saturating_sub(1);
+        if let Some(running) = self.running_of.get_mut(&delivery.organization) {
+            *running -= 1;
+            if *running == 0 {
+                self.running_of.remove(&delivery.organization);
+            }
+        }
+        if let Some(lane) = self.lanes.get_mut(&delivery.lane) {
+            lane.running = lane.running.saturating_sub(1);
+        }
+    }
+
     /// Draws the conclusions of an attempt for its delivery and its lane.
     fn settle(&mut self, delivery: &Delivery, attempted: &Attempted, now: Timestamp) -> End {
         let Some(lane) = self.lanes.get_mut(&delivery.lane) else {
@@ -368,16 +423,8 @@ impl<C: Courier> Actor<C> {
         if settled.lane_changed {
             self.changed_lanes.insert(delivery.lane);
         }
-        match settled.end.state {
-            State::Waiting => lane.may_hold = true,
-            state => {
-                if lane.settings.ordered {
-                    self.releases.push((delivery.lane, delivery.ordering_key.clone()));
-                }
-                if state == State::Dead {
-                    metrics::counter!("lane_dead_total").increment(1);
-                }
-            }
+        if settled.end.state == State::Dead {
+            metrics::counter!("lane_dead_total").increment(1);
         }
         if let Some(reason) = settled.closing {
             self.close(delivery.lane, reason);
@@ -389,7 +436,11 @@ impl<C: Courier> Actor<C> {
     fn close(&mut self, number: i64, reason: String) {
         let Some(lane) = self.lanes.get(&number) else { return };
         let (courier, store, id, now) = (self.courier.clone(), self.store.clone(), lane.id.clone(), self.clock.now_micros());
+        let (done, durable) = oneshot::channel();
+        self.barriers.push(done);
         self.tasks.spawn("lane.close", async move {
+            // Without an answer the dispatcher is gone, and what it knew is durable or lost.
+            let _ = durable.await;
             if let Err(error) = rows::end_all(&store, number, State::Dead, &reason, now).await {
                 tracing::error!(%error, lane.id = %id, "could not end what waits in a closed lane; it is ended at the next closing");
             }
@@ -415,42 +466,38 @@ impl<C: Courier> Actor<C> {
     /// Gives turns to lanes while there are slots: looks into the store for what they can send now.
     fn serve(&mut self) {
         let now = self.clock.now();
-        let mut left = self.turns.len();
-        while left > 0 && !self.stalled && !self.stopping && self.loads < LOADS_MAX && self.running < self.slots.all {
-            left -= 1;
-            let Some(number) = self.turns.pop() else { return };
+        while !self.stalled && !self.stopping && self.loads < LOADS_MAX && self.running + self.reserved < self.slots.all {
+            let (running_of, most) = (&self.running_of, self.slots.organization);
+            let Some(number) = self.turns.pop(|organization| running_of.get(organization).is_none_or(|running| *running < most)) else {
+                return;
+            };
             let Some(lane) = self.lanes.get_mut(&number) else { continue };
-            if lane.ready(now) != Ready::Now || lane.free(now) == 0 {
+            if lane.ready(now) == Ready::Now && lane.free(now) > 0 {
+                self.load(number, now);
+            } else {
                 self.consider(number, now);
-                continue;
             }
-            let organization_is_full = self.running_of.get(&lane.organization).is_some_and(|running| *running >= self.slots.organization);
-            if organization_is_full {
-                let organization = lane.organization.clone();
-                self.turns.push(&organization, number);
-                continue;
-            }
-            self.load(number, now);
         }
     }
 
     fn load(&mut self, number: i64, now: Timestamp) {
         let Some(lane) = self.lanes.get_mut(&number) else { return };
-        // Deliveries that are in memory are still waiting in the store: ask for so many more.
-        let limit = lane.free(now) + lane.known;
-        (lane.loading, lane.touched) = (true, false);
+        let reserved = (lane.free(now) as usize).min(self.slots.all - self.running - self.reserved);
+        (lane.loading, lane.touched, lane.passed_over) = (true, false, None);
         lane.settled_meanwhile.clear();
         self.loads += 1;
-        let (store, keys, id, signals) = (self.store.clone(), self.keys.clone(), lane.id.clone(), self.signals.clone());
+        self.reserved += reserved;
+        // Deliveries that are in memory may still be waiting in the store.
+        let (id, known) = (lane.id.clone(), lane.known.clone());
+        let (store, keys, signals) = (self.store.clone(), self.keys.clone(), self.signals.clone());
         self.tasks.spawn("lane.load", async move {
-            let due = rows::due(&store, &keys, number, &id, now.as_microsecond(), limit).await;
+            let due = rows::due(&store, &keys, (number, &id), &known, now.as_microsecond(), reserved).await;
             // As for attempts: only a drain that has ended hears nothing.
-            let _ = signals.send(Signal::Loaded { lane: number, due }).await;
+            let _ = signals.send(Signal::Loaded { lane: number, reserved, due }).await;
         });
     }
 
     fn loaded(&mut self, number: i64, due: Result<Due>, now: Timestamp) {
-        self.loads = self.loads.saturating_sub(1);
         let Some(lane) = self.lanes.get_mut(&number) else { return };
         lane.loading = false;
         let due = match due {
@@ -465,27 +512,41 @@ impl<C: Courier> Actor<C> {
         if let Some((at, priority)) = due.next {
             self.arm(number, crate::clock::from_micros(at), priority);
         }
-        let (next, mut left) = (due.next, due.more.then_some(4));
+        let mut left = due.more;
         for delivery in due.deliveries {
-            let (id, priority) = (delivery.id, delivery.priority);
-            if !self.flights.contains_key(&id) && !settled.contains(&id) && !self.start_waiting(delivery, now) {
-                left = Some(left.map_or(priority, |most_urgent: i64| most_urgent.min(priority)));
+            let Some(lane) = self.lanes.get_mut(&number) else { return };
+            let priority = delivery.priority;
+            if self.flights.contains_key(&delivery.id) || settled.contains(&delivery.id) {
+                continue;
+            }
+            if lane.key_is_busy(&delivery) {
+                lane.passed_over = [lane.passed_over, Some(priority)].into_iter().flatten().min();
+            } else if !self.start_waiting(delivery, now) {
+                left = [left, Some(priority)].into_iter().flatten().min();
             }
         }
+        due.unreadable.into_iter().filter(|delivery| !settled.contains(&delivery.id)).for_each(|delivery| self.give_up(delivery, now));
         let Some(lane) = self.lanes.get_mut(&number) else { return };
-        if !lane.touched {
-            lane.backlog = left;
-            lane.may_hold = left.is_some() || next.is_some() || lane.known > 0;
-        }
+        lane.looked(left, due.next.is_some());
         self.consider(number, now);
+    }
+
+    /// Ends a delivery that can't be read, and never could be tried.
+    fn give_up(&mut self, delivery: Delivery, now: Timestamp) {
+        tracing::error!(delivery.id, lane.id = %delivery.lane_id, "what waits can't be read; it is a dead letter");
+        let end = End {
+            attempts: delivery.attempts,
+            ..End::final_at(State::Dead, "its content can't be read: was a master key or the store replaced?", now)
+        };
+        self.updates.push(Update { id: delivery.id, end });
+        self.releases.push((delivery.lane, Some(delivery.ordering_key)));
     }
 
     /// Tries a delivery that waited in the store, if it still may.
     fn start_waiting(&mut self, delivery: Delivery, now: Timestamp) -> bool {
         let has_slot = self.has_slot(&delivery.organization);
         let Some(lane) = self.lanes.get_mut(&delivery.lane) else { return false };
-        let key_is_busy = lane.settings.ordered && lane.keys.contains(&delivery.ordering_key);
-        if self.stopping || !has_slot || key_is_busy || lane.ready(now) != Ready::Now || lane.free(now) == 0 {
+        if self.stopping || !has_slot || lane.ready(now) != Ready::Now || lane.free(now) == 0 {
             return false;
         }
         if !C::REPEATABLE {
@@ -499,7 +560,7 @@ impl<C: Courier> Actor<C> {
             };
             self.updates.push(Update { id: delivery.id, end });
         }
-        self.lift_off(delivery, None, now);
+        self.lift_off(Arc::new(delivery), None, now);
         true
     }
 
@@ -509,9 +570,11 @@ impl<C: Courier> Actor<C> {
             return;
         }
         let now = if self.stopping { Timestamp::MAX } else { self.clock.now() };
-        if !(self.pendings.has_ready() || !self.updates.is_empty() || self.pendings.deadline().is_some_and(|at| at <= now) || !self.changed_lanes.is_empty()) {
+        let nothing = self.updates.is_empty() && self.changed_lanes.is_empty() && self.releases.is_empty() && self.barriers.is_empty();
+        if nothing && !self.pendings.has_ready() && self.pendings.deadline().is_none_or(|at| at > now) {
             return;
         }
+        self.passing = std::mem::take(&mut self.barriers);
         let mut group = Group {
             updates: std::mem::take(&mut self.updates),
             attempts: std::mem::take(&mut self.attempts),
@@ -519,99 +582,186 @@ impl<C: Courier> Actor<C> {
             lanes: std::mem::take(&mut self.changed_lanes).iter().filter_map(|number| Some(self.lanes.get(number)?.row())).collect(),
             ..Group::default()
         };
-        while group.inserts.len() < GROUP_ROWS_MAX
-            && let Some((number, mut pending)) = self.pendings.pop(now)
-        {
-            for insert in &pending.inserts {
-                if let Some(flight) = self.flights.get_mut(&insert.delivery.id) {
-                    flight.offer = None;
-                }
+        for Update { id, end } in &group.updates {
+            if let Some(flight) = self.flights.get(id) {
+                group.releases.extend(self.release(&flight.delivery, end));
             }
-            group.inserts.append(&mut pending.inserts);
-            group.attempts.append(&mut pending.attempts);
-            group.offers.push(number);
-            self.answering.insert(number, pending.done);
+        }
+        while group.inserts.len() < GROUP_ROWS_MAX
+            && let Some(pending) = self.pendings.pop(now)
+        {
+            for mut insert in pending.inserts {
+                match self.flights.get_mut(&insert.delivery.id) {
+                    Some(flight) => flight.offer = None,
+                    None => self.reconsider(&mut insert),
+                }
+                group.releases.extend(self.release(&insert.delivery, &insert.end));
+                group.inserts.push(insert);
+            }
+            group.attempts.extend(pending.attempts);
+            group.offers.push(pending.event);
         }
         if group.is_empty() {
-            return;
+            return self.passed();
         }
         // The recorder is idle, so its channel has room; it is gone only when the runtime ends.
         self.recording = self.groups.try_send(group).is_ok();
     }
 
-    fn committed(&mut self, group: Group, now: Timestamp) {
-        (self.recording, self.stalled) = (false, false);
-        for number in &group.offers {
-            if let Some(done) = self.answering.remove(number) {
-                // Whoever offered may have gone away; the deliveries are durable all the same.
-                let _ = done.send(());
-            }
+    /// Ends a row that came to wait in a lane that was removed or closed since.
+    fn reconsider(&self, insert: &mut Insert) {
+        let (state, reason) = match self.lanes.get(&insert.delivery.lane) {
+            None => (State::Cancelled, REMOVED),
+            Some(lane) if lane.closed => (State::Dead, "the destination was closed"),
+            Some(_) => return,
+        };
+        insert.end = End::final_at(state, reason, self.clock.now());
+    }
+
+    /// What a delivery's end lets go, in an ordered lane.
+    fn release(&self, delivery: &Delivery, end: &End) -> Option<(i64, Option<String>)> {
+        let ordered = self.lanes.get(&delivery.lane).is_some_and(|lane| lane.settings.ordered);
+        (ordered && end.state.is_final()).then(|| (delivery.lane, Some(delivery.ordering_key.clone())))
+    }
+
+    /// Tells those who waited for the group.
+    fn passed(&mut self) {
+        for done in self.passing.drain(..) {
+            // Whoever waited may have gone away.
+            let _ = done.send(());
         }
-        for Insert { delivery, end, .. } in &group.inserts {
-            self.durable(delivery.id, end, now);
-            if end.state == State::Waiting {
-                self.waits(delivery.lane, delivery.priority, end.next_at, now);
-            }
+    }
+
+    fn committed(&mut self, group: Group, found: Found, now: Timestamp) {
+        (self.recording, self.stalled) = (false, false);
+        self.passed();
+        for done in group.offers.iter().filter_map(|event| self.promises.remove(event)).flatten() {
+            // Whoever offered may have gone away; the deliveries are durable all the same.
+            let _ = done.send(());
+        }
+        for id in found.repeated {
+            self.forget_repeated(id);
         }
         for Update { id, end } in &group.updates {
-            let of = self.flights.get(id).map(|flight| (flight.delivery.lane, flight.delivery.priority));
             self.durable(*id, end, now);
-            if let (State::Waiting, Some((lane, priority))) = (end.state, of) {
-                self.waits(lane, priority, end.next_at, now);
+        }
+        for Insert { delivery, end, .. } in &group.inserts {
+            if self.flights.contains_key(&delivery.id) {
+                self.durable(delivery.id, end, now);
+            } else if end.state != State::Sending {
+                self.written(delivery, end, now);
             }
         }
-        for (number, _) in &group.releases {
+        for number in found.released {
             // The one released may have any priority: the look into the store tells.
-            self.lanes.entry(*number).and_modify(|lane| if lane.may_hold { lane.hold(4) });
-            self.consider(*number, now);
+            self.lanes.entry(number).and_modify(|lane| lane.hold(1));
+            self.consider(number, now);
+        }
+    }
+
+    /// The row of a delivery that came to wait is durable.
+    fn written(&mut self, delivery: &Delivery, end: &End, now: Timestamp) {
+        let Some(lane) = self.lanes.get_mut(&delivery.lane) else { return };
+        lane.written(delivery.priority);
+        match end.state {
+            State::Waiting => self.waits(delivery.lane, delivery.priority, end.next_at, now),
+            State::Blocked => {
+                lane.keep();
+                if !lane.key_is_busy(delivery) {
+                    // Whom it was behind came to its end before this row was written.
+                    self.releases.push((delivery.lane, Some(delivery.ordering_key.clone())));
+                }
+            }
+            _ => {}
+        }
+    }
+
+    /// The store has this event's delivery under another id: one that hasn't begun never does.
+    fn forget_repeated(&mut self, id: i64) {
+        if let Some(flight) = self.flights.get(&id)
+            && flight.phase == Phase::Claiming
+        {
+            let delivery = flight.delivery.clone();
+            self.free_slots(&delivery);
+            self.forget(&delivery);
+        }
+    }
+
+    fn forget(&mut self, delivery: &Delivery) {
+        self.flights.remove(&delivery.id);
+        if let Some(lane) = self.lanes.get_mut(&delivery.lane) {
+            lane.forget(delivery);
         }
     }
 
     /// A row is durable: a claimed delivery begins its attempt, one that has settled leaves memory.
     fn durable(&mut self, id: i64, end: &End, now: Timestamp) {
         let Some(flight) = self.flights.get_mut(&id) else { return };
-        if end.state == State::Sending {
-            if flight.phase == Phase::Claiming {
+        let delivery = flight.delivery.clone();
+        match (end.state, flight.phase) {
+            (State::Sending, Phase::Claiming) if self.lanes.contains_key(&delivery.lane) => {
                 flight.phase = Phase::Running;
-                let delivery = flight.delivery.clone();
                 self.attempt(delivery, now);
             }
-            return;
-        }
-        if let Some(flight) = self.flights.remove(&id)
-            && let Some(lane) = self.lanes.get_mut(&flight.delivery.lane)
-        {
-            lane.known = lane.known.saturating_sub(1);
-            if lane.loading {
-                lane.settled_meanwhile.insert(id);
+            (State::Sending, Phase::Claiming) => {
+                self.free_slots(&delivery);
+                self.forget(&delivery);
+                let end = End { attempts: delivery.attempts, ..End::final_at(State::Cancelled, REMOVED, now) };
+                self.updates.push(Update { id, end });
+            }
+            (State::Sending, _) => {}
+            (state, _) => {
+                self.forget(&delivery);
+                match state {
+                    State::Waiting => self.waits(delivery.lane, delivery.priority, end.next_at, now),
+                    _ => self.consider(delivery.lane, now),
+                }
             }
         }
     }
 
     /// A delivery waits in the store, durably: its lane is looked at now, or when it is due.
     fn waits(&mut self, number: i64, priority: i64, next_at: i64, now: Timestamp) {
+        let Some(lane) = self.lanes.get_mut(&number) else { return };
         let at = crate::clock::from_micros(next_at);
         if at > now {
-            return self.arm(number, at, priority);
-        }
-        if let Some(lane) = self.lanes.get_mut(&number) {
+            lane.keep();
+            self.arm(number, at, priority);
+        } else {
             lane.hold(priority);
-            self.consider(number, now);
         }
+        self.consider(number, now);
     }
 }
 
 /// The end of an attempt whose lane was removed while it ran.
 fn removed(delivery: &Delivery, attempted: &Attempted, now: Timestamp) -> End {
-    let delivered = attempted.outcome == super::super::Outcome::Delivered;
+    let (state, reason) = match attempted.outcome {
+        Outcome::Delivered => (State::Delivered, ""),
+        _ => (State::Cancelled, REMOVED),
+    };
     End {
-        state: if delivered { State::Delivered } else { State::Cancelled },
         attempts: delivery.attempts.saturating_add(1),
-        next_at: now.as_microsecond(),
-        finished_at: Some(now.as_microsecond()),
         status_code: attempted.status_code.map(i64::from),
-        reason: if delivered { String::new() } else { "the destination was removed".to_owned() },
+        ..End::final_at(state, reason, now)
     }
+}
+
+/// The end of an attempt that panicked: what it did until then, nobody knows.
+fn panicked(id: i64, panic: &(dyn Any + Send), repeatable: bool) -> Attempted {
+    tracing::error!(delivery.id = id, reason = panic_text(panic), "an attempt panicked");
+    Attempted {
+        outcome: if repeatable { Outcome::Retry { after: None, blame: Blame::Message } } else { Outcome::Unknown },
+        status_code: None,
+        class: "panic",
+        error: "the attempt ended in a fault of ours".to_owned(),
+        response: Bytes::new(),
+    }
+}
+
+/// Text that every store takes: PostgreSQL refuses NUL.
+fn plain(text: String) -> String {
+    if text.contains('\0') { text.replace('\0', "\u{fffd}") } else { text }
 }
 
 /// A number in 0..=1 from the operating system; a half where it gives none.

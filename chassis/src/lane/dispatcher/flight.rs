@@ -3,7 +3,6 @@
 use std::{collections::VecDeque, sync::Arc};
 
 use jiff::Timestamp;
-use tokio::sync::oneshot;
 
 use crate::lane::{
     delivery::Delivery,
@@ -32,7 +31,7 @@ pub(super) enum Phase {
 /// One event's deliveries, not committed yet.
 #[derive(Debug)]
 pub(super) struct Pending {
-    pub(super) done: oneshot::Sender<()>,
+    pub(super) event: [u8; 16],
     pub(super) inserts: Vec<Insert>,
     pub(super) attempts: Vec<AttemptRow>,
     /// Attempts under way whose end is worth waiting for, so that all is written at once.
@@ -75,6 +74,11 @@ impl Pendings {
         self.offers.insert(number, pending);
     }
 
+    /// Makes everything ready as it is, in its order: what comes next must not be durable before it.
+    pub(super) fn hurry(&mut self) {
+        self.ready.append(&mut self.by_age);
+    }
+
     /// Writes an attempt's end into its offer, which is ready once none of its attempts runs.
     pub(super) fn settle(&mut self, number: u64, place: usize, end: End, attempt: AttemptRow) {
         if let Some(pending) = self.offers.get_mut(&number) {
@@ -86,13 +90,13 @@ impl Pendings {
     }
 
     /// The next one to commit: ready, or waited for long enough.
-    pub(super) fn pop(&mut self, now: Timestamp) -> Option<(u64, Pending)> {
+    pub(super) fn pop(&mut self, now: Timestamp) -> Option<Pending> {
         while let Some(number) = self.ready.pop_front() {
             if let Some(pending) = self.offers.remove(&number) {
-                return Some((number, pending));
+                return Some(pending);
             }
         }
-        (self.deadline()? <= now).then(|| self.by_age.pop_front()).flatten().and_then(|number| Some((number, self.offers.remove(&number)?)))
+        (self.deadline()? <= now).then(|| self.by_age.pop_front()).flatten().and_then(|number| self.offers.remove(&number))
     }
 
     /// When the oldest that still waits for its attempts is committed as it is.

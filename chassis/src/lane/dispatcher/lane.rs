@@ -11,12 +11,19 @@ use crate::{
     lane::{
         breaker::{self, Breaker},
         delivery::{Attempted, Blame, Delivery, Outcome, State},
-        limit::{self, Limit},
+        limit::Limit,
         recorder::{End, LaneRow},
         rows::Remembered,
         window::Window,
     },
 };
+
+/// Attempts of one lane that a crash may have kept from the record: those of the offers that may wait for their commit,
+/// and of a group that is being committed.
+const UNRECORDED_MAX: usize = 8_192;
+
+/// 1 CRITICAL to 4 LOW.
+const PRIORITIES: usize = 4;
 
 /// One destination.
 #[derive(Debug)]
@@ -31,15 +38,19 @@ pub(super) struct Lane {
     /// Attempts under way: slots held.
     pub(super) running: u32,
     /// Deliveries in memory, their end not yet durable.
-    pub(super) known: u32,
-    /// Ordering keys of the attempts under way, where the lane is ordered.
+    pub(super) known: HashSet<i64>,
+    /// Ordering keys of those, where the lane is ordered.
     pub(super) keys: HashSet<String>,
+    /// Deliveries that came to wait and whose rows are not committed yet, by priority.
+    unwritten: [u32; PRIORITIES],
+    /// The most urgent priority that the last look passed over, since its key was busy.
+    pub(super) passed_over: Option<i64>,
     /// The most urgent priority that may be due in the store; none: nothing is due there.
     pub(super) backlog: Option<i64>,
     /// Deliveries came to wait since the last look into the store began.
     pub(super) touched: bool,
     /// The store may hold deliveries that aren't final.
-    pub(super) may_hold: bool,
+    may_hold: bool,
     /// A look into the store is under way.
     pub(super) loading: bool,
     /// Deliveries whose end became durable since that look began: it may still show them as waiting.
@@ -72,10 +83,15 @@ pub(super) struct Settled {
 }
 
 impl Lane {
-    pub(super) fn new(number: i64, id: Arc<str>, organization: OrganizationId, settings: Settings, slots: Slots, remembered: Remembered, now: Timestamp) -> Self {
+    pub(super) fn new(number: i64, id: Arc<str>, organization: OrganizationId, settings: Settings, slots: Slots, remembered: Remembered) -> Self {
         let mut limit = Limit::new(settings.rate_limit);
-        let not_before = if remembered.unclean { now + limit::WINDOW } else { Timestamp::MIN };
-        limit.restore(remembered.recent, not_before);
+        let mut recent = remembered.recent;
+        if let Some(started_at) = remembered.unclean {
+            // They may have been made until then. A limit that has no room left for them waits for a whole window.
+            recent.extend(std::iter::repeat_n(started_at, UNRECORDED_MAX));
+            recent.sort_unstable();
+        }
+        limit.restore(recent, Timestamp::MIN);
         Self {
             number,
             id,
@@ -84,8 +100,10 @@ impl Lane {
             limit,
             window: Window::new(slots.lane),
             running: 0,
-            known: 0,
+            known: HashSet::new(),
             keys: HashSet::new(),
+            unwritten: [0; PRIORITIES],
+            passed_over: None,
             // What waits may have any priority: the first look tells.
             backlog: (remembered.open > 0).then_some(1),
             touched: false,
@@ -120,6 +138,59 @@ impl Lane {
         self.may_hold = true;
     }
 
+    /// Notes that nothing waits here but what `next` and `backlog` say.
+    pub(super) fn looked(&mut self, backlog: Option<i64>, next: bool) {
+        if !self.touched {
+            self.backlog = backlog;
+            self.may_hold = backlog.is_some() || next || self.passed_over.is_some();
+        }
+    }
+
+    /// Notes that something may wait here that isn't due yet.
+    pub(super) fn keep(&mut self) {
+        (self.touched, self.may_hold) = (true, true);
+    }
+
+    /// Notes a delivery that waits, whose row is yet to be committed.
+    pub(super) fn queue(&mut self, priority: i64) {
+        self.unwritten[place(priority)] += 1;
+    }
+
+    /// Notes that the row of such a one is committed.
+    pub(super) fn written(&mut self, priority: i64) {
+        let count = &mut self.unwritten[place(priority)];
+        *count = count.saturating_sub(1);
+    }
+
+    /// Whether a fresh delivery of this priority must wait for others.
+    pub(super) fn has_before(&self, priority: i64) -> bool {
+        self.backlog.is_some_and(|most_urgent| most_urgent <= priority)
+            || self.unwritten[..=place(priority)].iter().any(|count| *count > 0)
+    }
+
+    /// Whether anything may wait here, now or later.
+    pub(super) fn may_hold(&self) -> bool {
+        self.may_hold || self.unwritten.iter().any(|count| *count > 0)
+    }
+
+    /// Whether an earlier delivery of the same key is in memory, where the lane is ordered.
+    pub(super) fn key_is_busy(&self, delivery: &Delivery) -> bool {
+        self.settings.ordered && self.keys.contains(&delivery.ordering_key)
+    }
+
+    /// A delivery leaves memory.
+    pub(super) fn forget(&mut self, delivery: &Delivery) {
+        self.known.remove(&delivery.id);
+        if self.loading {
+            self.settled_meanwhile.insert(delivery.id);
+        }
+        if self.keys.remove(&delivery.ordering_key)
+            && let Some(priority) = self.passed_over.take()
+        {
+            self.hold(priority);
+        }
+    }
+
     pub(super) fn ready(&mut self, now: Timestamp) -> Ready {
         if self.settings.paused || self.closed {
             return Ready::Held;
@@ -144,6 +215,7 @@ impl Lane {
     pub(super) fn begin(&mut self, delivery: &Delivery, now: Timestamp) {
         self.limit.count(now);
         self.running += 1;
+        self.known.insert(delivery.id);
         if self.settings.ordered {
             self.keys.insert(delivery.ordering_key.clone());
         }
@@ -151,8 +223,6 @@ impl Lane {
 
     /// Draws the conclusions of an attempt that ended. `jitter` in 0..=1.
     pub(super) fn settle(&mut self, delivery: &Delivery, attempted: &Attempted, now: Timestamp, jitter: f64) -> Settled {
-        self.running = self.running.saturating_sub(1);
-        self.keys.remove(&delivery.ordering_key);
         let attempts = delivery.attempts.saturating_add(1);
         let before = self.memory();
         let mut closing = None;
@@ -167,6 +237,7 @@ impl Lane {
                 }
                 let tries = attempts.saturating_sub(delivery.reopened_after);
                 match self.settings.schedule.delay(tries, jitter, after) {
+                    Some(_) if self.closed || closing.is_some() => (State::Dead, now, attempted.error.clone()),
                     Some(delay) => (State::Waiting, now + signed(delay), attempted.error.clone()),
                     None => (State::Dead, now, format!("the retry schedule is exhausted: {}", attempted.error)),
                 }
@@ -178,6 +249,7 @@ impl Lane {
             }
             Outcome::Unknown => (State::Unknown, now, attempted.error.clone()),
         };
+        let closing = closing.filter(|_| !self.closed);
         self.closed |= closing.is_some();
         let end = End {
             state,
@@ -222,6 +294,10 @@ impl Lane {
             failing_since: failing_since.map(Timestamp::as_microsecond),
         }
     }
+}
+
+fn place(priority: i64) -> usize {
+    usize::try_from(priority - 1).unwrap_or(0).min(PRIORITIES - 1)
 }
 
 fn signed(duration: Duration) -> SignedDuration {

@@ -1,0 +1,100 @@
+//! A store that can't be written for a while.
+
+use std::time::Duration;
+
+use sqlx::Connection as _;
+
+use super::world::{MIGRATIONS, World, kept, offer};
+use crate::{
+    config::StoreSettings,
+    lane::{Settings, State},
+    store::{Engine, Store},
+    testing,
+    with,
+};
+
+/// Somebody else's lock on the store.
+enum Lock {
+    Sqlite(sqlx::SqliteConnection),
+    Postgres(sqlx::PgConnection),
+}
+
+async fn lock(settings: &StoreSettings, store: &Store) -> Lock {
+    let url = settings.url.expose();
+    match store.writer() {
+        Engine::Sqlite(pool) => {
+            // The one connection that writes gives up at once, so that the test needn't wait for it.
+            sqlx::query("PRAGMA busy_timeout = 20").execute(pool).await.expect("set");
+            let mut other = sqlx::SqliteConnection::connect(url).await.expect("a connection");
+            sqlx::query("BEGIN IMMEDIATE").execute(&mut other).await.expect("locked");
+            Lock::Sqlite(other)
+        }
+        Engine::Postgres(_) => {
+            let mut other = sqlx::PgConnection::connect(url).await.expect("a connection");
+            let table = sqlx::AssertSqlSafe(format!("BEGIN; LOCK TABLE {}.deliveries IN EXCLUSIVE MODE", settings.schema));
+            sqlx::raw_sql(table).execute(&mut other).await.expect("locked");
+            Lock::Postgres(other)
+        }
+    }
+}
+
+impl Lock {
+    async fn release(self) {
+        match self {
+            Self::Sqlite(mut other) => sqlx::query("ROLLBACK").execute(&mut other).await.map(drop),
+            Self::Postgres(mut other) => sqlx::query("ROLLBACK").execute(&mut other).await.map(drop),
+        }
+        .expect("released");
+    }
+}
+
+/// Returns once the dispatcher takes nothing any more.
+async fn stalled<const R: bool>(world: &World<R>) {
+    super::world::within("stalled", async {
+        while tokio::time::timeout(Duration::from_millis(200), world.dispatcher.breaker("ada/a")).await.is_ok() {}
+    })
+    .await;
+}
+
+async fn nothing_is_sent_while_commits_fail_nor_twice_for_it<const REPEATABLE: bool>() {
+    let (_folder, engines) = testing::engines();
+    for settings in engines {
+        let store = Store::open(&settings, MIGRATIONS).await.expect("a fresh store opens");
+        let world = World::<REPEATABLE>::new(store.clone()).await;
+        world.open("ada/a", Settings::default()).await;
+        world.give(offer("ada/a", 1)).await;
+        world.quiet().await;
+        let lock = lock(&settings, &store).await;
+        let first = world.offer(offer("ada/a", 2)).await;
+        stalled(&world).await;
+        let mut promises = vec![first];
+        for event in 3..=30 {
+            promises.push(world.offer(offer("ada/a", event)).await);
+        }
+        let tried = world.courier.events("ada/a");
+        assert_eq!(tried, if REPEATABLE { vec![1, 2] } else { vec![1] });
+        stalled(&world).await;
+        assert_eq!(world.courier.events("ada/a"), tried, "sent while nothing can be recorded");
+        lock.release().await;
+        for durable in promises {
+            kept(durable).await.expect("durable");
+        }
+        world.quiet().await;
+        assert_eq!(world.courier.events("ada/a"), (1..=30).collect::<Vec<_>>());
+        assert_eq!(world.states("ada/a").await, [(State::Delivered, 30)].into());
+        let attempts: i64 = with!(store.reader(), c => sqlx::query_scalar("SELECT COUNT(*) FROM attempts").fetch_one(c).await).expect("a count");
+        assert_eq!(attempts, 30);
+        world.tasks.stop(Duration::from_secs(5)).await;
+        store.close().await;
+    }
+}
+
+#[tokio::test]
+async fn while_commits_fail_nothing_new_is_sent_and_nothing_is_sent_twice_for_it() {
+    nothing_is_sent_while_commits_fail_nor_twice_for_it::<true>().await;
+}
+
+#[tokio::test]
+async fn while_commits_fail_nothing_that_must_not_be_repeated_is_sent() {
+    nothing_is_sent_while_commits_fail_nor_twice_for_it::<false>().await;
+}
