@@ -7,11 +7,11 @@ SHELL := bash
 HARNESS := tests/harness/run.sh
 TOOL := tests/harness/tools.sh
 
-# For `make crash`: how often the process is killed, and on which store.
+# For `make crash` and `make powercut`: how often, and on which store.
 CYCLES ?= 20
 STORE ?= both
 
-.PHONY: help check lint fmt clippy proto-lint deny test doc demo crash bench
+.PHONY: help check lint fmt clippy proto-lint deny test doc demo crash powercut isolation bench
 
 help: ## list the targets
 	@sed -nE 's/^([a-z-]+):.*## (.*)/\1\t\2/p' $(MAKEFILE_LIST) | expand -t 14
@@ -43,6 +43,12 @@ demo: ## see an event arrive
 
 crash: ## kill -9 and restart under load: CYCLES=20 STORE=sqlite|postgres|both
 	$(HARNESS) cargo bench --locked --bench main -- crash --cycles $(CYCLES) --store $(STORE)
+
+powercut: ## cut the power under load (as root: it mounts images): CYCLES=20 STORE=sqlite|postgres|both
+	cargo bench --locked --bench main -- powercut --cycles $(CYCLES) --store $(STORE)
+
+isolation: ## a healthy endpoint alone, and beside one that never answers
+	cargo bench --locked --bench main -- isolation
 
 bench: ## measure every number of the targets, on release builds
 	$(HARNESS) cargo bench --locked --bench main

@@ -61,7 +61,11 @@ impl System {
     fn addresses(&self) -> Result<Addresses> {
         let file = self.folder.join("addresses.json");
         let text = fs::read_to_string(&file).with_context(|| {
-            format!("read {}: is `wedsync` running with --data {}, or give --system?", file.display(), self.folder.display())
+            format!(
+                "read {}: is `wedsync` running with --data {}, or give --system?",
+                file.display(),
+                self.folder.display()
+            )
         })?;
         serde_json::from_str(&text).with_context(|| file.display().to_string())
     }

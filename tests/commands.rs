@@ -29,10 +29,21 @@ async fn a_developer_publishes_listens_and_looks_at_what_became_of_it() {
     let first = timeout(PATIENCE, lines.next_line()).await.expect("it says where it listens").expect("text");
     assert!(first.is_some_and(|line| line.starts_with("listening on http://127.0.0.1:")));
 
-    let publish = ["publish", "--type", "wedding.date_changed", "--wedding", "w1", "--id", "command-1", "--data", r#"{"old_date":"2026-06-20"}"#];
+    let publish = [
+        "publish",
+        "--type",
+        "wedding.date_changed",
+        "--wedding",
+        "w1",
+        "--id",
+        "command-1",
+        "--data",
+        r#"{"old_date":"2026-06-20"}"#,
+    ];
     let (said, well) = run(&system, &publish).await;
     assert!(well && said.starts_with("event command-1 is durable at position"), "{said}");
-    let received = timeout(PATIENCE, lines.next_line()).await.expect("a webhook arrives").expect("text").unwrap_or_default();
+    let received =
+        timeout(PATIENCE, lines.next_line()).await.expect("a webhook arrives").expect("text").unwrap_or_default();
     assert!(received.starts_with("wedding.date_changed  msg_") && received.ends_with("verified"), "{received}");
 
     let (said, well) = run(&system, &publish).await;

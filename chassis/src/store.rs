@@ -65,6 +65,10 @@ struct SqlitePools {
     read: SqlitePool,
 }
 
+/// How long the server may take to notice that the process before us is gone: a kill closes its connection, but what
+/// holds the lock there ends a moment later.
+const OWNER_GONE_WITHIN: Duration = Duration::from_secs(5);
+
 /// What keeps a second process out: a locked file, or a connection that holds an advisory lock.
 #[derive(Debug)]
 enum Owner {
@@ -258,13 +262,20 @@ async fn lock_schema(options: &PgConnectOptions, schema: &str) -> Result<PgConne
     // `schema` matches [a-z0-9_]+, so it can stand in the statement.
     let create = AssertSqlSafe(format!("CREATE SCHEMA IF NOT EXISTS {schema}"));
     sqlx::query(create).execute(&mut connection).await.context("create schema")?;
-    let owned: bool =
-        sqlx::query_scalar("SELECT pg_try_advisory_lock(hashtext('wedsync:' || current_database() || ':' || $1))")
-            .bind(schema)
-            .fetch_one(&mut connection)
-            .await?;
-    ensure!(owned, "schema {schema} is in use by another process: stop it, or set another schema");
-    Ok(connection)
+    let began = tokio::time::Instant::now();
+    loop {
+        let owned: bool =
+            sqlx::query_scalar("SELECT pg_try_advisory_lock(hashtext('wedsync:' || current_database() || ':' || $1))")
+                .bind(schema)
+                .fetch_one(&mut connection)
+                .await?;
+        if owned {
+            return Ok(connection);
+        }
+        let waiting = began.elapsed() < OWNER_GONE_WITHIN;
+        ensure!(waiting, "schema {schema} is in use by another process: stop it, or set another schema");
+        tokio::time::sleep(Duration::from_millis(50)).await;
+    }
 }
 
 async fn assert_sqlite_version(pool: &SqlitePool) -> Result<()> {

@@ -45,7 +45,7 @@ enum Command {
 
 #[tokio::main]
 async fn main() -> ExitCode {
-    let command = Arguments::parse().command.unwrap_or(Command::Isolation(isolation::Isolation::default()));
+    let command = Arguments::parse().command.unwrap_or_else(|| Command::Isolation(isolation::Isolation::default()));
     let good = match command {
         Command::Crash(crash) => crash.run().await,
         Command::Powercut(powercut) => powercut.run().await,

@@ -64,8 +64,8 @@ pub(crate) async fn run(engine: &Engine, kills: &Kills, mut told: impl FnMut(&Cy
         let lived_ms = chance.within(life_ms.clone());
         sleep(Duration::from_millis(lived_ms)).await;
         world.system.kill().await;
-        world.mark();
         let killed_at_start = killed_at_start(&mut world.system, &mut chance).await;
+        world.mark();
         let started = Instant::now();
         world.system.restart().await;
         let ready_ms = millis(started.elapsed());

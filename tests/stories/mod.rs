@@ -1,4 +1,4 @@
-//! Stories: what an organization does with its endpoints and integrations, and what comes of it, told on the real binary
+//! Stories: what an organization does with its endpoints and integrations, and what comes of it, on the real binary and
 //! over its own ports, once on each engine.
 //!
 //! `story` is the stage (a system, its tenants, their endpoints), `receiver` who gets webhooks, `web` plain HTTP; each

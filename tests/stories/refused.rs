@@ -126,8 +126,7 @@ async fn our_own_ports_are_nobodys_endpoint() {
 #[tokio::test]
 async fn where_loopback_is_not_let_through_no_name_of_it_is() {
     // Some network must be open, else development mode opens loopback.
-    let elsewhere =
-        [("WEDSYNC_OUTBOUND__ALLOW_NETWORKS", "[\"192.0.2.1/32\"]"), ("WEDSYNC_OUTBOUND__ALLOW_HTTP", "true")];
+    let elsewhere = [("WEDSYNC_OUTBOUND__ALLOW_NETWORKS", "192.0.2.1/32"), ("WEDSYNC_OUTBOUND__ALLOW_HTTP", "true")];
     on_each_engine_with(&elsewhere, async |story| {
         for url in LOOPBACK.into_iter().chain(INSIDE) {
             let refusal = story.acme.create(at(url)).await.expect_err(url);
@@ -142,7 +141,7 @@ async fn where_loopback_is_not_let_through_no_name_of_it_is() {
 
 #[tokio::test]
 async fn plain_http_is_refused_where_it_is_not_let_through() {
-    let strict = [("WEDSYNC_OUTBOUND__ALLOW_NETWORKS", "[\"192.0.2.1/32\"]")];
+    let strict = [("WEDSYNC_OUTBOUND__ALLOW_NETWORKS", "192.0.2.1/32")];
     on_each_engine_with(&strict, async |story| {
         let refusal = story.acme.create(at("http://192.0.2.1/hook")).await.expect_err("it isn't encrypted");
         assert!(refusal.message().contains("https"), "{}", refusal.message());

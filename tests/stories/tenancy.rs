@@ -1,4 +1,4 @@
-//! Organizations see nothing of each other: no event, no endpoint, no delivery, no integration; not even that it exists.
+//! Organizations see nothing of each other: no event, endpoint, delivery or integration; not even that it exists.
 
 use proto::vendorsync::v1::*;
 use tonic::{Code, Status};

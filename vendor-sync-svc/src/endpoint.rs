@@ -258,7 +258,7 @@ impl Endpoint {
         valid.map(|kept| kept.secret.clone()).collect()
     }
 
-    /// Puts a new secret first. The one before keeps signing for `overlap`; older ones end when they would have.
+    /// Puts a new secret first. The others keep signing for `overlap` at most: a rotation without one ends them all.
     ///
     /// # Errors
     /// `Error::FailedPrecondition` while too many still sign.

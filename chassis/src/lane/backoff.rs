@@ -12,7 +12,8 @@ pub struct Schedule(Vec<Duration>);
 impl Default for Schedule {
     /// 1, 2, 4, 8, 30 s, 2, 10, 30 min, 1, 2, 4 h, then every 8 h until 72 h have passed.
     fn default() -> Self {
-        let mut delays: Vec<Duration> = [1, 2, 4, 8, 30, 120, 600, 1_800, 3_600, 7_200, 14_400].map(Duration::from_secs).into();
+        let mut delays: Vec<Duration> =
+            [1, 2, 4, 8, 30, 120, 600, 1_800, 3_600, 7_200, 14_400].map(Duration::from_secs).into();
         let tail = Duration::from_secs(8 * 3600);
         let window = Duration::from_secs(72 * 3600);
         while delays.iter().sum::<Duration>() + tail <= window {

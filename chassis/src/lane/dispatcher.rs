@@ -122,14 +122,34 @@ pub(super) enum Signal {
 
 /// What the dispatcher is asked by others.
 enum Request {
-    Open { lane: i64, id: Arc<str>, organization: OrganizationId, settings: Settings, remembered: rows::Remembered },
-    Drop { lane: i64, done: oneshot::Sender<()> },
-    Wake { lane: i64 },
-    Offer { offers: Vec<Offer>, done: oneshot::Sender<()> },
-    Breaker { lane_id: Arc<str>, answer: oneshot::Sender<Option<super::breaker::State>> },
+    Open {
+        lane: i64,
+        id: Arc<str>,
+        organization: OrganizationId,
+        settings: Settings,
+        remembered: rows::Remembered,
+    },
+    Drop {
+        lane: i64,
+        done: oneshot::Sender<()>,
+    },
+    Wake {
+        lane: i64,
+    },
+    Offer {
+        offers: Vec<Offer>,
+        redelivered: bool,
+        done: oneshot::Sender<()>,
+    },
+    Breaker {
+        lane_id: Arc<str>,
+        answer: oneshot::Sender<Option<super::breaker::State>>,
+    },
     /// For tests: whether anything but an attempt is under way or due, and how many attempts are.
     #[cfg(test)]
-    Look { answer: oneshot::Sender<(bool, usize)> },
+    Look {
+        answer: oneshot::Sender<(bool, usize)>,
+    },
 }
 
 /// The handle that services hold. Cheap to clone.
@@ -164,8 +184,19 @@ impl Dispatcher {
         let (requests, asked) = mpsc::channel(64);
         let (signals, told) = mpsc::channel(slots.all.max(256) * 2);
         let (groups, to_record) = mpsc::channel(1);
-        let _recorder = tasks.spawn("lane.recorder", recorder::run(store.clone(), keys.clone(), to_record, signals.clone()));
-        let actor = Actor::new(store.clone(), keys.clone(), courier, slots, clock.clone(), tasks.clone(), signals, groups, last_id);
+        let _recorder =
+            tasks.spawn("lane.recorder", recorder::run(store.clone(), keys.clone(), to_record, signals.clone()));
+        let actor = Actor::new(
+            store.clone(),
+            keys.clone(),
+            courier,
+            slots,
+            clock.clone(),
+            tasks.clone(),
+            signals,
+            groups,
+            last_id,
+        );
         let _dispatcher = tasks.spawn("lane.dispatcher", actor.run(asked, told));
         Ok(Self {
             store,
@@ -185,7 +216,8 @@ impl Dispatcher {
     pub async fn open(&self, id: &str, organization: &OrganizationId, settings: Settings) -> Result<()> {
         let lane = rows::lane(&self.store, id, organization).await?;
         let window_start = self.clock.now() - super::limit::WINDOW;
-        let mut remembered = rows::remembered(&self.store, lane, settings.rate_limit, window_start.as_microsecond()).await?;
+        let mut remembered =
+            rows::remembered(&self.store, lane, settings.rate_limit, window_start.as_microsecond()).await?;
         remembered.unclean = self.unclean;
         let (id, organization) = (Arc::from(id), organization.clone());
         self.ask(Request::Open { lane, id, organization, settings, remembered }).await
@@ -216,7 +248,7 @@ impl Dispatcher {
             return Ok(Durable(None));
         }
         let (done, durable) = oneshot::channel();
-        self.ask(Request::Offer { offers, done }).await?;
+        self.ask(Request::Offer { offers, redelivered, done }).await?;
         Ok(Durable(Some(durable)))
     }
 
@@ -233,12 +265,20 @@ impl Dispatcher {
     ///
     /// # Errors
     /// Those of the store.
-    pub async fn recover(&self, id: &str, organization: &OrganizationId, ordered: bool, since: Timestamp, dry_run: bool) -> Result<u64> {
+    pub async fn recover(
+        &self,
+        id: &str,
+        organization: &OrganizationId,
+        ordered: bool,
+        since: Timestamp,
+        dry_run: bool,
+    ) -> Result<u64> {
         let lane = rows::lane(&self.store, id, organization).await?;
         if dry_run {
             return rows::count_dead(&self.store, lane, since.as_microsecond()).await;
         }
-        let recovered = rows::recover(&self.store, lane, ordered, since.as_microsecond(), self.clock.now_micros()).await?;
+        let recovered =
+            rows::recover(&self.store, lane, ordered, since.as_microsecond(), self.clock.now_micros()).await?;
         self.wake(id, organization).await?;
         Ok(recovered)
     }

@@ -30,8 +30,8 @@ pub(super) struct Group {
     pub(super) lanes: Vec<LaneRow>,
     /// Keys of ordered lanes whose first blocked delivery may go now: (lane, ordering key). No key: every blocked one.
     pub(super) releases: Vec<(i64, Option<String>)>,
-    /// Events to be told about after the commit; not written.
-    pub(super) offers: Vec<[u8; 16]>,
+    /// Offers to be told about after the commit, with their events; not written.
+    pub(super) offers: Vec<(u64, [u8; 16])>,
 }
 
 /// What a commit found in the store.
@@ -111,7 +111,12 @@ pub(super) struct LaneRow {
 }
 
 /// Commits groups as they come and tells the dispatcher; ends when the dispatcher does.
-pub(super) async fn run(store: Store, keys: DataKeys, mut groups: mpsc::Receiver<Group>, signals: mpsc::Sender<Signal>) {
+pub(super) async fn run(
+    store: Store,
+    keys: DataKeys,
+    mut groups: mpsc::Receiver<Group>,
+    signals: mpsc::Sender<Signal>,
+) {
     while let Some(group) = groups.recv().await {
         let mut failures = 0u32;
         let mut found = loop {
@@ -141,7 +146,8 @@ async fn commit(store: &Store, keys: &DataKeys, group: &Group) -> Result<Found> 
     let sealed = seal(keys, group).await?;
     let mut tx = store.begin().await?;
     let inserted = insert_deliveries(&mut tx, &group.inserts, &sealed.contents).await?;
-    let repeated = if inserted < group.inserts.len() as u64 { repeated(&mut tx, &group.inserts).await? } else { Vec::new() };
+    let repeated =
+        if inserted < group.inserts.len() as u64 { repeated(&mut tx, &group.inserts).await? } else { Vec::new() };
     for row in group.inserts.iter().filter(|row| row.may_be_behind) {
         block(&mut tx, &row.delivery).await?;
     }
@@ -398,8 +404,10 @@ async fn block(tx: &mut Tx, delivery: &Delivery) -> Result<()> {
 /// blocked. Gives their number.
 async fn release(tx: &mut Tx, lane: i64, key: Option<&str>) -> Result<u64> {
     let Some(key) = key else {
-        return Ok(with!(tx.on(), c => sqlx::query("UPDATE deliveries SET state = 0 WHERE lane = $1 AND state = 2 AND state IN (0, 1, 2)")
-            .bind(lane).execute(c).await.map(|done| done.rows_affected()))?);
+        return Ok(
+            with!(tx.on(), c => sqlx::query("UPDATE deliveries SET state = 0 WHERE lane = $1 AND state = 2 AND state IN (0, 1, 2)")
+            .bind(lane).execute(c).await.map(|done| done.rows_affected()))?,
+        );
     };
     // The repeated conditions let SQLite see that its partial index serves.
     Ok(with!(tx.on(), c => sqlx::query(

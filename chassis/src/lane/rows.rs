@@ -72,8 +72,7 @@ pub(super) async fn remembered(store: &Store, lane: i64, limit: u32, window_star
 /// What it left as `sending` is unknown: it waits again where the receiver can drop a repeat, else it stays unknown.
 /// What it left blocked behind nothing goes.
 pub(super) async fn take_over(store: &Store, now: i64, repeatable: bool) -> Result<(bool, i64)> {
-    let clean: Option<i64> =
-        with!(store.reader(), c => sqlx::query_scalar("SELECT stopped_cleanly FROM lane_owner").fetch_optional(c).await)?;
+    let clean: Option<i64> = with!(store.reader(), c => sqlx::query_scalar("SELECT stopped_cleanly FROM lane_owner").fetch_optional(c).await)?;
     let mut tx = store.begin().await?;
     with!(tx.on(), c => sqlx::query(
         "INSERT INTO lane_owner (id, stopped_cleanly, started_at) VALUES (1, 0, $1)
@@ -89,8 +88,7 @@ pub(super) async fn take_over(store: &Store, now: i64, repeatable: bool) -> Resu
     ).bind(state as i64).bind(now).bind(finished_at).bind(reason).execute(c).await.map(drop))?;
     release_first_of_each_key(&mut tx, 0, i64::MAX).await?;
     tx.commit().await?;
-    let last: i64 =
-        with!(store.reader(), c => sqlx::query_scalar("SELECT COALESCE(MAX(id), 0) FROM deliveries").fetch_one(c).await)?;
+    let last: i64 = with!(store.reader(), c => sqlx::query_scalar("SELECT COALESCE(MAX(id), 0) FROM deliveries").fetch_one(c).await)?;
     Ok((clean.unwrap_or(1) == 1, last))
 }
 
@@ -183,7 +181,10 @@ async fn open(keys: &DataKeys, lane: i64, lane_id: &Arc<str>, row: DueRow) -> Re
     let key = keys.of(&organization).await?;
     let content = row.content.and_then(|sealed| key.open(&content_aad(row.id), &sealed).ok());
     let readable = content.is_some();
-    let event = row.event.try_into().map_err(|_| Error::internal(anyhow::anyhow!("delivery {} has a malformed event uid", row.id)))?;
+    let event = row
+        .event
+        .try_into()
+        .map_err(|_| Error::internal(anyhow::anyhow!("delivery {} has a malformed event uid", row.id)))?;
     let delivery = Delivery {
         id: row.id,
         lane,
@@ -324,7 +325,12 @@ pub struct AttemptRecord {
 ///
 /// # Errors
 /// `Error::NotFound` when the organization has no such delivery.
-pub async fn attempts(store: &Store, keys: &DataKeys, organization: &OrganizationId, delivery: i64) -> Result<Vec<AttemptRecord>> {
+pub async fn attempts(
+    store: &Store,
+    keys: &DataKeys,
+    organization: &OrganizationId,
+    delivery: i64,
+) -> Result<Vec<AttemptRecord>> {
     get(store, organization, delivery).await?;
     type Row = (i64, i64, i64, Option<i64>, String, String, Option<Vec<u8>>);
     let rows: Vec<Row> = with!(store.reader(), c => sqlx::query_as(
@@ -333,7 +339,8 @@ pub async fn attempts(store: &Store, keys: &DataKeys, organization: &Organizatio
     let key = keys.of(organization).await?;
     rows.into_iter()
         .map(|(number, started_at, duration, status_code, outcome, error, response)| {
-            let response = response.map(|sealed| key.open(&response_aad(delivery), &sealed)).transpose()?.unwrap_or_default();
+            let response =
+                response.map(|sealed| key.open(&response_aad(delivery), &sealed)).transpose()?.unwrap_or_default();
             Ok(AttemptRecord { number, started_at, duration, status_code, outcome, error, response })
         })
         .collect()
@@ -387,9 +394,16 @@ pub async fn statistics(store: &Store, lane_id: &str, since: Timestamp) -> Resul
     ).bind(lane).bind(since).fetch_all(c).await)?;
     durations.sort_unstable();
     let count = |number: i64| u64::try_from(number).unwrap_or(0);
-    let quantile = |part: usize| durations.get(durations.len() * part / 100).map_or(Duration::ZERO, |micros| Duration::from_micros(count(*micros)));
+    let quantile = |part: usize| {
+        durations
+            .get(durations.len() * part / 100)
+            .map_or(Duration::ZERO, |micros| Duration::from_micros(count(*micros)))
+    };
     Ok(Statistics {
-        states: states.into_iter().filter_map(|(state, number)| Some((State::from_number(state)?, count(number)))).collect(),
+        states: states
+            .into_iter()
+            .filter_map(|(state, number)| Some((State::from_number(state)?, count(number))))
+            .collect(),
         waiting: waiting.into_iter().map(|(priority, number)| (priority, count(number))).collect(),
         attempts: count(attempts),
         failed_attempts: count(attempts - succeeded),
@@ -464,7 +478,14 @@ async fn release_first_of_each_key(tx: &mut Tx, first_lane: i64, last_lane: i64)
 }
 
 /// Opens one final delivery again with this content: same row, same event, a fresh schedule.
-pub(super) async fn reopen(store: &Store, keys: &DataKeys, organization: &OrganizationId, id: i64, content: &[u8], now: i64) -> Result<()> {
+pub(super) async fn reopen(
+    store: &Store,
+    keys: &DataKeys,
+    organization: &OrganizationId,
+    id: i64,
+    content: &[u8],
+    now: i64,
+) -> Result<()> {
     let sealed = keys.of(organization).await?.seal(&content_aad(id), content);
     let reopened = with!(store.writer(), c => sqlx::query(
         "UPDATE deliveries SET state = 0, reason = '', finished_at = NULL, next_at = $3, reopened_after = attempts, origin = 'replay', content = $4

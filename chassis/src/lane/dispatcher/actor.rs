@@ -63,8 +63,10 @@ pub(super) struct Actor<C> {
     numbers: HashMap<Arc<str>, i64>,
     flights: HashMap<i64, Flight>,
     pendings: Pendings,
-    /// Who waits for which event to be durable: each event here has rows that are not committed yet.
-    promises: HashMap<[u8; 16], Vec<oneshot::Sender<()>>>,
+    /// Who waits for which offer to be durable.
+    promises: HashMap<u64, Vec<oneshot::Sender<()>>>,
+    /// The offers that are not durable yet, by event.
+    uncommitted: HashMap<[u8; 16], u64>,
     /// Who waits for all that has happened so far to be durable.
     barriers: Vec<oneshot::Sender<()>>,
     /// Those whose group is being committed.
@@ -114,6 +116,7 @@ impl<C: Courier> Actor<C> {
             flights: HashMap::new(),
             pendings: Pendings::default(),
             promises: HashMap::new(),
+            uncommitted: HashMap::new(),
             barriers: Vec::new(),
             passing: Vec::new(),
             updates: Vec::new(),
@@ -172,7 +175,10 @@ impl<C: Courier> Actor<C> {
                 tracing::warn!(%error, "could not note the clean stop; limited lanes will wait a minute");
             }
         } else {
-            tracing::warn!(deliveries = self.flights.len(), "stopped with attempts under way; they are tried again at the next start");
+            tracing::warn!(
+                deliveries = self.flights.len(),
+                "stopped with attempts under way; they are tried again at the next start"
+            );
         }
     }
 
@@ -211,7 +217,13 @@ impl<C: Courier> Actor<C> {
                 self.lanes.entry(lane).and_modify(|lane| lane.hold(1));
                 self.consider(lane, now);
             }
-            Request::Offer { offers, done } => self.take(offers, done, now),
+            Request::Offer { offers, redelivered, done } => {
+                match offers.first().and_then(|offer| self.uncommitted.get(&offer.event)) {
+                    // Its rows are on their way into the store.
+                    Some(number) if redelivered => self.promises.entry(*number).or_default().push(done),
+                    _ => self.take(offers, done, now),
+                }
+            }
             Request::Breaker { lane_id, answer } => {
                 let lane = self.numbers.get(&lane_id).and_then(|number| self.lanes.get_mut(number));
                 // The asker may have gone away; then nobody needs the answer.
@@ -219,9 +231,9 @@ impl<C: Courier> Actor<C> {
             }
             #[cfg(test)]
             Request::Look { answer } => {
+                // Turns that are left had no slot.
                 let idle = !self.recording
                     && self.loads == 0
-                    && self.turns.len() == 0
                     && self.updates.is_empty()
                     && self.releases.is_empty()
                     && self.barriers.is_empty()
@@ -236,7 +248,9 @@ impl<C: Courier> Actor<C> {
     fn hear(&mut self, signal: Signal) {
         let now = self.clock.now();
         match signal {
-            Signal::Ended { delivery, started_at, duration, attempted } => self.ended(delivery, started_at, duration, attempted, now),
+            Signal::Ended { delivery, started_at, duration, attempted } => {
+                self.ended(delivery, started_at, duration, attempted, now)
+            }
             Signal::Loaded { lane, reserved, due } => {
                 self.loads = self.loads.saturating_sub(1);
                 self.reserved = self.reserved.saturating_sub(reserved);
@@ -274,14 +288,16 @@ impl<C: Courier> Actor<C> {
     /// Takes one event's deliveries: tries those that may go at once, and lets the others wait.
     fn take(&mut self, offers: Vec<Offer>, done: oneshot::Sender<()>, now: Timestamp) {
         let Some(event) = offers.first().map(|offer| offer.event) else { return };
-        let promised = self.promises.entry(event).or_default();
-        promised.push(done);
-        if promised.len() > 1 {
-            // It was offered already, and its rows are on their way into the store.
-            return;
-        }
         let number = self.pendings.next_number();
-        let mut pending = Pending { event, inserts: Vec::with_capacity(offers.len()), attempts: Vec::new(), running: 0, deadline: now + LINGER };
+        self.promises.insert(number, vec![done]);
+        self.uncommitted.entry(event).or_insert(number);
+        let mut pending = Pending {
+            event,
+            inserts: Vec::with_capacity(offers.len()),
+            attempts: Vec::new(),
+            running: 0,
+            deadline: now + LINGER,
+        };
         for offer in offers {
             // A destination that was removed meanwhile gets nothing.
             let Some(lane) = self.numbers.get(&offer.lane_id).copied() else { continue };
@@ -324,13 +340,25 @@ impl<C: Courier> Actor<C> {
         let lane = self.lanes.get_mut(&delivery.lane).expect("the lane was found by its id");
         let key_is_busy = lane.key_is_busy(&delivery);
         let behind = lane.settings.ordered && (key_is_busy || lane.may_hold());
-        let go = !self.stopping && has_slot && !behind && !lane.has_before(delivery.priority) && lane.ready(now) == Ready::Now && lane.free(now) > 0;
+        let go = !self.stopping
+            && has_slot
+            && !behind
+            && !lane.has_before(delivery.priority)
+            && lane.ready(now) == Ready::Now
+            && lane.free(now) > 0;
         let state = match (go, key_is_busy) {
             (true, _) => State::Sending,
             (false, true) => State::Blocked,
             (false, false) => State::Waiting,
         };
-        let end = End { state, attempts: 0, next_at: now.as_microsecond(), finished_at: None, status_code: None, reason: String::new() };
+        let end = End {
+            state,
+            attempts: 0,
+            next_at: now.as_microsecond(),
+            finished_at: None,
+            status_code: None,
+            reason: String::new(),
+        };
         let delivery = Arc::new(delivery);
         if go {
             self.lift_off(delivery.clone(), C::REPEATABLE.then_some(offer), now);
@@ -367,7 +395,8 @@ impl<C: Courier> Actor<C> {
             let attempted = AssertUnwindSafe(courier.attempt(delivery)).catch_unwind().await;
             let attempted = attempted.unwrap_or_else(|panic| panicked(id, &*panic, C::REPEATABLE));
             // The dispatcher outlives its attempts save at the end of a drain, which records none of them.
-            let _ = signals.send(Signal::Ended { delivery: id, started_at, duration: clock.elapsed(), attempted }).await;
+            let _ =
+                signals.send(Signal::Ended { delivery: id, started_at, duration: clock.elapsed(), attempted }).await;
         });
     }
 
@@ -435,7 +464,8 @@ impl<C: Courier> Actor<C> {
     /// Turns what waits in a lane into dead letters and tells the service.
     fn close(&mut self, number: i64, reason: String) {
         let Some(lane) = self.lanes.get(&number) else { return };
-        let (courier, store, id, now) = (self.courier.clone(), self.store.clone(), lane.id.clone(), self.clock.now_micros());
+        let (courier, store, id, now) =
+            (self.courier.clone(), self.store.clone(), lane.id.clone(), self.clock.now_micros());
         let (done, durable) = oneshot::channel();
         self.barriers.push(done);
         self.tasks.spawn("lane.close", async move {
@@ -466,9 +496,12 @@ impl<C: Courier> Actor<C> {
     /// Gives turns to lanes while there are slots: looks into the store for what they can send now.
     fn serve(&mut self) {
         let now = self.clock.now();
-        while !self.stalled && !self.stopping && self.loads < LOADS_MAX && self.running + self.reserved < self.slots.all {
+        while !self.stalled && !self.stopping && self.loads < LOADS_MAX && self.running + self.reserved < self.slots.all
+        {
             let (running_of, most) = (&self.running_of, self.slots.organization);
-            let Some(number) = self.turns.pop(|organization| running_of.get(organization).is_none_or(|running| *running < most)) else {
+            let Some(number) =
+                self.turns.pop(|organization| running_of.get(organization).is_none_or(|running| *running < most))
+            else {
                 return;
             };
             let Some(lane) = self.lanes.get_mut(&number) else { continue };
@@ -525,7 +558,10 @@ impl<C: Courier> Actor<C> {
                 left = [left, Some(priority)].into_iter().flatten().min();
             }
         }
-        due.unreadable.into_iter().filter(|delivery| !settled.contains(&delivery.id)).for_each(|delivery| self.give_up(delivery, now));
+        due.unreadable
+            .into_iter()
+            .filter(|delivery| !settled.contains(&delivery.id))
+            .for_each(|delivery| self.give_up(delivery, now));
         let Some(lane) = self.lanes.get_mut(&number) else { return };
         lane.looked(left, due.next.is_some());
         self.consider(number, now);
@@ -570,7 +606,10 @@ impl<C: Courier> Actor<C> {
             return;
         }
         let now = if self.stopping { Timestamp::MAX } else { self.clock.now() };
-        let nothing = self.updates.is_empty() && self.changed_lanes.is_empty() && self.releases.is_empty() && self.barriers.is_empty();
+        let nothing = self.updates.is_empty()
+            && self.changed_lanes.is_empty()
+            && self.releases.is_empty()
+            && self.barriers.is_empty();
         if nothing && !self.pendings.has_ready() && self.pendings.deadline().is_none_or(|at| at > now) {
             return;
         }
@@ -579,7 +618,10 @@ impl<C: Courier> Actor<C> {
             updates: std::mem::take(&mut self.updates),
             attempts: std::mem::take(&mut self.attempts),
             releases: std::mem::take(&mut self.releases),
-            lanes: std::mem::take(&mut self.changed_lanes).iter().filter_map(|number| Some(self.lanes.get(number)?.row())).collect(),
+            lanes: std::mem::take(&mut self.changed_lanes)
+                .iter()
+                .filter_map(|number| Some(self.lanes.get(number)?.row()))
+                .collect(),
             ..Group::default()
         };
         for Update { id, end } in &group.updates {
@@ -588,7 +630,7 @@ impl<C: Courier> Actor<C> {
             }
         }
         while group.inserts.len() < GROUP_ROWS_MAX
-            && let Some(pending) = self.pendings.pop(now)
+            && let Some((number, pending)) = self.pendings.pop(now)
         {
             for mut insert in pending.inserts {
                 match self.flights.get_mut(&insert.delivery.id) {
@@ -599,7 +641,7 @@ impl<C: Courier> Actor<C> {
                 group.inserts.push(insert);
             }
             group.attempts.extend(pending.attempts);
-            group.offers.push(pending.event);
+            group.offers.push((number, pending.event));
         }
         if group.is_empty() {
             return self.passed();
@@ -635,9 +677,14 @@ impl<C: Courier> Actor<C> {
     fn committed(&mut self, group: Group, found: Found, now: Timestamp) {
         (self.recording, self.stalled) = (false, false);
         self.passed();
-        for done in group.offers.iter().filter_map(|event| self.promises.remove(event)).flatten() {
-            // Whoever offered may have gone away; the deliveries are durable all the same.
-            let _ = done.send(());
+        for (number, event) in &group.offers {
+            if self.uncommitted.get(event) == Some(number) {
+                self.uncommitted.remove(event);
+            }
+            for done in self.promises.remove(number).into_iter().flatten() {
+                // Whoever offered may have gone away; the deliveries are durable all the same.
+                let _ = done.send(());
+            }
         }
         for id in found.repeated {
             self.forget_repeated(id);

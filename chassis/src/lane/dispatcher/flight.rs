@@ -90,13 +90,16 @@ impl Pendings {
     }
 
     /// The next one to commit: ready, or waited for long enough.
-    pub(super) fn pop(&mut self, now: Timestamp) -> Option<Pending> {
+    pub(super) fn pop(&mut self, now: Timestamp) -> Option<(u64, Pending)> {
         while let Some(number) = self.ready.pop_front() {
             if let Some(pending) = self.offers.remove(&number) {
-                return Some(pending);
+                return Some((number, pending));
             }
         }
-        (self.deadline()? <= now).then(|| self.by_age.pop_front()).flatten().and_then(|number| self.offers.remove(&number))
+        (self.deadline()? <= now)
+            .then(|| self.by_age.pop_front())
+            .flatten()
+            .and_then(|number| Some((number, self.offers.remove(&number)?)))
     }
 
     /// When the oldest that still waits for its attempts is committed as it is.

@@ -83,7 +83,14 @@ pub(super) struct Settled {
 }
 
 impl Lane {
-    pub(super) fn new(number: i64, id: Arc<str>, organization: OrganizationId, settings: Settings, slots: Slots, remembered: Remembered) -> Self {
+    pub(super) fn new(
+        number: i64,
+        id: Arc<str>,
+        organization: OrganizationId,
+        settings: Settings,
+        slots: Slots,
+        remembered: Remembered,
+    ) -> Self {
         let mut limit = Limit::new(settings.rate_limit);
         let mut recent = remembered.recent;
         if let Some(started_at) = remembered.unclean {
@@ -222,7 +229,13 @@ impl Lane {
     }
 
     /// Draws the conclusions of an attempt that ended. `jitter` in 0..=1.
-    pub(super) fn settle(&mut self, delivery: &Delivery, attempted: &Attempted, now: Timestamp, jitter: f64) -> Settled {
+    pub(super) fn settle(
+        &mut self,
+        delivery: &Delivery,
+        attempted: &Attempted,
+        now: Timestamp,
+        jitter: f64,
+    ) -> Settled {
         let attempts = delivery.attempts.saturating_add(1);
         let before = self.memory();
         let mut closing = None;

@@ -51,7 +51,10 @@ async fn an_offer_that_was_answered_is_durable_and_a_quick_one_is_written_once()
             assert_eq!((record.state, record.attempts, record.status_code), (State::Delivered as i64, 1, Some(200)));
             let attempts = world.attempts(lane, 1).await;
             assert_eq!(attempts.len(), 1);
-            assert_eq!((attempts[0].number, attempts[0].outcome.as_str(), &attempts[0].response[..]), (1, "delivered", &b"its answer"[..]));
+            assert_eq!(
+                (attempts[0].number, attempts[0].outcome.as_str(), &attempts[0].response[..]),
+                (1, "delivered", &b"its answer"[..])
+            );
         }
         assert_eq!(world.count("SELECT COUNT(*) FROM deliveries").await, 2);
         assert_eq!(world.count("SELECT COUNT(*) FROM deliveries WHERE content IS NOT NULL").await, 0);
@@ -90,7 +93,9 @@ async fn retries_follow_the_schedule_to_the_microsecond_with_the_same_bytes_unti
         for (index, base) in schedule.into_iter().enumerate() {
             let record = world.record("ada/a", 1).await;
             assert_eq!((record.state, record.attempts), (State::Waiting as i64, index as i64 + 1));
-            let wait = Duration::from_micros(u64::try_from(record.next_at - world.courier.calls()[index].at.as_microsecond()).expect("later"));
+            let wait = Duration::from_micros(
+                u64::try_from(record.next_at - world.courier.calls()[index].at.as_microsecond()).expect("later"),
+            );
             let base = Duration::from_secs(base);
             assert!(wait >= base.mul_f64(0.799) && wait <= base.mul_f64(1.201), "retry {index} after {wait:?}");
             world.pass(wait - Duration::from_micros(1)).await;
@@ -199,7 +204,14 @@ async fn an_event_that_is_offered_again_changes_nothing() {
         world.open("ada/b", Settings::default()).await;
         world.give(offer("ada/a", 1)).await;
         let again = |lane| Offer { content: "another".into(), ..offer(lane, 1) };
-        world.dispatcher.offer(vec![again("ada/a"), again("ada/b")], true).await.expect("taken").wait().await.expect("durable");
+        world
+            .dispatcher
+            .offer(vec![again("ada/a"), again("ada/b")], true)
+            .await
+            .expect("taken")
+            .wait()
+            .await
+            .expect("durable");
         world.quiet().await;
         assert_eq!(world.courier.calls().len(), 1);
         assert_eq!(world.count("SELECT COUNT(*) FROM deliveries").await, 1);
@@ -267,7 +279,13 @@ async fn one_delivery_that_cannot_be_read_does_not_stop_its_lane() {
         world.quiet().await;
         assert_eq!(world.state("ada/a", 2).await, State::Delivered);
         assert_eq!(world.state("ada/a", 1).await, State::Dead);
-        assert!(world.record("ada/a", 1).await.finished_at.is_some_and(|at| at <= (crate::testing::noon() + SignedDuration::from_secs(1)).as_microsecond()));
+        assert!(
+            world
+                .record("ada/a", 1)
+                .await
+                .finished_at
+                .is_some_and(|at| at <= (crate::testing::noon() + SignedDuration::from_secs(1)).as_microsecond())
+        );
     })
     .await;
 }

@@ -74,6 +74,7 @@ async fn a_crash_during_an_attempt_that_may_be_repeated_repeats_it() {
         world.open("ada/a", Settings::default()).await;
         world.courier.hold("ada/a");
         let durable = world.offer(offer("ada/a", 1)).await;
+        world.quiet().await;
         world.pass(Duration::from_millis(10)).await;
         kept(durable).await.expect("durable");
         world.crash().await;
@@ -124,7 +125,9 @@ async fn a_stop_in_order_records_what_was_under_way_and_leaves_nothing_to_repeat
             kept(durable).await.expect("durable");
         }
         assert_eq!(world.states("ada/a").await, [(State::Delivered, 8), (State::Waiting, 22)].into());
-        let clean: i64 = with!(world.store.reader(), c => sqlx::query_scalar("SELECT COUNT(*) FROM attempts").fetch_one(c).await).expect("a count");
+        let clean: i64 =
+            with!(world.store.reader(), c => sqlx::query_scalar("SELECT COUNT(*) FROM attempts").fetch_one(c).await)
+                .expect("a count");
         assert_eq!(clean, 8);
         world.open("ada/a", Settings { rate_limit: 50, ..Settings::default() }).await;
         world.quiet().await;

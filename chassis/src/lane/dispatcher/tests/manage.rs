@@ -2,7 +2,7 @@
 
 use std::time::Duration;
 
-use super::world::{DESTINATION_FAILED, World, offer, on_each_engine, organization, ordered, retries};
+use super::world::{DESTINATION_FAILED, World, offer, on_each_engine, ordered, organization, retries};
 use crate::{
     lane::{Offer, Outcome, Settings, State},
     testing::noon,
@@ -93,16 +93,19 @@ async fn a_reopened_delivery_is_the_same_row_with_a_fresh_schedule() {
         let waiting = world.record("ada/a", 1).await;
         let early = world.dispatcher.reopen(&organization("ada/a"), &waiting, b"early").await;
         assert!(matches!(early, Err(crate::error::Error::FailedPrecondition(_))), "{early:?}");
-        world.pass_seconds(3).await;
+        world.pass_seconds(5).await;
         let dead = world.record("ada/a", 1).await;
         assert_eq!((dead.state, dead.attempts), (State::Dead as i64, 3));
         world.dispatcher.reopen(&organization("ada/a"), &dead, b"again").await.expect("reopened");
         world.quiet().await;
-        world.pass_seconds(3).await;
+        world.pass_seconds(5).await;
         let delivered = world.record("ada/a", 1).await;
         assert_eq!((delivered.id, delivered.state, delivered.attempts), (dead.id, State::Delivered as i64, 6));
         let calls = world.courier.calls();
-        assert!(calls[3..].iter().all(|call| call.content == "again") && calls[..3].iter().all(|call| call.content == "content of 1"));
+        assert!(
+            calls[3..].iter().all(|call| call.content == "again")
+                && calls[..3].iter().all(|call| call.content == "content of 1")
+        );
         assert_eq!(world.attempts("ada/a", 1).await.len(), 6);
         assert_eq!(world.count("SELECT COUNT(*) FROM deliveries WHERE content IS NOT NULL").await, 0);
     })
@@ -123,14 +126,19 @@ async fn recovered_dead_letters_are_tried_afresh_in_their_order() {
             world.courier.lane(lane, Outcome::Delivered);
             let recover = async |dry_run| {
                 let organization = organization(lane);
-                world.dispatcher.recover(lane, &organization, settings.ordered, noon(), dry_run).await.expect("recovered")
+                world
+                    .dispatcher
+                    .recover(lane, &organization, settings.ordered, noon(), dry_run)
+                    .await
+                    .expect("recovered")
             };
             assert_eq!((recover(true).await, world.courier.calls().len()), (12, 12));
             assert_eq!(recover(false).await, 12);
             world.quiet().await;
             assert_eq!(world.states(lane).await, [(State::Delivered, 12)].into());
             for key in 0..3 {
-                let events: Vec<u32> = world.courier.events(lane)[12..].iter().copied().filter(|event| event % 3 == key).collect();
+                let events: Vec<u32> =
+                    world.courier.events(lane)[12..].iter().copied().filter(|event| event % 3 == key).collect();
                 assert!(events.is_sorted(), "{events:?}");
             }
             world.tasks.stop(Duration::from_secs(5)).await;

@@ -4,7 +4,9 @@ use std::{collections::BTreeMap, time::Duration};
 
 use proptest::prelude::*;
 
-use super::world::{Call, DESTINATION_FAILED, MESSAGE_REFUSED, World, kept, offer, on_each_engine, ordered, retries, sqlite};
+use super::world::{
+    Call, DESTINATION_FAILED, MESSAGE_REFUSED, World, kept, offer, on_each_engine, ordered, retries, sqlite,
+};
 use crate::lane::{Offer, Outcome, Settings, State};
 
 fn of(lane: &str, event: u32, key: &str, priority: i64) -> Offer {
@@ -60,12 +62,17 @@ async fn an_urgent_successor_raises_its_predecessors() {
         world.courier.hold("ada/a");
         drop(world.offer(of("ada/a", 1, "first", 3)).await);
         world.quiet().await;
-        for (event, key, priority) in [(2, "low", 4), (3, "normal", 3), (4, "low", 1)] {
+        for (event, key, priority) in
+            [(2, "low", 4), (10, "a", 3), (11, "b", 3), (12, "c", 3), (13, "d", 3), (3, "low", 1)]
+        {
             world.give(of("ada/a", event, key, priority)).await;
         }
         world.courier.let_go("ada/a");
         world.quiet().await;
-        assert_eq!(world.courier.events("ada/a"), [1, 2, 4, 3]);
+        let events = world.courier.events("ada/a");
+        // It goes once its predecessor's end is committed; others may use the slot meanwhile.
+        let place = events.iter().position(|event| *event == 3).expect("it was sent");
+        assert!(events[..2] == [1, 2] && place <= 4, "{events:?}");
     })
     .await;
 }
@@ -79,7 +86,8 @@ async fn an_attempt_that_failed_keeps_its_place_though_its_row_is_not_written_ye
         world.courier.hold("ada/slow");
         world.courier.event(1, [MESSAGE_REFUSED]);
         // The row of the first in lane a waits for its event's other attempt.
-        let first = world.dispatcher.offer(vec![of("ada/a", 1, "x", 3), offer("ada/slow", 1)], false).await.expect("taken");
+        let first =
+            world.dispatcher.offer(vec![of("ada/a", 1, "x", 3), offer("ada/slow", 1)], false).await.expect("taken");
         world.courier.until("the first attempt's end", |calls| calls.iter().any(|call| call.outcome.is_some())).await;
         world.quiet().await;
         world.give(of("ada/a", 2, "x", 3)).await;
@@ -103,7 +111,9 @@ async fn a_successor_whose_row_lingers_is_not_overtaken_by_its_own() {
         world.courier.hold("ada/slow");
         world.courier.hold("ada/a");
         let mut promises = vec![world.offer(of("ada/a", 1, "x", 3)).await];
-        promises.push(world.dispatcher.offer(vec![of("ada/a", 2, "x", 3), offer("ada/slow", 2)], false).await.expect("taken"));
+        promises.push(
+            world.dispatcher.offer(vec![of("ada/a", 2, "x", 3), offer("ada/slow", 2)], false).await.expect("taken"),
+        );
         promises.push(world.offer(of("ada/a", 3, "x", 3)).await);
         world.quiet().await;
         world.courier.let_go("ada/a");
@@ -202,7 +212,7 @@ impl<const REPEATABLE: bool> Run<REPEATABLE> {
         let mut lost = Vec::new();
         for (event, (offers, durable)) in std::mem::take(&mut self.unanswered) {
             // What was answered by now won't come again.
-            if !futures_util::FutureExt::now_or_never(durable.wait()).is_some_and(|answer| answer.is_ok()) {
+            if futures_util::FutureExt::now_or_never(durable.wait()).is_none_or(|answer| answer.is_err()) {
                 lost.push((event, offers));
             }
         }
@@ -269,10 +279,18 @@ async fn in_order<const REPEATABLE: bool>(steps: Vec<Step>) {
     let calls: Vec<Call> = world.courier.calls().into_iter().filter(|call| &*call.lane == "ada/a").collect();
     for (index, call) in calls.iter().enumerate() {
         for later in &calls[index + 1..] {
-            assert!(later.key != call.key || later.event >= call.event, "{} came after {}: {calls:#?}", later.event, call.event);
+            assert!(
+                later.key != call.key || later.event >= call.event,
+                "{} came after {}: {calls:#?}",
+                later.event,
+                call.event
+            );
             let delivered = call.event == later.event && call.outcome == Some(Outcome::Delivered);
             assert!(!delivered || (REPEATABLE && later.life > call.life), "sent after it was delivered: {later:?}");
-            assert!(REPEATABLE || later.event != call.event || later.life == call.life || call.outcome.is_some(), "repeated: {later:?}");
+            assert!(
+                REPEATABLE || later.event != call.event || later.life == call.life || call.outcome.is_some(),
+                "repeated: {later:?}"
+            );
         }
     }
 }
@@ -288,5 +306,78 @@ proptest! {
     #[test]
     fn each_key_arrives_in_order_where_nothing_may_be_repeated(steps in steps()) {
         super::block_on(in_order::<false>(steps));
+    }
+}
+
+#[test]
+fn debug_case_one() {
+    for _ in 0..60 {
+        super::block_on(in_order::<true>(vec![
+            Step::Hold(true),
+            Step::Offer { key: 0, priority: 2, outcomes: vec![1, 3, 0], also_elsewhere: true },
+            Step::Offer { key: 1, priority: 1, outcomes: vec![], also_elsewhere: false },
+            Step::Offer { key: 1, priority: 1, outcomes: vec![2, 1], also_elsewhere: true },
+            Step::Settle,
+            Step::Offer { key: 0, priority: 1, outcomes: vec![], also_elsewhere: false },
+            Step::Offer { key: 2, priority: 2, outcomes: vec![], also_elsewhere: true },
+            Step::Settle,
+            Step::Offer { key: 1, priority: 1, outcomes: vec![1], also_elsewhere: false },
+            Step::Settle,
+            Step::Offer { key: 2, priority: 3, outcomes: vec![], also_elsewhere: true },
+            Step::Pass(2689),
+            Step::Hold(false),
+            Step::Offer { key: 0, priority: 4, outcomes: vec![1, 2], also_elsewhere: true },
+            Step::Offer { key: 0, priority: 4, outcomes: vec![3, 0], also_elsewhere: false },
+            Step::Hold(true),
+            Step::Restart,
+            Step::Settle,
+            Step::Restart,
+            Step::Offer { key: 0, priority: 3, outcomes: vec![1], also_elsewhere: true },
+            Step::Hold(true),
+            Step::Offer { key: 0, priority: 3, outcomes: vec![3, 2, 0], also_elsewhere: true },
+            Step::Offer { key: 0, priority: 4, outcomes: vec![3], also_elsewhere: true },
+            Step::Restart,
+            Step::Hold(false),
+            Step::Settle,
+            Step::Pass(2335),
+            Step::Offer { key: 1, priority: 3, outcomes: vec![0, 1], also_elsewhere: true },
+            Step::Offer { key: 0, priority: 1, outcomes: vec![3, 0, 2], also_elsewhere: false },
+            Step::Offer { key: 0, priority: 3, outcomes: vec![2, 2], also_elsewhere: true },
+            Step::Offer { key: 1, priority: 4, outcomes: vec![1, 1, 0], also_elsewhere: true },
+            Step::Offer { key: 0, priority: 3, outcomes: vec![], also_elsewhere: true },
+            Step::Offer { key: 0, priority: 3, outcomes: vec![], also_elsewhere: false },
+            Step::Pass(572),
+            Step::Pass(2782),
+            Step::Pass(601),
+        ]));
+    }
+}
+#[test]
+fn debug_case_two() {
+    for _ in 0..60 {
+        super::block_on(in_order::<false>(vec![
+            Step::Offer { key: 2, priority: 4, outcomes: vec![0, 0, 1], also_elsewhere: false },
+            Step::Hold(true),
+            Step::Restart,
+            Step::Offer { key: 0, priority: 1, outcomes: vec![1], also_elsewhere: false },
+            Step::Pass(1451),
+            Step::Hold(true),
+            Step::Offer { key: 1, priority: 2, outcomes: vec![2], also_elsewhere: true },
+            Step::Settle,
+            Step::Crash,
+            Step::Offer { key: 1, priority: 1, outcomes: vec![], also_elsewhere: false },
+            Step::Offer { key: 0, priority: 3, outcomes: vec![], also_elsewhere: false },
+            Step::Offer { key: 1, priority: 1, outcomes: vec![2, 0, 2], also_elsewhere: true },
+            Step::Offer { key: 2, priority: 1, outcomes: vec![3], also_elsewhere: true },
+            Step::Offer { key: 1, priority: 3, outcomes: vec![2], also_elsewhere: true },
+            Step::Offer { key: 0, priority: 1, outcomes: vec![1, 2], also_elsewhere: false },
+            Step::Settle,
+            Step::Offer { key: 2, priority: 2, outcomes: vec![2, 2], also_elsewhere: false },
+            Step::Offer { key: 1, priority: 2, outcomes: vec![3, 0], also_elsewhere: true },
+            Step::Pass(1105),
+            Step::Pass(1761),
+            Step::Pass(1145),
+            Step::Offer { key: 2, priority: 1, outcomes: vec![2, 3], also_elsewhere: false },
+        ]));
     }
 }

@@ -70,7 +70,7 @@ impl<const REPEATABLE: bool> Run<REPEATABLE> {
     async fn crash(&mut self) {
         let mut lost = Vec::new();
         for (index, durable) in std::mem::take(&mut self.unanswered) {
-            if !futures_util::FutureExt::now_or_never(durable.wait()).is_some_and(|answer| answer.is_ok()) {
+            if futures_util::FutureExt::now_or_never(durable.wait()).is_none_or(|answer| answer.is_err()) {
                 lost.push(index);
             }
         }
@@ -99,7 +99,10 @@ impl<const REPEATABLE: bool> Run<REPEATABLE> {
                 self.world.courier.event(event, outcomes.into_iter().map(outcome));
                 let to = LANES.into_iter().enumerate().filter(|(lane, _)| lanes >> lane & 1 == 1);
                 let ordering_key = format!("key-{key}");
-                self.events.push(to.map(|(_, lane)| Offer { priority, ordering_key: ordering_key.clone(), ..offer(lane, event) }).collect());
+                self.events.push(
+                    to.map(|(_, lane)| Offer { priority, ordering_key: ordering_key.clone(), ..offer(lane, event) })
+                        .collect(),
+                );
                 self.offer(self.events.len() - 1, false).await;
             }
             Step::Again(event) if !self.events.is_empty() => {
@@ -155,7 +158,11 @@ async fn conserved<const REPEATABLE: bool>(steps: Vec<Step>) {
             // A crash takes the record of what was under way with it; nothing else is ever missing.
             let crashes = i64::from(calls.iter().map(|call| call.life).max().unwrap_or(0));
             let ended = of_it.len() as i64;
-            assert!((record.attempts..=record.attempts + crashes).contains(&ended), "{lane} {event}: {} of {ended}", record.attempts);
+            assert!(
+                (record.attempts..=record.attempts + crashes).contains(&ended),
+                "{lane} {event}: {} of {ended}",
+                record.attempts
+            );
             if record.state == State::Delivered as i64 {
                 assert!(of_it.last().is_some_and(|call| call.outcome == Some(Outcome::Delivered)));
             }

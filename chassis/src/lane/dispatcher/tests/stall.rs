@@ -9,8 +9,7 @@ use crate::{
     config::StoreSettings,
     lane::{Settings, State},
     store::{Engine, Store},
-    testing,
-    with,
+    testing, with,
 };
 
 /// Somebody else's lock on the store.
@@ -31,7 +30,8 @@ async fn lock(settings: &StoreSettings, store: &Store) -> Lock {
         }
         Engine::Postgres(_) => {
             let mut other = sqlx::PgConnection::connect(url).await.expect("a connection");
-            let table = sqlx::AssertSqlSafe(format!("BEGIN; LOCK TABLE {}.deliveries IN EXCLUSIVE MODE", settings.schema));
+            let table =
+                sqlx::AssertSqlSafe(format!("BEGIN; LOCK TABLE {}.deliveries IN EXCLUSIVE MODE", settings.schema));
             sqlx::raw_sql(table).execute(&mut other).await.expect("locked");
             Lock::Postgres(other)
         }
@@ -82,7 +82,9 @@ async fn nothing_is_sent_while_commits_fail_nor_twice_for_it<const REPEATABLE: b
         world.quiet().await;
         assert_eq!(world.courier.events("ada/a"), (1..=30).collect::<Vec<_>>());
         assert_eq!(world.states("ada/a").await, [(State::Delivered, 30)].into());
-        let attempts: i64 = with!(store.reader(), c => sqlx::query_scalar("SELECT COUNT(*) FROM attempts").fetch_one(c).await).expect("a count");
+        let attempts: i64 =
+            with!(store.reader(), c => sqlx::query_scalar("SELECT COUNT(*) FROM attempts").fetch_one(c).await)
+                .expect("a count");
         assert_eq!(attempts, 30);
         world.tasks.stop(Duration::from_secs(5)).await;
         store.close().await;

@@ -134,7 +134,11 @@ impl<const REPEATABLE: bool> Peer<REPEATABLE> {
             }
         };
         let met = tokio::time::timeout(PATIENCE, wait).await;
-        assert!(met.is_ok(), "{what} never came; the last calls: {:?}", self.calls().iter().rev().take(5).collect::<Vec<_>>());
+        assert!(
+            met.is_ok(),
+            "{what} never came; the last calls: {:?}",
+            self.calls().iter().rev().take(5).collect::<Vec<_>>()
+        );
     }
 
     fn begin(&self, delivery: &Delivery) -> usize {
@@ -171,7 +175,8 @@ impl<const REPEATABLE: bool> Peer<REPEATABLE> {
         let mut script = self.script();
         let event = number(delivery.event);
         let scripted = script.of_event.get_mut(&event).and_then(VecDeque::pop_front);
-        let outcome = scripted.or_else(|| script.of_lane.get(&*delivery.lane_id).copied()).unwrap_or(Outcome::Delivered);
+        let outcome =
+            scripted.or_else(|| script.of_lane.get(&*delivery.lane_id).copied()).unwrap_or(Outcome::Delivered);
         script.calls[call].outcome = Some(outcome);
         script.inside.remove(&(delivery.lane_id.clone(), event));
         drop(script);
@@ -294,15 +299,18 @@ impl<const REPEATABLE: bool> World<REPEATABLE> {
         let keys = DataKeys::new(store.clone(), keyring, clock.clone());
         let courier = Arc::new(Peer::new(clock.clone()));
         let tasks = Tasks::default();
-        let dispatcher =
-            Dispatcher::start(store.clone(), keys.clone(), courier.clone(), slots, clock.clone(), &tasks).await.expect("it starts");
+        let dispatcher = Dispatcher::start(store.clone(), keys.clone(), courier.clone(), slots, clock.clone(), &tasks)
+            .await
+            .expect("it starts");
         Self { store, courier, manual, dispatcher, tasks, keys, clock, slots }
     }
 
     async fn start(&mut self) {
         self.tasks = Tasks::default();
-        let (store, keys, courier, clock) = (self.store.clone(), self.keys.clone(), self.courier.clone(), self.clock.clone());
-        self.dispatcher = Dispatcher::start(store, keys, courier, self.slots, clock, &self.tasks).await.expect("it starts");
+        let (store, keys, courier, clock) =
+            (self.store.clone(), self.keys.clone(), self.courier.clone(), self.clock.clone());
+        self.dispatcher =
+            Dispatcher::start(store, keys, courier, self.slots, clock, &self.tasks).await.expect("it starts");
     }
 
     /// Stops in order and starts again; lanes must then be opened. What is held never ends: let it go before.
