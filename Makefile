@@ -35,8 +35,8 @@ deny: ## dependencies: bans, licences, sources
 test: ## all tests, on SQLite and on a PostgreSQL of their own, with public Python and Node clients
 	$(HARNESS) cargo test --workspace --locked --no-fail-fast
 
-doc: ## the API documentation, without a warning
-	RUSTDOCFLAGS="-D warnings" cargo doc --workspace --no-deps --locked
+doc: ## the documentation, private items and links to them included, without a warning
+	RUSTDOCFLAGS="-D warnings -A rustdoc::private-intra-doc-links" cargo doc --workspace --no-deps --document-private-items --locked
 
 demo: ## see an event arrive
 	cargo run --locked -- demo

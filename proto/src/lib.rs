@@ -9,6 +9,10 @@
     clippy::large_enum_variant,
     clippy::doc_markdown,
     unreachable_pub,
+    // The protos' comments are not Markdown.
+    rustdoc::broken_intra_doc_links,
+    rustdoc::invalid_html_tags,
+    rustdoc::bare_urls,
     reason = "generated code"
 )]
 

@@ -366,7 +366,7 @@ pub(crate) mod tests {
         assert_eq!(field_at_fault(|settings| settings.timeout = Duration::from_millis(30_001)), "timeout");
         assert_eq!(field_at_fault(|settings| settings.schedule = vec![TIMEOUT; 65]), "retry_schedule");
         assert_eq!(field_at_fault(|settings| settings.schedule = vec![DELAY_MAX * 2]), "retry_schedule");
-        assert_eq!(field_at_fault(|settings| settings.rate_limit = 10_001), "rate_limit_per_minute");
+        assert_eq!(field_at_fault(|settings| settings.rate_limit = 1_000_001), "rate_limit_per_minute");
         assert_eq!(field_at_fault(|settings| settings.disable_after = Duration::ZERO), "disable_after");
         assert_eq!(field_at_fault(|settings| settings.supplier_id = "a:b".to_owned()), "supplier_id");
     }

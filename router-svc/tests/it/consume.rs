@@ -128,7 +128,7 @@ async fn what_a_lost_member_held_goes_to_another_marked_and_what_it_acknowledged
         }
         let held = lost.rest().await;
         assert!(held.iter().all(|event| !event.redelivered));
-        lost.acknowledge(held.iter().filter(|event| sequence_of(event) % 2 == 0)).await;
+        lost.acknowledge(held.iter().filter(|event| sequence_of(event).is_multiple_of(2))).await;
         // Whoever joins later learns that the acknowledgements were taken: they come before its own.
         let mut heir = a.join("g", 0).await;
         lost.acknowledge(&[]).await;

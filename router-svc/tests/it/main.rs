@@ -1,13 +1,24 @@
 //! The running router over gRPC, on each engine: what it promises to publishers, consumers, subscribers and managers.
 
+#[cfg(test)]
 mod access;
+#[cfg(test)]
 mod consume;
+#[cfg(test)]
 mod credit;
+#[cfg(test)]
 mod faults;
+#[cfg(test)]
 mod log;
+#[cfg(test)]
 mod refusals;
+#[cfg(test)]
 mod restart;
+#[cfg(test)]
 mod routes;
+#[cfg(test)]
 mod subscribe;
+#[cfg(test)]
 mod weddings;
+#[cfg(test)]
 mod world;

@@ -36,11 +36,14 @@ impl Subscriber {
     }
 
     async fn event(&mut self) -> Event {
-        loop {
-            if let Message::Event(event) = self.message().await {
-                return event;
+        let event = async {
+            loop {
+                if let Message::Event(event) = self.message().await {
+                    return event;
+                }
             }
-        }
+        };
+        timeout(PATIENCE, event).await.expect("an event in time")
     }
 
     async fn progress(&mut self) -> u64 {

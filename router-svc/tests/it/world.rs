@@ -125,7 +125,7 @@ impl World {
 pub(crate) async fn on_each<F: Future<Output = ()>>(test: impl Fn(World) -> F) {
     let (folder, engines) = engines();
     for store in engines {
-        test(World::start(store, folder.path()).await).await;
+        Box::pin(test(World::start(store, folder.path()).await)).await;
     }
 }
 

@@ -70,12 +70,17 @@ pub(super) struct Peer<const REPEATABLE: bool> {
     clock: Clock,
     script: Mutex<Script>,
     changed: watch::Sender<()>,
-    dead: Mutex<CancellationToken>,
+}
+
+/// The courier of one process: what it has under way dies with it.
+struct Post<const REPEATABLE: bool> {
+    peer: Arc<Peer<REPEATABLE>>,
+    dead: CancellationToken,
 }
 
 impl<const REPEATABLE: bool> Peer<REPEATABLE> {
     fn new(clock: Clock) -> Self {
-        Self { clock, script: Mutex::default(), changed: watch::Sender::new(()), dead: Mutex::default() }
+        Self { clock, script: Mutex::default(), changed: watch::Sender::new(()) }
     }
 
     fn script(&self) -> MutexGuard<'_, Script> {
@@ -184,33 +189,32 @@ impl<const REPEATABLE: bool> Peer<REPEATABLE> {
         outcome
     }
 
-    /// Takes every attempt under way with it; their ends are never heard of.
+    /// Its process died, and every attempt under way with it.
     fn die(&self) {
         let mut script = self.script();
         script.inside.clear();
         script.life += 1;
-        std::mem::take(&mut *self.dead.lock().unwrap_or_else(PoisonError::into_inner)).cancel();
     }
 }
 
-impl<const R: bool> Courier for Peer<R> {
+impl<const R: bool> Courier for Post<R> {
     const REPEATABLE: bool = R;
 
     async fn attempt(&self, delivery: Arc<Delivery>) -> Attempted {
-        let dead = self.dead.lock().unwrap_or_else(PoisonError::into_inner).clone();
-        let call = self.begin(&delivery);
-        if dead.run_until_cancelled(self.wait(&delivery.lane_id)).await.is_none() {
+        if self.dead.is_cancelled() {
             return attempted(Outcome::Unknown);
         }
-        if delivery.event_type == "panics" {
-            self.end(&delivery, call);
-            panic!("on purpose");
+        let call = self.peer.begin(&delivery);
+        if self.dead.run_until_cancelled(self.peer.wait(&delivery.lane_id)).await.is_none() {
+            return attempted(Outcome::Unknown);
         }
-        attempted(self.end(&delivery, call))
+        let outcome = self.peer.end(&delivery, call);
+        assert!(delivery.event_type != "panics", "on purpose");
+        attempted(outcome)
     }
 
     async fn closed(&self, lane_id: &str, _: &str) {
-        self.script().closed.push(lane_id.to_owned());
+        self.peer.script().closed.push(lane_id.to_owned());
     }
 }
 
@@ -243,6 +247,7 @@ pub(super) struct World<const REPEATABLE: bool = true> {
     keys: DataKeys,
     clock: Clock,
     slots: Slots,
+    dead: CancellationToken,
 }
 
 /// Runs a test on each engine, each with a fresh store.
@@ -298,32 +303,36 @@ impl<const REPEATABLE: bool> World<REPEATABLE> {
         let keyring = Keyring::new(&KeyringSettings { master_keys }).expect("a well-formed key");
         let keys = DataKeys::new(store.clone(), keyring, clock.clone());
         let courier = Arc::new(Peer::new(clock.clone()));
-        let tasks = Tasks::default();
-        let dispatcher = Dispatcher::start(store.clone(), keys.clone(), courier.clone(), slots, clock.clone(), &tasks)
+        let (tasks, dead) = (Tasks::default(), CancellationToken::new());
+        let post = Arc::new(Post { peer: courier.clone(), dead: dead.clone() });
+        let dispatcher = Dispatcher::start(store.clone(), keys.clone(), post, slots, clock.clone(), &tasks)
             .await
             .expect("it starts");
-        Self { store, courier, manual, dispatcher, tasks, keys, clock, slots }
+        Self { store, courier, manual, dispatcher, tasks, keys, clock, slots, dead }
     }
 
     async fn start(&mut self) {
-        self.tasks = Tasks::default();
-        let (store, keys, courier, clock) =
-            (self.store.clone(), self.keys.clone(), self.courier.clone(), self.clock.clone());
+        (self.tasks, self.dead) = (Tasks::default(), CancellationToken::new());
+        let post = Arc::new(Post { peer: self.courier.clone(), dead: self.dead.clone() });
+        let (store, keys, clock) = (self.store.clone(), self.keys.clone(), self.clock.clone());
         self.dispatcher =
-            Dispatcher::start(store, keys, courier, self.slots, clock, &self.tasks).await.expect("it starts");
+            Dispatcher::start(store, keys, post, self.slots, clock, &self.tasks).await.expect("it starts");
     }
 
     /// Stops in order and starts again; lanes must then be opened. What is held never ends: let it go before.
     pub(super) async fn restart(&mut self) {
-        assert!(self.tasks.stop(PATIENCE).await, "it didn't stop: {:?}", self.tasks.running());
+        assert!(self.tasks.running().contains_key("lane.dispatcher"), "the dispatcher ended by itself");
+        let stopped = self.tasks.stop(PATIENCE).await;
+        assert!(stopped, "it didn't stop: {:?}, inside {}", self.tasks.running(), self.courier.inside());
         self.start().await;
     }
 
     /// Dies without a word and starts again; lanes must then be opened.
     pub(super) async fn crash(&mut self) {
         self.dispatcher.mortal.iter().for_each(tokio::task::AbortHandle::abort);
+        self.dead.cancel();
         self.courier.die();
-        self.tasks.stop(PATIENCE).await;
+        assert!(self.tasks.stop(PATIENCE).await, "it didn't die: {:?}", self.tasks.running());
         self.start().await;
     }
 
@@ -343,18 +352,21 @@ impl<const REPEATABLE: bool> World<REPEATABLE> {
 
     /// Returns once nothing happens any more but the attempts that are held.
     pub(super) async fn quiet(&self) {
-        within("quiet", async {
+        let mut last = None;
+        let quiet = async {
             loop {
                 let (answer, look) = oneshot::channel();
                 self.dispatcher.requests.send(Request::Look { answer }).await.expect("it runs");
                 let (idle, running) = look.await.expect("it runs");
+                last = Some((idle, running, self.courier.inside(), self.tasks.running()));
                 if idle && running == self.courier.inside() && !self.tasks.running().contains_key("lane.close") {
                     return;
                 }
                 tokio::task::yield_now().await;
             }
-        })
-        .await;
+        };
+        let met = tokio::time::timeout(PATIENCE, quiet).await;
+        assert!(met.is_ok(), "never quiet; (idle, running, inside, tasks): {last:?}");
     }
 
     /// Lets time pass and everything that is due then happen.
