@@ -1,7 +1,7 @@
 //! `isolation`: how long an event takes to a healthy endpoint alone, and beside one that accepts and never answers.
 //!
 //! Open loop: events are published on a fixed schedule whatever the system does, and latency counts from the moment
-//! that an event was due, so that a stall is seen in full.
+//! that an event was due, so that a stall is seen in full. The two parts take turns, since a machine has its moods.
 
 use std::{
     net::SocketAddr,
@@ -11,7 +11,7 @@ use std::{
 use clap::Args;
 use proto::{
     router::v1::{PublishStreamRequest, event_service_client::EventServiceClient},
-    vendorsync::v1::Endpoint,
+    vendorsync::v1::{DeleteEndpointRequest, Endpoint, endpoint_service_client::EndpointServiceClient},
 };
 use serde::Serialize;
 use tokio::{
@@ -32,12 +32,14 @@ use crate::{
 const FACTOR: f64 = 1.5;
 /// What a machine's own noise may add to it.
 const SLACK_MS: f64 = 1.0;
+/// How often each part has its turn.
+const TURNS: u32 = 3;
 /// The consumer's stream stalls when nothing arrives for so long.
 const STALL: Duration = Duration::from_secs(2);
 
 #[derive(Debug, Args)]
 pub(crate) struct Isolation {
-    /// How long each of the two parts is measured.
+    /// How long each of the two parts is measured, over all its turns.
     #[arg(long, default_value_t = 60)]
     seconds: u32,
     /// Events a second.
@@ -87,12 +89,17 @@ impl Isolation {
         let mut publisher = Publisher { system: &system, key: &key, rate: self.rate, part: 0 };
         publisher.publish(3).await; // Connections open, caches fill.
 
-        let alone = measure("alone", &healthy, publisher.publish(self.seconds).await).await;
-        print(&alone);
         let mut hanging = Hanging::start().await;
-        let url = format!("http://{}/webhook", hanging.address);
-        create(&system, &key, Endpoint { url, ..endpoint("client.*", false) }).await;
-        let beside = measure("beside", &healthy, publisher.publish(self.seconds).await).await;
+        let (mut alone, mut beside) = (Part::default(), Part::default());
+        for _ in 0..TURNS {
+            let seconds = self.seconds.div_ceil(TURNS);
+            alone.take(&healthy, &publisher.publish(seconds).await).await;
+            let id = hanging.join(&system, &key).await;
+            beside.take(&healthy, &publisher.publish(seconds).await).await;
+            leave(&system, &key, id).await;
+        }
+        let (alone, beside) = (alone.measured("alone"), beside.measured("beside"));
+        print(&alone);
         print(&beside);
         let verdict = self.judge(&alone, &beside, hanging.held());
         print(&verdict);
@@ -157,28 +164,45 @@ impl Publisher<'_> {
     }
 }
 
-/// Waits for what was published and says how long it took.
-async fn measure(part: &'static str, healthy: &Target, published: Vec<(Item, Instant)>) -> Measured {
-    let began = Instant::now();
-    while !healthy.catcher.missing(published.iter().map(|(item, _)| item)).is_empty() && began.elapsed() < PATIENCE {
-        sleep(Duration::from_millis(50)).await;
+/// What is known of one part.
+#[derive(Default)]
+struct Part {
+    events: usize,
+    latencies: Vec<f64>,
+    longest_gap: Duration,
+}
+
+impl Part {
+    /// Waits for what was published in one turn and notes how long it took.
+    async fn take(&mut self, healthy: &Target, published: &[(Item, Instant)]) {
+        let began = Instant::now();
+        while !healthy.catcher.missing(published.iter().map(|(item, _)| item)).is_empty() && began.elapsed() < PATIENCE
+        {
+            sleep(Duration::from_millis(50)).await;
+        }
+        let seen = healthy.catcher.seen();
+        let arrived: Vec<_> = published.iter().filter_map(|(item, due)| Some((*due, seen.get(item)?.at))).collect();
+        self.latencies.extend(arrived.iter().map(|(due, at)| ms(at.saturating_duration_since(*due))));
+        let mut arrivals: Vec<Instant> = arrived.iter().map(|(_, at)| *at).collect();
+        arrivals.sort_unstable();
+        let gap = arrivals.windows(2).map(|pair| pair[1] - pair[0]).max().unwrap_or_default();
+        self.longest_gap = self.longest_gap.max(gap);
+        self.events += published.len();
     }
-    let seen = healthy.catcher.seen();
-    let arrived: Vec<_> = published.iter().filter_map(|(item, due)| Some((*due, seen.get(item)?.at))).collect();
-    let mut latencies: Vec<f64> = arrived.iter().map(|(due, at)| ms(at.saturating_duration_since(*due))).collect();
-    latencies.sort_by(f64::total_cmp);
-    let mut arrivals: Vec<Instant> = arrived.iter().map(|(_, at)| *at).collect();
-    arrivals.sort_unstable();
-    let longest_gap = arrivals.windows(2).map(|pair| pair[1] - pair[0]).max().unwrap_or_default();
-    Measured {
-        part,
-        events: published.len(),
-        arrived: arrived.len(),
-        p50_ms: percentile(&latencies, 50),
-        p95_ms: percentile(&latencies, 95),
-        p99_ms: percentile(&latencies, 99),
-        longest_ms: percentile(&latencies, 100),
-        longest_gap_ms: ms(longest_gap),
+
+    fn measured(mut self, part: &'static str) -> Measured {
+        self.latencies.sort_by(f64::total_cmp);
+        let percentile = |percent| percentile(&self.latencies, percent);
+        Measured {
+            part,
+            events: self.events,
+            arrived: self.latencies.len(),
+            p50_ms: percentile(50),
+            p95_ms: percentile(95),
+            p99_ms: percentile(99),
+            longest_ms: percentile(100),
+            longest_gap_ms: ms(self.longest_gap),
+        }
     }
 }
 
@@ -215,7 +239,18 @@ impl Hanging {
         Self { address, accepted, _server: server }
     }
 
+    /// Makes it an endpoint for the events that the healthy one gets, and gives its id.
+    async fn join(&self, system: &Wedsync, key: &Key) -> String {
+        let url = format!("http://{}/webhook", self.address);
+        create(system, key, Endpoint { url, ..endpoint("client.*", false) }).await.0
+    }
+
     fn held(&mut self) -> u64 {
         std::iter::from_fn(|| self.accepted.try_recv().ok()).count() as u64
     }
+}
+
+async fn leave(system: &Wedsync, key: &Key, id: String) {
+    let mut endpoints = EndpointServiceClient::new(client(system.addresses.vendor_sync, key));
+    endpoints.delete_endpoint(DeleteEndpointRequest { id }).await.expect("it is there");
 }

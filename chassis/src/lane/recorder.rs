@@ -60,6 +60,8 @@ pub(super) struct Insert {
     pub(super) end: End,
     /// In an ordered lane that holds others: it is blocked if one of its key is among them.
     pub(super) may_be_behind: bool,
+    /// It was tried at once, and is in the dispatcher's hands until its end is durable.
+    pub(super) tried: bool,
 }
 
 /// Where a delivery stands after its last attempt, or before its first.

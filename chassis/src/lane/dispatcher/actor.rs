@@ -365,7 +365,7 @@ impl<C: Courier> Actor<C> {
         } else {
             lane.queue(delivery.priority);
         }
-        Insert { delivery, end, may_be_behind: behind }
+        Insert { delivery, end, may_be_behind: behind, tried: go }
     }
 
     fn has_slot(&self, organization: &OrganizationId) -> bool {
@@ -633,9 +633,10 @@ impl<C: Courier> Actor<C> {
             && let Some((number, pending)) = self.pendings.pop(now)
         {
             for mut insert in pending.inserts {
-                match self.flights.get_mut(&insert.delivery.id) {
-                    Some(flight) => flight.offer = None,
-                    None => self.reconsider(&mut insert),
+                if !insert.tried {
+                    self.reconsider(&mut insert);
+                } else if let Some(flight) = self.flights.get_mut(&insert.delivery.id) {
+                    flight.offer = None;
                 }
                 group.releases.extend(self.release(&insert.delivery, &insert.end));
                 group.inserts.push(insert);
@@ -692,11 +693,11 @@ impl<C: Courier> Actor<C> {
         for Update { id, end } in &group.updates {
             self.durable(*id, end, now);
         }
-        for Insert { delivery, end, .. } in &group.inserts {
-            if self.flights.contains_key(&delivery.id) {
-                self.durable(delivery.id, end, now);
-            } else if end.state != State::Sending {
-                self.written(delivery, end, now);
+        for Insert { delivery, end, tried, .. } in &group.inserts {
+            match tried {
+                true => self.durable(delivery.id, end, now),
+                // A look into the store may have found it already.
+                false => self.written(delivery, end, now),
             }
         }
         for number in found.released {

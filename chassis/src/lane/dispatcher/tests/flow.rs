@@ -372,7 +372,7 @@ async fn limited(steps: Vec<Step>, most: u32) {
 }
 
 proptest! {
-    #![proptest_config(ProptestConfig { cases: 16, failure_persistence: None, max_shrink_iters: 300, ..ProptestConfig::default() })]
+    #![proptest_config(ProptestConfig { cases: ProptestConfig::default().cases / 16, failure_persistence: None, max_shrink_iters: 300, ..ProptestConfig::default() })]
 
     #[test]
     fn a_limit_holds_in_any_window_over_restarts_and_crashes_and_loses_nothing(steps in steps(), most in 1u32..10) {

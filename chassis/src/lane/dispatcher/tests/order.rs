@@ -299,7 +299,7 @@ async fn in_order<const REPEATABLE: bool>(steps: Vec<Step>) {
 }
 
 proptest! {
-    #![proptest_config(ProptestConfig { cases: 16, failure_persistence: None, max_shrink_iters: 300, ..ProptestConfig::default() })]
+    #![proptest_config(ProptestConfig { cases: ProptestConfig::default().cases / 16, failure_persistence: None, max_shrink_iters: 300, ..ProptestConfig::default() })]
 
     #[test]
     fn each_key_arrives_in_the_order_of_its_offers_whatever_happens(steps in steps()) {
