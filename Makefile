@@ -50,5 +50,5 @@ powercut: ## cut the power under load (as root: it mounts images): CYCLES=20 STO
 isolation: ## a healthy endpoint alone, and beside one that never answers
 	cargo bench --locked --bench main -- isolation
 
-bench: ## measure every number of the targets, on release builds
-	$(HARNESS) cargo bench --locked --bench main
+bench: ## measure how much, how fast, at what cost: STORE=sqlite|postgres|both ONLY=throughput
+	$(HARNESS) cargo bench --locked --bench main -- measure --store $(STORE) $(if $(ONLY),--only $(ONLY))

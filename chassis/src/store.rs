@@ -11,7 +11,7 @@ use std::{fs::File, path::Path, str::FromStr as _, sync::Arc, time::Duration};
 
 use anyhow::{Context as _, Result, bail, ensure};
 use sqlx::{
-    AssertSqlSafe, PgConnection, PgPool, Postgres, Sqlite, SqliteConnection, SqlitePool, Transaction,
+    AssertSqlSafe, PgConnection, PgPool, Postgres, QueryBuilder, Sqlite, SqliteConnection, SqlitePool, Transaction,
     migrate::{Migration, Migrator},
     postgres::{PgConnectOptions, PgPoolOptions},
     sqlite::{SqliteAutoVacuum, SqliteConnectOptions, SqliteJournalMode, SqlitePoolOptions, SqliteSynchronous},
@@ -234,6 +234,35 @@ impl Tx {
         with!(self.0, tx => tx.commit().await)?;
         Ok(())
     }
+}
+
+/// Runs statements on SQLite that begin and commit a transaction of their own, in one trip to its thread. If one fails,
+/// what they did is undone. To be called in a task that is never cut off: a statement that isn't waited for stays open.
+///
+/// # Errors
+/// Of the statement that failed; the transaction was rolled back, unless the connection broke.
+pub async fn run_whole(pool: &SqlitePool, mut statements: QueryBuilder<Sqlite>) -> Result<(), sqlx::Error> {
+    let mut connection = pool.acquire().await?;
+    let Err(error) = statements.build().execute(&mut *connection).await else { return Ok(()) };
+    // One that didn't get as far as to begin has nothing to roll back.
+    if sqlx::query("ROLLBACK").execute(&mut *connection).await.is_err() {
+        connection.close().await.ok();
+    }
+    Err(error)
+}
+
+/// Rows in one statement on SQLite.
+const PART_ROWS: usize = 64;
+
+/// Cuts rows into parts for statements that take many at once on SQLite, where each statement is a trip to another thread.
+/// Sizes are powers of two, so that the few texts there are stay prepared.
+pub fn parts<T>(mut rows: &[T]) -> impl Iterator<Item = &[T]> {
+    std::iter::from_fn(move || {
+        let size = PART_ROWS.min(1 << rows.len().checked_ilog2()?);
+        let (part, rest) = rows.split_at(size);
+        rows = rest;
+        Some(part)
+    })
 }
 
 /// A pool whose connections are kept: each holds a cache of prepared statements.

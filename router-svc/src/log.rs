@@ -6,6 +6,7 @@
 //!
 //! Invariant: two routers never write one log. Each start raises the epoch, and every write carries it.
 
+mod append;
 mod entry;
 mod read;
 mod tail;

@@ -11,7 +11,7 @@ use std::{
 use clap::Args;
 use proto::{
     router::v1::{PublishStreamRequest, event_service_client::EventServiceClient},
-    vendorsync::v1::{DeleteEndpointRequest, Endpoint, endpoint_service_client::EndpointServiceClient},
+    vendorsync::v1::Endpoint,
 };
 use serde::Serialize;
 use tokio::{
@@ -23,7 +23,7 @@ use tokio::{
 use tokio_stream::wrappers::ReceiverStream;
 
 use crate::{
-    crash::{Item, Target, create, endpoint},
+    crash::{Item, Target, create, endpoint, remove},
     harness::{Key, PATIENCE, Wedsync, client},
     report::print,
 };
@@ -96,7 +96,7 @@ impl Isolation {
             alone.take(&healthy, &publisher.publish(seconds).await).await;
             let id = hanging.join(&system, &key).await;
             beside.take(&healthy, &publisher.publish(seconds).await).await;
-            leave(&system, &key, id).await;
+            remove(&system, &key, id).await;
         }
         let (alone, beside) = (alone.measured("alone"), beside.measured("beside"));
         print(&alone);
@@ -248,9 +248,4 @@ impl Hanging {
     fn held(&mut self) -> u64 {
         std::iter::from_fn(|| self.accepted.try_recv().ok()).count() as u64
     }
-}
-
-async fn leave(system: &Wedsync, key: &Key, id: String) {
-    let mut endpoints = EndpointServiceClient::new(client(system.addresses.vendor_sync, key));
-    endpoints.delete_endpoint(DeleteEndpointRequest { id }).await.expect("it is there");
 }

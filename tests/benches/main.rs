@@ -1,5 +1,5 @@
 //! What is measured and what is broken on purpose, on the binary as it is released:
-//! `cargo bench --bench main -- crash|powercut|isolation`. Results are JSON, one line each, on standard output.
+//! `cargo bench --bench main -- measure|crash|powercut|isolation`. Results are JSON, one line each, on standard output.
 //!
 //! PostgreSQL is taken from `WEDSYNC_TEST_POSTGRES` as `tests/harness/run.sh` sets it; a power cut starts its own.
 
@@ -7,6 +7,8 @@
 #[cfg(test)]
 #[path = "../crash/mod.rs"]
 mod crash;
+#[cfg(test)]
+mod figure;
 #[cfg(test)]
 #[path = "../harness/mod.rs"]
 #[expect(dead_code, unused_imports, reason = "the tests use more of it")]
@@ -16,9 +18,19 @@ mod isolation;
 #[cfg(test)]
 mod kill;
 #[cfg(test)]
+mod machine;
+#[cfg(test)]
+mod measure;
+#[cfg(test)]
+mod path;
+#[cfg(test)]
 mod powercut;
 #[cfg(test)]
+mod publisher;
+#[cfg(test)]
 mod report;
+#[cfg(test)]
+mod sink;
 
 use std::process::ExitCode;
 
@@ -39,16 +51,19 @@ enum Command {
     Crash(kill::Crash),
     /// Cut the power under load, and look for anything lost; with a control run that must lose.
     Powercut(powercut::Powercut),
+    /// Measure how much, how fast and at what cost; every figure beside the machine's own limit.
+    Measure(measure::Measure),
     /// Measure a healthy endpoint alone and beside one that never answers.
     Isolation(isolation::Isolation),
 }
 
 #[tokio::main]
 async fn main() -> ExitCode {
-    let command = Arguments::parse().command.unwrap_or_else(|| Command::Isolation(isolation::Isolation::default()));
+    let command = Arguments::parse().command.unwrap_or_else(|| Command::Measure(measure::Measure::default()));
     let good = match command {
         Command::Crash(crash) => crash.run().await,
         Command::Powercut(powercut) => powercut.run().await,
+        Command::Measure(measure) => measure.run().await,
         Command::Isolation(isolation) => isolation.run().await,
     };
     if good { ExitCode::SUCCESS } else { ExitCode::FAILURE }

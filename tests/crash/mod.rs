@@ -18,7 +18,8 @@ use proto::{
     common::v1::Position,
     router::v1::{ListEventsRequest, event_service_client::EventServiceClient},
     vendorsync::v1::{
-        CreateEndpointRequest, Endpoint, GetEndpointStatisticsRequest, endpoint_service_client::EndpointServiceClient,
+        CreateEndpointRequest, DeleteEndpointRequest, Endpoint, GetEndpointStatisticsRequest,
+        endpoint_service_client::EndpointServiceClient,
     },
 };
 use serde::Serialize;
@@ -241,6 +242,12 @@ pub(crate) async fn create(system: &Wedsync, key: &Key, endpoint: Endpoint) -> (
     let request = CreateEndpointRequest { endpoint: Some(endpoint) };
     let created = endpoints.create_endpoint(request).await.expect("an endpoint").into_inner();
     (created.endpoint.expect("the answer holds it").id, created.secret)
+}
+
+/// Removes an endpoint.
+pub(crate) async fn remove(system: &Wedsync, key: &Key, id: String) {
+    let mut endpoints = EndpointServiceClient::new(client(system.addresses.vendor_sync, key));
+    endpoints.delete_endpoint(DeleteEndpointRequest { id }).await.expect("it is there");
 }
 
 /// How an engine is called in what is printed.

@@ -187,6 +187,16 @@ impl Wedsync {
         assert!(sent.success(), "the signal was not sent");
     }
 
+    /// The process's number.
+    pub(crate) fn pid(&self) -> u32 {
+        self.child.id().expect("it is running")
+    }
+
+    /// Where all that is its own lies.
+    pub(crate) fn folder(&self) -> &Path {
+        &self.folder
+    }
+
     /// Its data folder, by which commands find it.
     pub(crate) fn data(&self) -> PathBuf {
         data(&self.folder)

@@ -1,13 +1,13 @@
 //! Writes what the dispatcher knows, a group at a time: one transaction for everything that came up while the one
 //! before was committed. If a commit fails it is tried again from memory until it succeeds; nothing is sent again for it.
 //!
-//! The two hot statements stand in both dialects side by side: PostgreSQL takes whole columns (UNNEST), SQLite one
-//! prepared insert repeated.
+//! The hot statements stand in both dialects side by side: PostgreSQL takes whole columns (UNNEST), SQLite rows of values.
 
 use std::{sync::Arc, time::Duration};
 
 use bytes::Bytes;
 use jiff::Timestamp;
+use sqlx::QueryBuilder;
 use tokio::sync::mpsc;
 
 use super::{
@@ -17,7 +17,7 @@ use super::{
 use crate::{
     error::Result,
     secret::DataKeys,
-    store::{Engine, Store, Tx},
+    store::{self, Engine, Store, Tx},
     with,
 };
 
@@ -211,33 +211,34 @@ async fn insert_deliveries(tx: &mut Tx, rows: &[Insert], contents: &[Option<Vec<
     let mut inserted = 0;
     match tx.on() {
         Engine::Sqlite(connection) => {
-            for (Insert { delivery: d, end, .. }, content) in rows.iter().zip(contents) {
-                sqlx::query(
+            let rows: Vec<_> = rows.iter().zip(contents).collect();
+            for part in store::parts(&rows) {
+                let mut query = QueryBuilder::new(
                     "INSERT INTO deliveries (id, lane, organization_id, event, event_id, event_type, ordering_key, priority, state,
-                         origin, attempts, reopened_after, next_at, created_at, finished_at, status_code, reason, content)
-                     VALUES ($1, $2, $3, $4, $5, $6, $7, $8, $9, $10, $11, 0, $12, $13, $14, $15, $16, $17)
-                     ON CONFLICT (event, lane) DO NOTHING",
-                )
-                .bind(d.id)
-                .bind(d.lane)
-                .bind(d.organization.as_str())
-                .bind(&d.event[..])
-                .bind(&d.event_id)
-                .bind(&d.event_type)
-                .bind(&d.ordering_key)
-                .bind(d.priority)
-                .bind(end.state as i64)
-                .bind(&d.origin)
-                .bind(i64::from(end.attempts))
-                .bind(end.next_at)
-                .bind(d.created_at)
-                .bind(end.finished_at)
-                .bind(end.status_code)
-                .bind(&end.reason)
-                .bind(content)
-                .execute(&mut *connection)
-                .await
-                .map(|done| inserted += done.rows_affected())?;
+                         origin, attempts, reopened_after, next_at, created_at, finished_at, status_code, reason, content) ",
+                );
+                query.push_values(part, |mut row, (Insert { delivery: d, end, .. }, content)| {
+                    row.push_bind(d.id)
+                        .push_bind(d.lane)
+                        .push_bind(d.organization.as_str())
+                        .push_bind(&d.event[..])
+                        .push_bind(d.event_id.as_str())
+                        .push_bind(d.event_type.as_str())
+                        .push_bind(d.ordering_key.as_str())
+                        .push_bind(d.priority)
+                        .push_bind(end.state as i64)
+                        .push_bind(d.origin.as_str())
+                        .push_bind(i64::from(end.attempts))
+                        .push("0")
+                        .push_bind(end.next_at)
+                        .push_bind(d.created_at)
+                        .push_bind(end.finished_at)
+                        .push_bind(end.status_code)
+                        .push_bind(end.reason.as_str())
+                        .push_bind(content.as_deref());
+                });
+                query.push(" ON CONFLICT (event, lane) DO NOTHING");
+                inserted += query.build().execute(&mut *connection).await?.rows_affected();
             }
         }
         Engine::Postgres(connection) => {
@@ -299,21 +300,23 @@ async fn update_deliveries(tx: &mut Tx, rows: &[Update]) -> Result<()> {
     // A row that was cancelled while its attempt ran stays cancelled, unless the message arrived after all.
     match tx.on() {
         Engine::Sqlite(connection) => {
-            for Update { id, end } in rows {
-                sqlx::query(
-                    "UPDATE deliveries SET state = $2, attempts = $3, next_at = $4, finished_at = $5, status_code = $6, reason = $7,
-                         content = CASE WHEN $2 = 3 THEN NULL ELSE content END
-                     WHERE id = $1 AND (state <> 5 OR $2 = 3)",
-                )
-                .bind(id)
-                .bind(end.state as i64)
-                .bind(i64::from(end.attempts))
-                .bind(end.next_at)
-                .bind(end.finished_at)
-                .bind(end.status_code)
-                .bind(&end.reason)
-                .execute(&mut *connection)
-                .await?;
+            for part in store::parts(rows) {
+                let mut query = QueryBuilder::new(
+                    "UPDATE deliveries SET state = t.column2, attempts = t.column3, next_at = t.column4, finished_at = t.column5,
+                         status_code = t.column6, reason = t.column7,
+                         content = CASE WHEN t.column2 = 3 THEN NULL ELSE content END FROM (",
+                );
+                query.push_values(part, |mut row, Update { id, end }| {
+                    row.push_bind(*id)
+                        .push_bind(end.state as i64)
+                        .push_bind(i64::from(end.attempts))
+                        .push_bind(end.next_at)
+                        .push_bind(end.finished_at)
+                        .push_bind(end.status_code)
+                        .push_bind(end.reason.as_str());
+                });
+                query.push(") AS t WHERE deliveries.id = t.column1 AND (deliveries.state <> 5 OR t.column2 = 3)");
+                query.build().execute(&mut *connection).await?;
             }
         }
         Engine::Postgres(connection) => {
@@ -348,23 +351,28 @@ async fn insert_attempts(tx: &mut Tx, rows: &[AttemptRow], responses: &[Option<V
     // was another's repeat belongs to no row.
     match tx.on() {
         Engine::Sqlite(connection) => {
-            for (row, response) in rows.iter().zip(responses) {
-                sqlx::query(
+            let rows: Vec<_> = rows.iter().zip(responses).collect();
+            for part in store::parts(&rows) {
+                let mut query = QueryBuilder::new(
                     "INSERT INTO attempts (delivery, number, lane, started_at, duration, status_code, outcome, error, response)
-                     SELECT $1, $2, $3, $4, $5, $6, $7, $8, $9 WHERE EXISTS (SELECT 1 FROM deliveries WHERE id = $1)
-                     ON CONFLICT (delivery, number) DO NOTHING",
-                )
-                .bind(row.delivery)
-                .bind(i64::from(row.number))
-                .bind(row.lane)
-                .bind(row.started_at)
-                .bind(row.duration)
-                .bind(row.status_code)
-                .bind(row.outcome)
-                .bind(&row.error)
-                .bind(response)
-                .execute(&mut *connection)
-                .await?;
+                     SELECT * FROM (",
+                );
+                query.push_values(part, |mut values, (row, response)| {
+                    values
+                        .push_bind(row.delivery)
+                        .push_bind(i64::from(row.number))
+                        .push_bind(row.lane)
+                        .push_bind(row.started_at)
+                        .push_bind(row.duration)
+                        .push_bind(row.status_code)
+                        .push_bind(row.outcome)
+                        .push_bind(row.error.as_str())
+                        .push_bind(response.as_deref());
+                });
+                query.push(
+                    ") AS t WHERE EXISTS (SELECT 1 FROM deliveries WHERE id = t.column1) ON CONFLICT (delivery, number) DO NOTHING",
+                );
+                query.build().execute(&mut *connection).await?;
             }
         }
         Engine::Postgres(connection) => {

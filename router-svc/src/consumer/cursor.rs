@@ -5,6 +5,9 @@ use std::{
     sync::{Mutex, PoisonError},
 };
 
+/// A cursor and where it stands: (group, priority, sequence).
+pub(crate) type Moved = (i64, i64, u64);
+
 /// Moved cursors: (group, priority) to the sequence up to which all is acknowledged.
 #[derive(Debug, Default)]
 pub(crate) struct Dirty(Mutex<HashMap<(i64, i64), u64>>);
@@ -17,18 +20,14 @@ impl Dirty {
         *cursor = sequence.max(*cursor);
     }
 
-    pub(crate) fn any(&self) -> bool {
-        !self.0.lock().unwrap_or_else(PoisonError::into_inner).is_empty()
-    }
-
-    /// All that moved, as (group, priority, sequence).
-    pub(crate) fn take(&self) -> Vec<(i64, i64, u64)> {
+    /// All that moved.
+    pub(crate) fn take(&self) -> Vec<Moved> {
         let mut moved = self.0.lock().unwrap_or_else(PoisonError::into_inner);
         moved.drain().map(|((group, priority), sequence)| (group, priority, sequence)).collect()
     }
 
     /// Notes them again: the commit that was to store them failed.
-    pub(crate) fn put_back(&self, cursors: Vec<(i64, i64, u64)>) {
+    pub(crate) fn put_back(&self, cursors: Vec<Moved>) {
         for (group, priority, sequence) in cursors {
             self.note(group, priority, sequence);
         }

@@ -6,6 +6,7 @@ use bytes::Bytes;
 use chassis::id::OrganizationId;
 use proto::router::v1::LoggedEvent;
 
+use super::Appended;
 use crate::wedding::Lesson;
 
 /// An event that is ready to be appended.
@@ -27,6 +28,11 @@ pub(crate) struct Draft {
 }
 
 impl Draft {
+    /// What became of it, once it is the log's `sequence`.
+    pub(super) fn appended(&self, sequence: u64) -> Appended {
+        Appended { sequence, uid: self.uid, duplicate: false }
+    }
+
     /// Bytes that it holds while it waits.
     pub(super) fn weight(&self) -> u32 {
         u32::try_from(self.body.len() * 2 + 512).unwrap_or(u32::MAX)

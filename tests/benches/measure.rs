@@ -1,0 +1,44 @@
+//! `measure`: every figure that was promised, each on a line of its own beside the machine's limit; non-zero when one is
+//! not reached.
+
+use clap::Args;
+
+use crate::{
+    path::{self, Wanted},
+    report::{Stores, print},
+};
+
+const ROWS: usize = 1_000_000;
+
+#[derive(Debug, Args)]
+pub(crate) struct Measure {
+    #[arg(long, value_enum, default_value = "both")]
+    store: Stores,
+    /// Only figures whose names begin with this: `throughput`, `latency_500`, `memory`.
+    #[arg(long)]
+    only: Option<String>,
+    /// Events in the log before throughput is measured.
+    #[arg(long, default_value_t = ROWS)]
+    rows: usize,
+}
+
+impl Default for Measure {
+    fn default() -> Self {
+        Self { store: Stores::Both, only: None, rows: ROWS }
+    }
+}
+
+impl Measure {
+    pub(crate) async fn run(self) -> bool {
+        let wanted = Wanted { only: self.only, rows: self.rows };
+        let mut good = true;
+        let mut told = |figure: crate::figure::Figure| {
+            good &= figure.ok;
+            print(&figure);
+        };
+        for engine in self.store.engines() {
+            path::run(&engine, &wanted, &mut told).await;
+        }
+        good
+    }
+}

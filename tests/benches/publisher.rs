@@ -1,0 +1,110 @@
+//! Publishers of the benches: one that offers as much as is taken, and one that keeps to a schedule.
+
+use std::{
+    net::SocketAddr,
+    time::{Duration, Instant},
+};
+
+use proto::router::v1::{
+    Content, Event, PublishRequest, PublishStreamRequest, event::Payload, event_service_client::EventServiceClient,
+    publish_result,
+};
+use tokio::{sync::mpsc, task::JoinSet};
+use tokio_stream::wrappers::ReceiverStream;
+
+use super::sink::on_one_thread;
+use crate::harness::{Key, client};
+
+/// The content of every event, in bytes.
+pub(crate) const DATA_BYTES: usize = 1_000;
+/// Weddings that the events belong to: order is kept within each.
+const KEYS: usize = 1_000;
+/// Connections of the publisher that keeps to a schedule.
+const CONNECTIONS: usize = 4;
+
+/// Goes to webhooks, and to nobody else.
+pub(crate) const TO_WEBHOOKS: &str = "client_list_cache.refreshed";
+/// No route names it: it is stored.
+pub(crate) const TO_NOBODY: &str = "interaction.recorded";
+
+/// What is published as number `number`: 1,000 bytes of JSON.
+pub(crate) fn event(type_: &str, number: usize) -> Event {
+    let mut data = format!("{{\"n\":{number},\"pad\":\"");
+    data.extend(std::iter::repeat_n('x', DATA_BYTES - 2 - data.len()));
+    data.push_str("\"}");
+    Event {
+        id: format!("{type_}-{number}"),
+        r#type: type_.to_owned(),
+        source: "bench".to_owned(),
+        ordering_key: format!("w{}", number % KEYS),
+        payload: Some(Payload::Content(Content { content_type: String::new(), data: data.into() })),
+        ..Event::default()
+    }
+}
+
+/// Publishes these numbers over one stream, as fast as they are taken, and returns once all are durable.
+pub(crate) fn stream(router: SocketAddr, key: &Key, type_: &'static str, numbers: std::ops::Range<usize>) {
+    on_one_thread(async {
+        let mut events = EventServiceClient::new(client(router, key));
+        let (requests, outgoing) = mpsc::channel(256);
+        let count = numbers.len();
+        let mut publishing = JoinSet::new();
+        publishing.spawn(async move {
+            for number in numbers {
+                let request = PublishStreamRequest { correlation_id: number as u64, event: Some(event(type_, number)) };
+                requests.send(request).await.expect("the stream goes on");
+            }
+        });
+        let mut answers = events.publish_stream(ReceiverStream::new(outgoing)).await.expect("a stream").into_inner();
+        for _ in 0..count {
+            let answer = answers.message().await.expect("the stream goes on").expect("an answer to each");
+            let result = answer.result.and_then(|result| result.result);
+            assert!(matches!(result, Some(publish_result::Result::Receipt(_))), "refused: {result:?}");
+        }
+    });
+}
+
+/// When an event was due, and how long its publish took until it was durable.
+pub(crate) struct Published {
+    pub(crate) number: usize,
+    pub(crate) due: Instant,
+    pub(crate) durable: Duration,
+}
+
+/// Publishes these numbers one by one, `rate` a second, whatever the system does: what comes late counts from when it
+/// was due.
+pub(crate) fn paced(
+    router: SocketAddr,
+    key: &Key,
+    type_: &'static str,
+    rate: u32,
+    numbers: std::ops::Range<usize>,
+) -> Vec<Published> {
+    let (due, mut pace) = mpsc::unbounded_channel();
+    // A thread's sleep is finer than a runtime's timer, whose steps are whole milliseconds.
+    let pacing = std::thread::spawn(move || {
+        let began = Instant::now();
+        for (place, number) in numbers.enumerate() {
+            let at = began + Duration::from_secs(1) * u32::try_from(place).expect("a short run") / rate;
+            std::thread::sleep(at.saturating_duration_since(Instant::now()));
+            if due.send((number, at)).is_err() {
+                return;
+            }
+        }
+    });
+    let published = on_one_thread(async {
+        let clients: Vec<_> = (0..CONNECTIONS).map(|_| EventServiceClient::new(client(router, key))).collect();
+        let mut under_way = JoinSet::new();
+        while let Some((number, due)) = pace.recv().await {
+            let mut events = clients[number % CONNECTIONS].clone();
+            under_way.spawn(async move {
+                let request = PublishRequest { event: Some(event(type_, number)) };
+                events.publish(request).await.expect("it is taken");
+                Published { number, due, durable: due.elapsed() }
+            });
+        }
+        under_way.join_all().await
+    });
+    pacing.join().expect("it ends by itself");
+    published
+}
