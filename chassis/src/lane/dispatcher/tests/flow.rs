@@ -319,6 +319,28 @@ async fn after_an_unclean_stop_a_limited_lane_waits_one_window_and_a_later_one_d
     .await;
 }
 
+#[tokio::test]
+async fn a_stop_in_order_does_not_hide_the_death_before_it() {
+    on_each_engine(|store| async {
+        let mut world = World::<true>::new(store).await;
+        let limited = Settings { rate_limit: 1, ..retries(&[1]) };
+        world.open("ada/a", limited.clone()).await;
+        world.courier.hold("ada/a");
+        drop(world.offer(offer("ada/a", 1)).await);
+        world.courier.until("the attempt", |calls| calls.len() == 1).await;
+        world.crash().await;
+        world.courier.let_go("ada/a");
+        world.restart().await;
+        world.open("ada/a", limited).await;
+        world.give(offer("ada/a", 1)).await;
+        world.pass(Duration::from_secs(59)).await;
+        assert_eq!(world.courier.events("ada/a"), [1], "the attempt that died with its process counts");
+        world.pass(Duration::from_secs(1)).await;
+        assert_eq!(world.courier.events("ada/a"), [1, 1]);
+    })
+    .await;
+}
+
 #[derive(Clone, Debug)]
 enum Step {
     Offer(u8),
