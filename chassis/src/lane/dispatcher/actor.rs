@@ -377,7 +377,7 @@ impl<C: Courier> Actor<C> {
     /// Takes slots for a delivery. Its attempt begins now, or, where a repeat can't be dropped, once its row is durable.
     fn lift_off(&mut self, delivery: Arc<Delivery>, offer: Option<(u64, usize)>, now: Timestamp) {
         let lane = self.lanes.get_mut(&delivery.lane).expect("only deliveries of open lanes are tried");
-        lane.begin(&delivery, now);
+        lane.claim(&delivery);
         self.running += 1;
         *self.running_of.entry(delivery.organization.clone()).or_default() += 1;
         let phase = if C::REPEATABLE { Phase::Running } else { Phase::Claiming };
@@ -387,7 +387,8 @@ impl<C: Courier> Actor<C> {
         }
     }
 
-    fn attempt(&self, delivery: Arc<Delivery>, started_at: Timestamp) {
+    fn attempt(&mut self, delivery: Arc<Delivery>, started_at: Timestamp) {
+        self.lanes.entry(delivery.lane).and_modify(|lane| lane.begin(&delivery, started_at));
         let (courier, signals) = (self.courier.clone(), self.signals.clone());
         self.tasks.spawn("lane.attempt", async move {
             let id = delivery.id;

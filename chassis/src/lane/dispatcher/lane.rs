@@ -39,7 +39,9 @@ pub(super) struct Lane {
     pub(super) running: u32,
     /// Deliveries in memory, their end not yet durable.
     pub(super) known: HashSet<i64>,
-    /// Ordering keys of those, where the lane is ordered.
+    /// Of those, whose attempt hasn't begun.
+    claimed: HashSet<i64>,
+    /// Ordering keys of the known ones, where the lane is ordered.
     pub(super) keys: HashSet<String>,
     /// Deliveries that came to wait and whose rows are not committed yet, by priority.
     unwritten: [u32; PRIORITIES],
@@ -108,6 +110,7 @@ impl Lane {
             window: Window::new(slots.lane),
             running: 0,
             known: HashSet::new(),
+            claimed: HashSet::new(),
             keys: HashSet::new(),
             unwritten: [0; PRIORITIES],
             passed_over: None,
@@ -188,6 +191,7 @@ impl Lane {
     /// A delivery leaves memory.
     pub(super) fn forget(&mut self, delivery: &Delivery) {
         self.known.remove(&delivery.id);
+        self.claimed.remove(&delivery.id);
         if self.loading {
             self.settled_meanwhile.insert(delivery.id);
         }
@@ -206,7 +210,7 @@ impl Lane {
             breaker::State::Open(until) => until,
             _ => now,
         };
-        let at = self.limit.next(now).max(breaker).max(self.not_before);
+        let at = self.limit.next(now, self.claimed.len()).max(breaker).max(self.not_before);
         if at <= now { Ready::Now } else { Ready::At(at) }
     }
 
@@ -218,14 +222,20 @@ impl Lane {
         }
     }
 
-    /// Counts an attempt that begins.
-    pub(super) fn begin(&mut self, delivery: &Delivery, now: Timestamp) {
-        self.limit.count(now);
+    /// Takes a slot for an attempt that begins now or later.
+    pub(super) fn claim(&mut self, delivery: &Delivery) {
         self.running += 1;
         self.known.insert(delivery.id);
+        self.claimed.insert(delivery.id);
         if self.settings.ordered {
             self.keys.insert(delivery.ordering_key.clone());
         }
+    }
+
+    /// Counts an attempt that begins.
+    pub(super) fn begin(&mut self, delivery: &Delivery, now: Timestamp) {
+        self.claimed.remove(&delivery.id);
+        self.limit.count(now);
     }
 
     /// Draws the conclusions of an attempt that ended. `jitter` in 0..=1.
