@@ -159,8 +159,7 @@ pub struct Dispatcher {
     keys: DataKeys,
     clock: Clock,
     requests: mpsc::Sender<Request>,
-    /// When this process started, if the last one didn't stop in order: attempts may be missing from the record.
-    unclean: Option<i64>,
+    deaths: rows::Deaths,
     /// For tests: what dies in a crash.
     #[cfg(test)]
     mortal: [tokio::task::AbortHandle; 2],
@@ -179,8 +178,7 @@ impl Dispatcher {
         clock: Clock,
         tasks: &Tasks,
     ) -> Result<Self> {
-        let started_at = clock.now_micros();
-        let (clean, last_id) = rows::take_over(&store, started_at, C::REPEATABLE).await?;
+        let (deaths, last_id) = rows::take_over(&store, clock.now_micros(), C::REPEATABLE).await?;
         let (requests, asked) = mpsc::channel(64);
         let (signals, told) = mpsc::channel(slots.all.max(256) * 2);
         let (groups, to_record) = mpsc::channel(1);
@@ -203,7 +201,7 @@ impl Dispatcher {
             keys,
             clock,
             requests,
-            unclean: (!clean).then_some(started_at),
+            deaths,
             #[cfg(test)]
             mortal: [_recorder, _dispatcher],
         })
@@ -218,7 +216,7 @@ impl Dispatcher {
         let window_start = self.clock.now() - super::limit::WINDOW;
         let mut remembered =
             rows::remembered(&self.store, lane, settings.rate_limit, window_start.as_microsecond()).await?;
-        remembered.unclean = self.unclean;
+        remembered.deaths = self.deaths;
         let (id, organization) = (Arc::from(id), organization.clone());
         self.ask(Request::Open { lane, id, organization, settings, remembered }).await
     }

@@ -9,6 +9,8 @@ use jiff::{SignedDuration, Timestamp};
 
 /// The window that the limit counts in.
 pub const WINDOW: SignedDuration = SignedDuration::from_secs(60);
+/// The same in microseconds.
+pub(super) const WINDOW_MICROS: i64 = 60_000_000;
 
 /// The attempts of the last window, oldest first.
 #[derive(Clone, Debug)]

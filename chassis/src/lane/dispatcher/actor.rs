@@ -171,8 +171,8 @@ impl<C: Courier> Actor<C> {
             self.flush();
         }
         if self.flights.is_empty() {
-            if let Err(error) = rows::stopped_cleanly(&self.store, clock.now()).await {
-                tracing::warn!(%error, "could not note the clean stop; limited lanes will wait a minute");
+            if let Err(error) = rows::stopped_cleanly(&self.store).await {
+                tracing::warn!(%error, "could not note the clean stop; limited lanes will hold back for a minute");
             }
         } else {
             tracing::warn!(
