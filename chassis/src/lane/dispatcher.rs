@@ -141,6 +141,12 @@ enum Request {
         redelivered: bool,
         done: oneshot::Sender<()>,
     },
+    /// Waits along with an offer of this event that isn't durable yet; says whether there is one.
+    Join {
+        event: [u8; 16],
+        done: oneshot::Sender<()>,
+        answer: oneshot::Sender<bool>,
+    },
     Breaker {
         lane_id: Arc<str>,
         answer: oneshot::Sender<Option<super::breaker::State>>,
@@ -242,8 +248,16 @@ impl Dispatcher {
     /// Those of the store; `Error::Unavailable` while stopping.
     pub async fn offer(&self, offers: Vec<Offer>, redelivered: bool) -> Result<Durable> {
         let Some(first) = offers.first() else { return Ok(Durable(None)) };
-        if redelivered && rows::is_known(&self.store, &first.event).await? {
-            return Ok(Durable(None));
+        // First what is in memory, then what is in the store: what leaves the one is in the other.
+        if redelivered {
+            let ((done, durable), (answer, joined)) = (oneshot::channel(), oneshot::channel());
+            self.ask(Request::Join { event: first.event, done, answer }).await?;
+            if joined.await.map_err(|_| stopping())? {
+                return Ok(Durable(Some(durable)));
+            }
+            if rows::is_known(&self.store, &first.event).await? {
+                return Ok(Durable(None));
+            }
         }
         let (done, durable) = oneshot::channel();
         self.ask(Request::Offer { offers, redelivered, done }).await?;

@@ -224,6 +224,14 @@ impl<C: Courier> Actor<C> {
                     _ => self.take(offers, done, now),
                 }
             }
+            Request::Join { event, done, answer } => {
+                let offer = self.uncommitted.get(&event).copied();
+                if let Some(number) = offer {
+                    self.promises.entry(number).or_default().push(done);
+                }
+                // The asker may have gone away; then nobody needs the answer.
+                let _ = answer.send(offer.is_some());
+            }
             Request::Breaker { lane_id, answer } => {
                 let lane = self.numbers.get(&lane_id).and_then(|number| self.lanes.get_mut(number));
                 // The asker may have gone away; then nobody needs the answer.
