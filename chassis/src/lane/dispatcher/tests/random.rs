@@ -50,15 +50,17 @@ enum Step {
 }
 
 fn steps() -> impl Strategy<Value = Vec<Step>> {
-    let offer = (1u8..16, 1i64..=4, prop::collection::vec(0u8..5, 0..4), 0u8..4);
+    let outcomes = prop_oneof![Just(Vec::new()), prop::collection::vec(0u8..5, 0..4)];
+    let offer = (1u8..16, 1i64..=4, outcomes, 0u8..4);
     let step = prop_oneof![
         12 => offer.prop_map(|(lanes, priority, outcomes, key)| Step::Offer { lanes, priority, outcomes, key }),
         2 => any::<u8>().prop_map(Step::Again),
-        5 => (1u64..20_000).prop_map(Step::Pass),
+        4 => (1u64..20_000).prop_map(Step::Pass),
+        4 => (1u64..3_000).prop_map(Step::Pass),
         1 => (1u64..600_000).prop_map(Step::SetBack),
         2 => (0..LANES.len()).prop_map(Step::Hold),
         3 => (0..LANES.len()).prop_map(Step::LetGo),
-        2 => (0..LANES.len(), any::<bool>()).prop_map(|(lane, fails)| Step::Fail(lane, fails)),
+        3 => (0..LANES.len(), prop::bool::weighted(0.7)).prop_map(|(lane, fails)| Step::Fail(lane, fails)),
         2 => (0..LANES.len(), any::<bool>()).prop_map(|(lane, paused)| Step::Pause(lane, paused)),
         1 => Just(Step::Jam),
         1 => Just(Step::Unjam),
@@ -181,8 +183,9 @@ impl<const REPEATABLE: bool> Run<REPEATABLE> {
             }
             Step::Again(event) if !self.events.is_empty() => {
                 let index = usize::from(event) % self.events.len();
-                let again = self.world.dispatcher.offer(self.events[index].clone(), true).await.expect("taken");
-                self.unanswered.entry(index).or_insert(again);
+                let dispatcher = self.world.dispatcher.clone();
+                let (again, ()) = tokio::join!(dispatcher.offer(self.events[index].clone(), true), self.jam(false));
+                self.unanswered.entry(index).or_insert(again.expect("taken"));
             }
             Step::Again(_) => {}
             Step::Pass(millis) => {
