@@ -10,8 +10,10 @@ TOOL := tests/harness/tools.sh
 # For `make crash` and `make powercut`: how often, and on which store.
 CYCLES ?= 20
 STORE ?= both
+# For `make simulate`.
+SEEDS ?= 10000
 
-.PHONY: help check lint fmt clippy proto-lint deny test doc demo crash powercut isolation bench
+.PHONY: help check lint fmt clippy proto-lint deny test doc demo simulate crash powercut isolation bench
 
 help: ## list the targets
 	@sed -nE 's/^([a-z-]+):.*## (.*)/\1\t\2/p' $(MAKEFILE_LIST) | expand -t 14
@@ -40,6 +42,9 @@ doc: ## the documentation, private items and links to them included, without a w
 
 demo: ## see an event arrive
 	cargo run --locked -- demo
+
+simulate: ## the deliveries' dispatcher under random scripts: SEEDS=10000
+	WEDSYNC_TEST_SEEDS=$(SEEDS) cargo test --release --locked -p chassis --features testing --lib dispatcher::tests::random
 
 crash: ## kill -9 and restart under load: CYCLES=20 STORE=sqlite|postgres|both
 	$(HARNESS) cargo bench --locked --bench main -- crash --cycles $(CYCLES) --store $(STORE)

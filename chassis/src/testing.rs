@@ -3,7 +3,10 @@
 //! PostgreSQL's address comes from `WEDSYNC_TEST_POSTGRES` (set by `make test`, which starts a server); without it the
 //! tests run on SQLite alone and say so.
 
-use std::sync::atomic::{AtomicU32, Ordering};
+use std::{
+    ops::Range,
+    sync::atomic::{AtomicU32, Ordering},
+};
 
 use jiff::Timestamp;
 
@@ -26,11 +29,32 @@ pub fn manual_clock() -> (ManualClock, Clock) {
     (manual.clone(), Clock::Manual(manual))
 }
 
+/// The seeds of a random test: the one that `WEDSYNC_TEST_SEED` names, or as many as `WEDSYNC_TEST_SEEDS` says, or `few`,
+/// from one that nobody chose.
+///
+/// # Panics
+/// If either isn't a number.
+#[must_use]
+pub fn seeds(few: u64) -> Range<u64> {
+    let number = |name| variable(name).map(|text| text.parse::<u64>().unwrap_or_else(|_| panic!("{name}: {text}")));
+    match number("WEDSYNC_TEST_SEED") {
+        Some(seed) => seed..seed.saturating_add(1),
+        None => {
+            let first = u64::from(u32::from_le_bytes(crate::secret::random()));
+            first..first.saturating_add(number("WEDSYNC_TEST_SEEDS").unwrap_or(few))
+        }
+    }
+}
+
+fn variable(name: &str) -> Option<String> {
+    #[expect(clippy::disallowed_methods, reason = "tests take their server and their seeds from the environment")]
+    std::env::var(name).ok()
+}
+
 /// The address of the PostgreSQL server for tests, where there is one.
 #[must_use]
 pub fn postgres_url() -> Option<String> {
-    #[expect(clippy::disallowed_methods, reason = "tests take their server from the environment")]
-    let url = std::env::var("WEDSYNC_TEST_POSTGRES").ok();
+    let url = variable("WEDSYNC_TEST_POSTGRES");
     if url.is_none() {
         tracing::warn!("WEDSYNC_TEST_POSTGRES is not set: testing on SQLite alone");
     }

@@ -2,6 +2,7 @@
 
 use std::{collections::BTreeMap, net::SocketAddr, path::PathBuf};
 
+use anyhow::{Result, ensure};
 use chassis::config::{Secret, StoreSettings};
 use serde::{Deserialize, Serialize};
 
@@ -15,6 +16,11 @@ pub struct Config {
     pub listen: SocketAddr,
     /// Where the operator's key is written at the first start, readable by its owner alone. Default: data/bootstrap-key.
     pub bootstrap_key_file: PathBuf,
+    /// Events a second that one organization may publish, by all its publishers together; 0 for no limit, as when the
+    /// router itself is measured. Default: 5000.
+    pub publish_per_second: u32,
+    /// Events that one organization may publish at once, before the rate holds it. Default: 10000.
+    pub publish_burst: u32,
     /// The event log, routes, organizations and weddings. Default: sqlite:data/router.db.
     pub store: StoreSettings,
     /// Other names for tables and columns that the built-in routes read, by the name they know. Default: none.
@@ -27,8 +33,20 @@ impl Default for Config {
         Self {
             listen: SocketAddr::from(([127, 0, 0, 1], 7410)),
             bootstrap_key_file: "data/bootstrap-key".into(),
+            publish_per_second: 5_000,
+            publish_burst: 10_000,
             store: StoreSettings { url, schema: "router".into(), ..StoreSettings::default() },
             tables: BTreeMap::new(),
         }
+    }
+}
+
+impl Config {
+    /// # Errors
+    /// A limit that would let nothing through.
+    pub(crate) fn check(&self) -> Result<()> {
+        let nothing = self.publish_per_second > 0 && self.publish_burst == 0;
+        ensure!(!nothing, "[router] publish_burst must be at least 1, or publish_per_second 0 for no limit");
+        Ok(())
     }
 }

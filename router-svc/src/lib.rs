@@ -12,6 +12,7 @@ mod event;
 mod event_type;
 mod facts;
 mod json;
+mod limit;
 mod live;
 mod log;
 mod organizations;
@@ -42,8 +43,8 @@ use proto::router::v1::{
 
 pub use crate::{config::Config, table::TableNames};
 use crate::{
-    consumer::Consumers, log::Log, organizations::Organizations, publish::Publisher, routes::RouteTable, table::Tables,
-    weddings::Weddings,
+    consumer::Consumers, limit::Limits, log::Log, organizations::Organizations, publish::Publisher, routes::RouteTable,
+    table::Tables, weddings::Weddings,
 };
 
 /// Tables of the router.
@@ -62,6 +63,7 @@ pub struct Service {
 /// # Errors
 /// A store that can't be opened, a port in use, settings that can't hold.
 pub async fn start(config: Config, chassis: &Chassis) -> Result<Service> {
+    config.check()?;
     let server = Server::bind("router", config.listen, chassis).await?;
     let (clock, tasks) = (chassis.clock.clone(), chassis.tasks.clone());
     let store = Store::open(&config.store, &[&store::MIGRATIONS, &MIGRATIONS]).await?;
@@ -85,7 +87,8 @@ pub async fn start(config: Config, chassis: &Chassis) -> Result<Service> {
     };
     let consumers = Consumers::open(store, log.clone(), clock.clone(), tasks.clone()).await?;
 
-    let events = rpc::EventRpc { publisher: publisher.clone(), log: log.clone(), consumers: consumers.clone() };
+    let limits = Arc::new(Limits::new(config.publish_per_second, config.publish_burst));
+    let events = rpc::EventRpc { publisher: publisher.clone(), limits, log: log.clone(), consumers: consumers.clone() };
     let consume = rpc::ConsumerRpc { consumers, log: log.clone(), tasks, draining: chassis.draining() };
     let subscribe = rpc::SubscriptionRpc { log };
     let weddings = rpc::WeddingRpc { weddings, organizations: organizations.clone(), clock: clock.clone() };

@@ -141,6 +141,12 @@ enum Request {
         redelivered: bool,
         done: oneshot::Sender<()>,
     },
+    /// Waits along with an offer of this event that isn't durable yet; says whether there is one.
+    Join {
+        event: [u8; 16],
+        done: oneshot::Sender<()>,
+        answer: oneshot::Sender<bool>,
+    },
     Breaker {
         lane_id: Arc<str>,
         answer: oneshot::Sender<Option<super::breaker::State>>,
@@ -159,8 +165,7 @@ pub struct Dispatcher {
     keys: DataKeys,
     clock: Clock,
     requests: mpsc::Sender<Request>,
-    /// When this process started, if the last one didn't stop in order: attempts may be missing from the record.
-    unclean: Option<i64>,
+    deaths: rows::Deaths,
     /// For tests: what dies in a crash.
     #[cfg(test)]
     mortal: [tokio::task::AbortHandle; 2],
@@ -179,8 +184,7 @@ impl Dispatcher {
         clock: Clock,
         tasks: &Tasks,
     ) -> Result<Self> {
-        let started_at = clock.now_micros();
-        let (clean, last_id) = rows::take_over(&store, started_at, C::REPEATABLE).await?;
+        let (deaths, last_id) = rows::take_over(&store, clock.now_micros(), C::REPEATABLE).await?;
         let (requests, asked) = mpsc::channel(64);
         let (signals, told) = mpsc::channel(slots.all.max(256) * 2);
         let (groups, to_record) = mpsc::channel(1);
@@ -203,7 +207,7 @@ impl Dispatcher {
             keys,
             clock,
             requests,
-            unclean: (!clean).then_some(started_at),
+            deaths,
             #[cfg(test)]
             mortal: [_recorder, _dispatcher],
         })
@@ -218,7 +222,7 @@ impl Dispatcher {
         let window_start = self.clock.now() - super::limit::WINDOW;
         let mut remembered =
             rows::remembered(&self.store, lane, settings.rate_limit, window_start.as_microsecond()).await?;
-        remembered.unclean = self.unclean;
+        remembered.deaths = self.deaths;
         let (id, organization) = (Arc::from(id), organization.clone());
         self.ask(Request::Open { lane, id, organization, settings, remembered }).await
     }
@@ -244,8 +248,16 @@ impl Dispatcher {
     /// Those of the store; `Error::Unavailable` while stopping.
     pub async fn offer(&self, offers: Vec<Offer>, redelivered: bool) -> Result<Durable> {
         let Some(first) = offers.first() else { return Ok(Durable(None)) };
-        if redelivered && rows::is_known(&self.store, &first.event).await? {
-            return Ok(Durable(None));
+        // First what is in memory, then what is in the store: what leaves the one is in the other.
+        if redelivered {
+            let ((done, durable), (answer, joined)) = (oneshot::channel(), oneshot::channel());
+            self.ask(Request::Join { event: first.event, done, answer }).await?;
+            if joined.await.map_err(|_| stopping())? {
+                return Ok(Durable(Some(durable)));
+            }
+            if rows::is_known(&self.store, &first.event).await? {
+                return Ok(Durable(None));
+            }
         }
         let (done, durable) = oneshot::channel();
         self.ask(Request::Offer { offers, redelivered, done }).await?;

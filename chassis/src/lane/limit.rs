@@ -9,6 +9,8 @@ use jiff::{SignedDuration, Timestamp};
 
 /// The window that the limit counts in.
 pub const WINDOW: SignedDuration = SignedDuration::from_secs(60);
+/// The same in microseconds.
+pub(super) const WINDOW_MICROS: i64 = 60_000_000;
 
 /// The attempts of the last window, oldest first.
 #[derive(Clone, Debug)]
@@ -41,15 +43,18 @@ impl Limit {
         }
     }
 
-    /// When the next attempt may go: `now` or later.
+    /// When the next attempt may go: `now` or later. `claims` are attempts that were let through and begin later: each may
+    /// begin at any time from now on.
     #[must_use]
-    pub fn next(&self, now: Timestamp) -> Timestamp {
+    pub fn next(&self, now: Timestamp, claims: usize) -> Timestamp {
         if self.most == 0 {
             return now;
         }
-        let free = match self.recent.front() {
-            Some(oldest) if self.recent.len() >= self.most => crate::clock::from_micros(*oldest) + WINDOW,
-            _ => now,
+        let free = match (self.recent.len() + claims).checked_sub(self.most) {
+            None => now,
+            Some(over) => {
+                self.recent.get(over).map_or(now, |makes_room| crate::clock::from_micros(*makes_room)) + WINDOW
+            }
         };
         free.max(now).max(self.not_before)
     }
@@ -88,7 +93,7 @@ mod tests {
             let (mut now, mut passed) = (0, Vec::new());
             for gap in gaps {
                 now += gap;
-                if limit.next(at(now)) <= at(now) {
+                if limit.next(at(now), 0) <= at(now) {
                     limit.count(at(now));
                     passed.push(now);
                 }
@@ -99,14 +104,37 @@ mod tests {
             }
         }
 
+        /// As above, where an attempt may begin long after it was let through.
+        #[test]
+        fn any_window_holds_at_most_the_limit_however_late_attempts_begin(
+            most in 1u32..20, steps in prop::collection::vec((0i64..9_000, any::<bool>()), 1..300),
+        ) {
+            let mut limit = Limit::new(most);
+            let (mut now, mut claims, mut begun) = (0, 0, Vec::new());
+            for (gap, begins) in steps {
+                now += gap;
+                if begins && claims > 0 {
+                    claims -= 1;
+                    limit.count(at(now));
+                    begun.push(now);
+                } else if limit.next(at(now), claims) <= at(now) {
+                    claims += 1;
+                }
+                prop_assert!(claims <= most as usize);
+            }
+            for (first, over) in begun.iter().zip(begun.iter().skip(most as usize)) {
+                prop_assert!(over - first >= 60_000, "{begun:?}");
+            }
+        }
+
         /// It never holds back more than it must: whoever waits as told goes through.
         #[test]
         fn waiting_as_told_is_enough(most in 1u32..20, tries in 1usize..100) {
             let mut limit = Limit::new(most);
             let mut now = at(0);
             for _ in 0..tries {
-                now = limit.next(now);
-                prop_assert_eq!(limit.next(now), now);
+                now = limit.next(now, 0);
+                prop_assert_eq!(limit.next(now, 0), now);
                 limit.count(now);
             }
         }
@@ -116,6 +144,6 @@ mod tests {
     fn after_an_unclean_stop_it_waits_until_told() {
         let mut limit = Limit::new(100);
         limit.restore([], at(60_000));
-        assert_eq!(limit.next(at(1_000)), at(60_000));
+        assert_eq!(limit.next(at(1_000), 0), at(60_000));
     }
 }

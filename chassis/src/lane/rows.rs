@@ -7,6 +7,7 @@ use jiff::Timestamp;
 
 use super::{
     delivery::{Delivery, State},
+    limit::WINDOW_MICROS,
     recorder::{content_aad, response_aad},
 };
 use crate::{
@@ -25,8 +26,8 @@ pub(super) struct Remembered {
     pub(super) failing_since: Option<i64>,
     /// Deliveries that are not final.
     pub(super) open: u64,
-    /// When this process started, if attempts before may be missing from the record.
-    pub(super) unclean: Option<i64>,
+    /// What may be missing from the record.
+    pub(super) deaths: Deaths,
     /// Times of the attempts in the last window, oldest first.
     pub(super) recent: Vec<i64>,
 }
@@ -61,23 +62,36 @@ pub(super) async fn remembered(store: &Store, lane: i64, limit: u32, window_star
         breaker_opened_at,
         breaker_openings: u32::try_from(openings).unwrap_or(0),
         failing_since,
-        unclean: None,
+        deaths: Deaths::default(),
         open: u64::try_from(open).unwrap_or(0),
         recent,
     })
 }
 
-/// Takes the store over from an earlier process: says whether that one stopped in order, and what to number from.
+/// Processes that died, each within a window of the start after it: their last attempts may be missing from the record.
+#[derive(Clone, Copy, Debug, Default)]
+pub(super) struct Deaths {
+    pub(super) number: u32,
+    /// When this process started: whatever they attempted, they attempted before.
+    pub(super) before: i64,
+}
+
+/// Takes the store over from an earlier process: says what may be missing from the record, and what to number from.
 ///
 /// What it left as `sending` is unknown: it waits again where the receiver can drop a repeat, else it stays unknown.
 /// What it left blocked behind nothing goes.
-pub(super) async fn take_over(store: &Store, now: i64, repeatable: bool) -> Result<(bool, i64)> {
-    let clean: Option<i64> = with!(store.reader(), c => sqlx::query_scalar("SELECT stopped_cleanly FROM lane_owner").fetch_optional(c).await)?;
+pub(super) async fn take_over(store: &Store, now: i64, repeatable: bool) -> Result<(Deaths, i64)> {
+    let before: Option<(i64, i64, i64)> = with!(store.reader(), c => sqlx::query_as("SELECT stopped_cleanly, started_at, deaths FROM lane_owner")
+        .fetch_optional(c).await)?;
+    let deaths = before.map_or(0, |(clean, started_at, deaths)| {
+        let lasting = if started_at > now - WINDOW_MICROS { deaths } else { 0 };
+        if clean == 1 { lasting } else { lasting + 1 }
+    });
     let mut tx = store.begin().await?;
     with!(tx.on(), c => sqlx::query(
-        "INSERT INTO lane_owner (id, stopped_cleanly, started_at) VALUES (1, 0, $1)
-         ON CONFLICT (id) DO UPDATE SET stopped_cleanly = 0, started_at = excluded.started_at",
-    ).bind(now).execute(c).await.map(drop))?;
+        "INSERT INTO lane_owner (id, stopped_cleanly, started_at, deaths) VALUES (1, 0, $1, $2)
+         ON CONFLICT (id) DO UPDATE SET stopped_cleanly = 0, started_at = excluded.started_at, deaths = excluded.deaths",
+    ).bind(now).bind(deaths).execute(c).await.map(drop))?;
     let (state, finished_at, reason) = match repeatable {
         true => (State::Waiting, None, "the process stopped while it was sent"),
         false => (State::Unknown, Some(now), "the process stopped while it was sent; it may have arrived"),
@@ -89,7 +103,7 @@ pub(super) async fn take_over(store: &Store, now: i64, repeatable: bool) -> Resu
     release_first_of_each_key(&mut tx, 0, i64::MAX).await?;
     tx.commit().await?;
     let last: i64 = with!(store.reader(), c => sqlx::query_scalar("SELECT COALESCE(MAX(id), 0) FROM deliveries").fetch_one(c).await)?;
-    Ok((clean.unwrap_or(1) == 1, last))
+    Ok((Deaths { number: u32::try_from(deaths).unwrap_or(u32::MAX), before: now }, last))
 }
 
 /// Notes that nothing was under way when the process stopped.

@@ -1,9 +1,9 @@
 //! `EventService`: events in, and read back.
 
-use std::pin::Pin;
+use std::{pin::Pin, sync::Arc};
 
 use chassis::{
-    auth::{Caller, caller},
+    auth::{Caller, Role, caller},
     error::{Error, Result},
     id::OrganizationId,
 };
@@ -24,6 +24,7 @@ use super::{given, page_size, text, wire as parse};
 use crate::{
     consumer::Consumers,
     event_type::{EventType, TypePattern},
+    limit::Limits,
     log::Log,
     publish::Publisher,
 };
@@ -39,6 +40,7 @@ type Promise = BoxFuture<'static, Result<Receipt>>;
 
 pub(crate) struct EventRpc {
     pub(crate) publisher: Publisher,
+    pub(crate) limits: Arc<Limits>,
     pub(crate) log: Log,
     pub(crate) consumers: Consumers,
 }
@@ -47,7 +49,7 @@ pub(crate) struct EventRpc {
 impl EventService for EventRpc {
     async fn publish(&self, request: Request<PublishRequest>) -> Result<Response<PublishResponse>, Status> {
         let caller = caller(&request)?;
-        let receipt = take(&self.publisher, &caller, request.into_inner().event).await?.await?;
+        let receipt = take(&self.publisher, &self.limits, &caller, request.into_inner().event).await?.await?;
         Ok(Response::new(PublishResponse { receipt: Some(receipt) }))
     }
 
@@ -62,7 +64,7 @@ impl EventService for EventRpc {
         }
         let mut promises = Vec::with_capacity(events.len());
         for event in events {
-            promises.push(take(&self.publisher, &caller, Some(event)).await);
+            promises.push(take(&self.publisher, &self.limits, &caller, Some(event)).await);
         }
         let mut results = Vec::with_capacity(promises.len());
         for promise in promises {
@@ -79,12 +81,12 @@ impl EventService for EventRpc {
         request: Request<Streaming<PublishStreamRequest>>,
     ) -> Result<Response<Self::PublishStreamStream>, Status> {
         let caller = caller(&request)?;
-        let publisher = self.publisher.clone();
+        let (publisher, limits) = (self.publisher.clone(), self.limits.clone());
         let taken = request.into_inner().then(move |request| {
-            let (publisher, caller) = (publisher.clone(), caller.clone());
+            let (publisher, limits, caller) = (publisher.clone(), limits.clone(), caller.clone());
             async move {
                 let request = request?;
-                Ok::<_, Status>((request.correlation_id, take(&publisher, &caller, request.event).await))
+                Ok::<_, Status>((request.correlation_id, take(&publisher, &limits, &caller, request.event).await))
             }
         });
         let answers = taken.map(|taken| async move {
@@ -183,12 +185,22 @@ impl EventRpc {
 /// Pages of the log that one call reads while it looks for a rare type; it then answers with what it has and a token.
 const PAGES_READ_MAX: usize = 20;
 
-/// Parses an event and hands it to the publisher.
-async fn take(publisher: &Publisher, caller: &Caller, event: Option<wire::Event>) -> Result<Promise> {
+/// Holds an event to its organization's limit, before anything of it is read, parses it and hands it to the publisher.
+async fn take(publisher: &Publisher, limits: &Limits, caller: &Caller, event: Option<wire::Event>) -> Result<Promise> {
     let event = given("event", event)?;
     let organization = caller.organization(&event.organization_id)?;
+    if !is_our_own(caller, &event) {
+        let admitted = limits.admit(&organization, now(publisher));
+        admitted.inspect_err(|_| metrics::counter!("publish_refused_total").increment(1))?;
+    }
     let event = parse::event(event, organization, now(publisher)).map_err(|error| error.within("event"))?;
     publisher.publish(event).await
+}
+
+/// What our services say of an endpoint or an integration, once per change of its state: no limit keeps that from its owner.
+fn is_our_own(caller: &Caller, event: &wire::Event) -> bool {
+    let of_a_state = |type_: &str| type_.starts_with("endpoint.") || type_.starts_with("integration.");
+    caller.role == Role::Service && of_a_state(&event.r#type)
 }
 
 fn now(publisher: &Publisher) -> Timestamp {

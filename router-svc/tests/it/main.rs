@@ -9,6 +9,8 @@ mod credit;
 #[cfg(test)]
 mod faults;
 #[cfg(test)]
+mod limit;
+#[cfg(test)]
 mod log;
 #[cfg(test)]
 mod refusals;

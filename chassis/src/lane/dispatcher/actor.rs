@@ -172,7 +172,7 @@ impl<C: Courier> Actor<C> {
         }
         if self.flights.is_empty() {
             if let Err(error) = rows::stopped_cleanly(&self.store).await {
-                tracing::warn!(%error, "could not note the clean stop; limited lanes will wait a minute");
+                tracing::warn!(%error, "could not note the clean stop; limited lanes will hold back for a minute");
             }
         } else {
             tracing::warn!(
@@ -223,6 +223,14 @@ impl<C: Courier> Actor<C> {
                     Some(number) if redelivered => self.promises.entry(*number).or_default().push(done),
                     _ => self.take(offers, done, now),
                 }
+            }
+            Request::Join { event, done, answer } => {
+                let offer = self.uncommitted.get(&event).copied();
+                if let Some(number) = offer {
+                    self.promises.entry(number).or_default().push(done);
+                }
+                // The asker may have gone away; then nobody needs the answer.
+                let _ = answer.send(offer.is_some());
             }
             Request::Breaker { lane_id, answer } => {
                 let lane = self.numbers.get(&lane_id).and_then(|number| self.lanes.get_mut(number));
@@ -377,7 +385,7 @@ impl<C: Courier> Actor<C> {
     /// Takes slots for a delivery. Its attempt begins now, or, where a repeat can't be dropped, once its row is durable.
     fn lift_off(&mut self, delivery: Arc<Delivery>, offer: Option<(u64, usize)>, now: Timestamp) {
         let lane = self.lanes.get_mut(&delivery.lane).expect("only deliveries of open lanes are tried");
-        lane.begin(&delivery, now);
+        lane.claim(&delivery);
         self.running += 1;
         *self.running_of.entry(delivery.organization.clone()).or_default() += 1;
         let phase = if C::REPEATABLE { Phase::Running } else { Phase::Claiming };
@@ -387,7 +395,8 @@ impl<C: Courier> Actor<C> {
         }
     }
 
-    fn attempt(&self, delivery: Arc<Delivery>, started_at: Timestamp) {
+    fn attempt(&mut self, delivery: Arc<Delivery>, started_at: Timestamp) {
+        self.lanes.entry(delivery.lane).and_modify(|lane| lane.begin(&delivery, started_at));
         let (courier, signals) = (self.courier.clone(), self.signals.clone());
         self.tasks.spawn("lane.attempt", async move {
             let id = delivery.id;

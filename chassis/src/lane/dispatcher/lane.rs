@@ -13,14 +13,17 @@ use crate::{
         delivery::{Attempted, Blame, Delivery, Outcome, State},
         limit::Limit,
         recorder::{End, LaneRow},
-        rows::Remembered,
+        rows::{self, Remembered},
         window::Window,
     },
 };
 
-/// Attempts of one lane that a crash may have kept from the record: those of the offers that may wait for their commit,
-/// and of a group that is being committed.
-const UNRECORDED_MAX: usize = 8_192;
+/// Attempts of a limited lane that may be on their way to the record, or under way: a crash keeps no more than these from
+/// it, and after one the lane holds back so many. At 4, a lane with slow attempts still comes to its limit: a minute holds
+/// six attempts of 10 s, one after the other.
+fn unrecorded_max(rate_limit: u32) -> u32 {
+    (rate_limit / 4).max(1)
+}
 
 /// 1 CRITICAL to 4 LOW.
 const PRIORITIES: usize = 4;
@@ -39,7 +42,9 @@ pub(super) struct Lane {
     pub(super) running: u32,
     /// Deliveries in memory, their end not yet durable.
     pub(super) known: HashSet<i64>,
-    /// Ordering keys of those, where the lane is ordered.
+    /// Of those, whose attempt hasn't begun.
+    claimed: HashSet<i64>,
+    /// Ordering keys of the known ones, where the lane is ordered.
     pub(super) keys: HashSet<String>,
     /// Deliveries that came to wait and whose rows are not committed yet, by priority.
     unwritten: [u32; PRIORITIES],
@@ -92,12 +97,12 @@ impl Lane {
         remembered: Remembered,
     ) -> Self {
         let mut limit = Limit::new(settings.rate_limit);
+        // What may be missing may have been made until this process started.
+        let rows::Deaths { number: deaths, before } = remembered.deaths;
+        let missing = deaths.saturating_mul(unrecorded_max(settings.rate_limit)).min(settings.rate_limit);
         let mut recent = remembered.recent;
-        if let Some(started_at) = remembered.unclean {
-            // They may have been made until then. A limit that has no room left for them waits for a whole window.
-            recent.extend(std::iter::repeat_n(started_at, UNRECORDED_MAX));
-            recent.sort_unstable();
-        }
+        recent.extend(std::iter::repeat_n(before, missing as usize));
+        recent.sort_unstable();
         limit.restore(recent, Timestamp::MIN);
         Self {
             number,
@@ -108,6 +113,7 @@ impl Lane {
             window: Window::new(slots.lane),
             running: 0,
             known: HashSet::new(),
+            claimed: HashSet::new(),
             keys: HashSet::new(),
             unwritten: [0; PRIORITIES],
             passed_over: None,
@@ -188,6 +194,7 @@ impl Lane {
     /// A delivery leaves memory.
     pub(super) fn forget(&mut self, delivery: &Delivery) {
         self.known.remove(&delivery.id);
+        self.claimed.remove(&delivery.id);
         if self.loading {
             self.settled_meanwhile.insert(delivery.id);
         }
@@ -206,26 +213,38 @@ impl Lane {
             breaker::State::Open(until) => until,
             _ => now,
         };
-        let at = self.limit.next(now).max(breaker).max(self.not_before);
+        let at = self.limit.next(now, self.claimed.len()).max(breaker).max(self.not_before);
         if at <= now { Ready::Now } else { Ready::At(at) }
     }
 
     /// Attempts that may begin now, as far as this lane's own slots go.
     pub(super) fn free(&mut self, now: Timestamp) -> u32 {
-        match self.breaker.state(now) {
+        let slots = match self.breaker.state(now) {
             breaker::State::HalfOpen => 1u32.saturating_sub(self.running),
             _ => self.window.size().saturating_sub(self.running),
+        };
+        match self.settings.rate_limit {
+            0 => slots,
+            limit => {
+                slots.min(unrecorded_max(limit).saturating_sub(u32::try_from(self.known.len()).unwrap_or(u32::MAX)))
+            }
+        }
+    }
+
+    /// Takes a slot for an attempt that begins now or later.
+    pub(super) fn claim(&mut self, delivery: &Delivery) {
+        self.running += 1;
+        self.known.insert(delivery.id);
+        self.claimed.insert(delivery.id);
+        if self.settings.ordered {
+            self.keys.insert(delivery.ordering_key.clone());
         }
     }
 
     /// Counts an attempt that begins.
     pub(super) fn begin(&mut self, delivery: &Delivery, now: Timestamp) {
+        self.claimed.remove(&delivery.id);
         self.limit.count(now);
-        self.running += 1;
-        self.known.insert(delivery.id);
-        if self.settings.ordered {
-            self.keys.insert(delivery.ordering_key.clone());
-        }
     }
 
     /// Draws the conclusions of an attempt that ended. `jitter` in 0..=1.

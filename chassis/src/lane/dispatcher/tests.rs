@@ -5,6 +5,7 @@ mod basics;
 mod crash;
 mod flow;
 mod manage;
+mod oracle;
 mod order;
 mod random;
 mod stall;

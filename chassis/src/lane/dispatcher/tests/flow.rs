@@ -299,22 +299,80 @@ fn assert_limit(calls: &[Call], most: usize) {
 }
 
 #[tokio::test]
-async fn after_an_unclean_stop_a_limited_lane_waits_one_window_and_a_later_one_does_not() {
+async fn after_a_death_a_limited_lane_holds_back_what_may_be_missing_from_the_record() {
     on_each_engine(|store| async {
         let mut world = World::<true>::new(store).await;
-        let limited = Settings { rate_limit: 5, ..Settings::default() };
+        let limited = Settings { rate_limit: 8, ..Settings::default() };
         world.open("ada/a", limited.clone()).await;
         world.give(offer("ada/a", 1)).await;
         world.crash().await;
         world.open("ada/a", limited.clone()).await;
-        world.give(offer("ada/a", 2)).await;
+        for event in 2..=9 {
+            world.give(offer("ada/a", event)).await;
+        }
         world.pass(Duration::from_secs(59)).await;
-        assert_eq!(world.courier.events("ada/a"), [1]);
+        assert_eq!(world.courier.events("ada/a"), [1, 2, 3, 4, 5, 6], "one is on record, and two may be missing");
         world.pass(Duration::from_secs(1)).await;
-        assert_eq!(world.courier.events("ada/a"), [1, 2]);
+        assert_eq!(world.courier.events("ada/a"), [1, 2, 3, 4, 5, 6, 7, 8, 9]);
         world.open("ada/b", limited).await;
-        world.give(offer("ada/b", 3)).await;
-        assert_eq!(world.courier.events("ada/b"), [3], "a lane that is new has nothing to wait for");
+        for event in 11..=18 {
+            world.give(offer("ada/b", event)).await;
+        }
+        world.quiet().await;
+        assert_eq!(
+            world.courier.events("ada/b"),
+            (11..=18).collect::<Vec<_>>(),
+            "long after it a lane holds nothing back"
+        );
+    })
+    .await;
+}
+
+#[tokio::test]
+async fn of_a_limited_lane_no_more_is_under_way_than_a_death_may_keep_from_the_record() {
+    on_each_engine(|store| async {
+        let mut world = World::<true>::new(store).await;
+        let limited = Settings { rate_limit: 8, ..Settings::default() };
+        world.open("ada/a", limited.clone()).await;
+        world.courier.hold("ada/a");
+        for deaths in 1..=4 {
+            let mut promises = Vec::new();
+            for event in 1..=9 {
+                promises.push(world.offer(offer("ada/a", event)).await);
+            }
+            world.quiet().await;
+            assert_eq!(world.courier.calls().len(), 2 * deaths, "two for each life");
+            world.crash().await;
+            world.open("ada/a", limited.clone()).await;
+        }
+        world.courier.let_go("ada/a");
+        world.give(offer("ada/a", 1)).await;
+        world.pass(Duration::from_secs(59)).await;
+        assert_eq!(world.courier.calls().len(), 8, "four deaths in a minute may have used the limit up");
+        world.pass(Duration::from_secs(1)).await;
+        assert_eq!(world.courier.calls().len(), 16, "and a minute later none of that counts");
+    })
+    .await;
+}
+
+#[tokio::test]
+async fn a_stop_in_order_does_not_hide_the_death_before_it() {
+    on_each_engine(|store| async {
+        let mut world = World::<true>::new(store).await;
+        let limited = Settings { rate_limit: 1, ..retries(&[1]) };
+        world.open("ada/a", limited.clone()).await;
+        world.courier.hold("ada/a");
+        drop(world.offer(offer("ada/a", 1)).await);
+        world.courier.until("the attempt", |calls| calls.len() == 1).await;
+        world.crash().await;
+        world.courier.let_go("ada/a");
+        world.restart().await;
+        world.open("ada/a", limited).await;
+        world.give(offer("ada/a", 1)).await;
+        world.pass(Duration::from_secs(59)).await;
+        assert_eq!(world.courier.events("ada/a"), [1], "the attempt that died with its process counts");
+        world.pass(Duration::from_secs(1)).await;
+        assert_eq!(world.courier.events("ada/a"), [1, 1]);
     })
     .await;
 }

@@ -100,3 +100,25 @@ async fn while_commits_fail_nothing_new_is_sent_and_nothing_is_sent_twice_for_it
 async fn while_commits_fail_nothing_that_must_not_be_repeated_is_sent() {
     nothing_is_sent_while_commits_fail_nor_twice_for_it::<false>().await;
 }
+
+#[tokio::test]
+async fn an_event_that_comes_again_while_commits_fail_is_not_sent_again_when_they_succeed() {
+    let (_folder, engines) = testing::engines();
+    for settings in engines {
+        let store = Store::open(&settings, MIGRATIONS).await.expect("a fresh store opens");
+        let world = World::<true>::new(store.clone()).await;
+        world.open("ada/a", Settings::default()).await;
+        let lock = lock(&settings, &store).await;
+        let first = world.offer(offer("ada/a", 1)).await;
+        stalled(&world).await;
+        let again = world.dispatcher.offer(vec![offer("ada/a", 1)], true);
+        let (again, ()) = tokio::join!(again, lock.release());
+        for durable in [first, again.expect("taken")] {
+            kept(durable).await.expect("durable");
+        }
+        world.quiet().await;
+        assert_eq!(world.courier.events("ada/a"), [1]);
+        world.tasks.stop(Duration::from_secs(5)).await;
+        store.close().await;
+    }
+}

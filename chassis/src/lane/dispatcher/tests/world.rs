@@ -8,10 +8,11 @@ use std::{
 };
 
 use bytes::Bytes;
-use jiff::Timestamp;
+use jiff::{SignedDuration, Timestamp};
 use tokio::sync::{oneshot, watch};
 use tokio_util::sync::CancellationToken;
 
+use super::oracle::Breakers;
 use crate::{
     clock::{Clock, ManualClock},
     config::{Secret, StoreSettings},
@@ -20,6 +21,7 @@ use crate::{
     lane::{
         Attempted, Blame, Courier, Delivery, Dispatcher, Durable, Offer, Outcome, Schedule, Settings, Slots, State,
         dispatcher::Request,
+        limit,
         rows::{self, Filter, Record},
     },
     secret::{DataKeys, Keyring, KeyringSettings},
@@ -45,6 +47,8 @@ pub(super) struct Call {
     pub(super) attempt: u32,
     pub(super) content: Bytes,
     pub(super) at: Timestamp,
+    /// The same by a clock that never stepped back.
+    pub(super) truly_at: Timestamp,
     /// Crashes before it.
     pub(super) life: u32,
     /// None while it is under way, and for ever if a crash took it.
@@ -63,6 +67,9 @@ struct Script {
     of_lane: HashMap<String, Outcome>,
     closed: Vec<String>,
     life: u32,
+    breakers: Breakers,
+    /// By how much the clock was set back, altogether.
+    set_back: SignedDuration,
 }
 
 /// A courier that follows a script: delivers, unless told otherwise.
@@ -95,6 +102,11 @@ impl<const REPEATABLE: bool> Peer<REPEATABLE> {
     /// What every attempt in a lane comes to.
     pub(super) fn lane(&self, lane: &str, outcome: Outcome) {
         self.script().of_lane.insert(lane.to_owned(), outcome);
+    }
+
+    /// What the breakers are expected to do.
+    pub(super) fn breakers<T>(&self, ask: impl FnOnce(&mut Breakers) -> T) -> T {
+        ask(&mut self.script().breakers)
     }
 
     /// Attempts in this lane don't end before it is let go.
@@ -162,9 +174,11 @@ impl<const REPEATABLE: bool> Peer<REPEATABLE> {
             attempt: delivery.attempts + 1,
             content: delivery.content.clone(),
             at: self.clock.now(),
+            truly_at: self.clock.now() + script.set_back,
             life: script.life,
             outcome: None,
         };
+        script.breakers.begin(&call);
         script.calls.push(call);
         drop(script);
         self.changed.send_replace(());
@@ -183,6 +197,8 @@ impl<const REPEATABLE: bool> Peer<REPEATABLE> {
         let outcome =
             scripted.or_else(|| script.of_lane.get(&*delivery.lane_id).copied()).unwrap_or(Outcome::Delivered);
         script.calls[call].outcome = Some(outcome);
+        let (call, now) = (script.calls[call].clone(), self.clock.now() + script.set_back);
+        script.breakers.end(&call, now);
         script.inside.remove(&(delivery.lane_id.clone(), event));
         drop(script);
         self.changed.send_replace(());
@@ -369,6 +385,34 @@ impl<const REPEATABLE: bool> World<REPEATABLE> {
         assert!(met.is_ok(), "never quiet; (idle, running, inside, tasks): {last:?}");
     }
 
+    /// Returns once every attempt that was decided on has begun and the dispatcher has heard of each that ended: then
+    /// time may pass, and what comes after it was decided after it.
+    pub(super) async fn abreast(&self) {
+        let look = || {
+            let running = self.tasks.running().get("lane.attempt").copied().unwrap_or(0);
+            (running, self.courier.inside(), self.courier.calls().len())
+        };
+        let abreast = async {
+            let mut last = look();
+            loop {
+                tokio::task::yield_now().await;
+                let now = look();
+                if now == last && now.0 == now.1 {
+                    return;
+                }
+                last = now;
+            }
+        };
+        within("abreast", abreast).await;
+    }
+
+    /// Sets the clock back; in truth no time passes.
+    pub(super) fn set_back(&self, time: Duration) {
+        let time = SignedDuration::try_from(time).expect("short");
+        self.courier.script().set_back += time;
+        self.manual.set(self.clock.now() - time);
+    }
+
     /// Lets time pass and everything that is due then happen.
     pub(super) async fn pass(&self, time: Duration) {
         self.manual.advance(time);
@@ -416,6 +460,19 @@ impl<const REPEATABLE: bool> World<REPEATABLE> {
     /// What must hold of every script: no delivery was ever attempted twice at once.
     pub(super) fn assert_never_doubled(&self) {
         assert_eq!(self.courier.script().doubled, []);
+    }
+
+    /// No 60 s of a lane, in truth, hold more attempts than its limit.
+    pub(super) fn assert_limit(&self, lane: &str, most: u32) {
+        let calls = self.courier.calls().into_iter().filter(|call| &*call.lane == lane);
+        let mut times: Vec<_> = calls.map(|call| call.truly_at).collect();
+        times.sort_unstable();
+        for (first, over) in times.iter().zip(times.iter().skip(most as usize)) {
+            assert!(
+                over.duration_since(*first) >= limit::WINDOW,
+                "{lane}: over {most} in the minute from {first}: {times:?}"
+            );
+        }
     }
 }
 
