@@ -65,6 +65,10 @@ struct SqlitePools {
     read: SqlitePool,
 }
 
+/// SQLite's page cache of the connection that writes, in KiB as SQLite says it: the inner pages of every index of a log of
+/// a million rows.
+const WRITER_CACHE: &str = "-16384";
+
 /// How long the server may take to notice that the process before us is gone: a kill closes its connection, but what
 /// holds the lock there ends a moment later.
 const OWNER_GONE_WITHIN: Duration = Duration::from_secs(5);
@@ -113,7 +117,7 @@ impl Store {
             .busy_timeout(Duration::from_secs(5))
             .statement_cache_capacity(200);
         // Checkpoints run beside the writer (see `maintain`); this is the bound should that fall behind: 64 MiB of WAL.
-        let writer = options.clone().pragma("wal_autocheckpoint", "16384");
+        let writer = options.clone().pragma("wal_autocheckpoint", "16384").pragma("cache_size", WRITER_CACHE);
         let write = forever(SqlitePoolOptions::new().max_connections(1)).connect_with(writer).await?;
         assert_sqlite_version(&write).await?;
         migrator(migrations, |pair| &pair.sqlite).run(&write).await.context("migrate")?;

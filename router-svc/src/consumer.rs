@@ -280,7 +280,15 @@ impl Consumers {
             return Ok(entry.clone());
         }
         let types = row.types.split_whitespace().map(TypePattern::parse).collect::<Result<Vec<_>>>()?;
-        let group = Group::load(row.number, organization.cloned(), types, self.store.clone(), self.log.clone()).await?;
+        let group = Group::load(
+            row.number,
+            row.name.clone(),
+            organization.cloned(),
+            types,
+            self.store.clone(),
+            self.log.clone(),
+        )
+        .await?;
         let members = group.members();
         let (asks, asked) = mpsc::channel(1_024);
         self.tasks.spawn("consumer.group", group.run(asked, self.tasks.stopping()));

@@ -1,7 +1,7 @@
 //! `isolation`: how long an event takes to a healthy endpoint alone, and beside one that accepts and never answers.
 //!
 //! Open loop: events are published on a fixed schedule whatever the system does, and latency counts from the moment
-//! that an event was due, so that a stall is seen in full. The two parts take turns, since a machine has its moods.
+//! that an event was due, so that a stall is seen in full. Alone is measured before and after, since a machine has its moods.
 
 use std::{
     net::SocketAddr,
@@ -32,14 +32,12 @@ use crate::{
 const FACTOR: f64 = 1.5;
 /// What a machine's own noise may add to it.
 const SLACK_MS: f64 = 1.0;
-/// How often each part has its turn.
-const TURNS: u32 = 3;
 /// The consumer's stream stalls when nothing arrives for so long.
 const STALL: Duration = Duration::from_secs(2);
 
 #[derive(Debug, Args)]
 pub(crate) struct Isolation {
-    /// How long each of the two parts is measured, over all its turns.
+    /// How long each of the two parts is measured.
     #[arg(long, default_value_t = 60)]
     seconds: u32,
     /// Events a second.
@@ -91,13 +89,11 @@ impl Isolation {
 
         let mut hanging = Hanging::start().await;
         let (mut alone, mut beside) = (Part::default(), Part::default());
-        for _ in 0..TURNS {
-            let seconds = self.seconds.div_ceil(TURNS);
-            alone.take(&healthy, &publisher.publish(seconds).await).await;
-            let id = hanging.join(&system, &key).await;
-            beside.take(&healthy, &publisher.publish(seconds).await).await;
-            remove(&system, &key, id).await;
-        }
+        alone.take(&healthy, &publisher.publish(self.seconds / 2).await).await;
+        let id = hanging.join(&system, &key).await;
+        beside.take(&healthy, &publisher.publish(self.seconds).await).await;
+        remove(&system, &key, id).await;
+        alone.take(&healthy, &publisher.publish(self.seconds / 2).await).await;
         let (alone, beside) = (alone.measured("alone"), beside.measured("beside"));
         print(&alone);
         print(&beside);

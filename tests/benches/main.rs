@@ -59,6 +59,8 @@ enum Command {
 
 #[tokio::main]
 async fn main() -> ExitCode {
+    // What a bare client needs; an error means that it is there.
+    let _ = rustls::crypto::ring::default_provider().install_default();
     let command = Arguments::parse().command.unwrap_or_else(|| Command::Measure(measure::Measure::default()));
     let good = match command {
         Command::Crash(crash) => crash.run().await,

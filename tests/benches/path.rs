@@ -60,7 +60,8 @@ pub(crate) async fn run(engine: &Engine, wanted: &Wanted, told: &mut impl FnMut(
         }
     }
     if ["throughput_1", "throughput_10", "memory_peak", "start"].into_iter().any(|name| wanted.wants(name)) {
-        publisher::stream(bench.system.addresses.router, &bench.key, TO_NOBODY, 0..wanted.rows);
+        let (router, key, rows) = (bench.system.addresses.router, bench.key.clone(), wanted.rows);
+        blocking(move || publisher::stream(router, &key, TO_NOBODY, 0..rows)).await;
     }
     if wanted.wants("throughput_1") {
         told(bench.throughput("throughput_1", 1, TO_ONE, 0.20).await);
@@ -78,7 +79,7 @@ pub(crate) async fn run(engine: &Engine, wanted: &Wanted, told: &mut impl FnMut(
 
 impl Bench {
     async fn start(engine: &Engine) -> Self {
-        let system = Wedsync::start_on(engine, &[]).await;
+        let system = Wedsync::start_on(engine, &[("WEDSYNC_ROUTER__PUBLISH_PER_SECOND", "0")]).await;
         let key = system.tenant("Bench").await;
         Self { system, key, engine: engine.clone() }
     }

@@ -1,7 +1,8 @@
 //! Writes what the dispatcher knows, a group at a time: one transaction for everything that came up while the one
 //! before was committed. If a commit fails it is tried again from memory until it succeeds; nothing is sent again for it.
 //!
-//! The hot statements stand in both dialects side by side: PostgreSQL takes whole columns (UNNEST), SQLite rows of values.
+//! The hot statements stand in both dialects side by side: PostgreSQL takes whole columns (UNNEST), SQLite rows of values,
+//! `OR FAIL`: a statement that fails ends the transaction, so that there is nothing to undo within it, and no journal of it.
 
 use std::{sync::Arc, time::Duration};
 
@@ -60,8 +61,15 @@ pub(super) struct Insert {
     pub(super) end: End,
     /// In an ordered lane that holds others: it is blocked if one of its key is among them.
     pub(super) may_be_behind: bool,
-    /// It was tried at once, and is in the dispatcher's hands until its end is durable.
+    /// It is tried without waiting in the store, and is in the dispatcher's hands until its end is durable.
     pub(super) tried: bool,
+}
+
+impl Insert {
+    /// It is to be tried as soon as there is a slot.
+    pub(super) fn is_queued(&self) -> bool {
+        self.tried && self.end.state == State::Waiting && self.end.attempts == 0
+    }
 }
 
 /// Where a delivery stands after its last attempt, or before its first.
@@ -214,7 +222,7 @@ async fn insert_deliveries(tx: &mut Tx, rows: &[Insert], contents: &[Option<Vec<
             let rows: Vec<_> = rows.iter().zip(contents).collect();
             for part in store::parts(&rows) {
                 let mut query = QueryBuilder::new(
-                    "INSERT INTO deliveries (id, lane, organization_id, event, event_id, event_type, ordering_key, priority, state,
+                    "INSERT OR FAIL INTO deliveries (id, lane, organization_id, event, event_id, event_type, ordering_key, priority, state,
                          origin, attempts, reopened_after, next_at, created_at, finished_at, status_code, reason, content) ",
                 );
                 query.push_values(part, |mut row, (Insert { delivery: d, end, .. }, content)| {
@@ -302,7 +310,7 @@ async fn update_deliveries(tx: &mut Tx, rows: &[Update]) -> Result<()> {
         Engine::Sqlite(connection) => {
             for part in store::parts(rows) {
                 let mut query = QueryBuilder::new(
-                    "UPDATE deliveries SET state = t.column2, attempts = t.column3, next_at = t.column4, finished_at = t.column5,
+                    "UPDATE OR FAIL deliveries SET state = t.column2, attempts = t.column3, next_at = t.column4, finished_at = t.column5,
                          status_code = t.column6, reason = t.column7,
                          content = CASE WHEN t.column2 = 3 THEN NULL ELSE content END FROM (",
                 );
@@ -354,7 +362,7 @@ async fn insert_attempts(tx: &mut Tx, rows: &[AttemptRow], responses: &[Option<V
             let rows: Vec<_> = rows.iter().zip(responses).collect();
             for part in store::parts(&rows) {
                 let mut query = QueryBuilder::new(
-                    "INSERT INTO attempts (delivery, number, lane, started_at, duration, status_code, outcome, error, response)
+                    "INSERT OR FAIL INTO attempts (delivery, number, lane, started_at, duration, status_code, outcome, error, response)
                      SELECT * FROM (",
                 );
                 query.push_values(part, |mut values, (row, response)| {

@@ -10,7 +10,7 @@ use std::{
 };
 
 use chassis::{error::Result, id::OrganizationId, store::Store, with};
-use proto::router::v1::{ConsumeResponse, ConsumedEvent, Started};
+use proto::router::v1::{ConsumeResponse, ConsumedEvent, Started, destination::Kind, event::Payload};
 use tokio::sync::mpsc;
 use tokio_util::sync::CancellationToken;
 
@@ -56,6 +56,8 @@ pub(super) fn next_member() -> u64 {
 
 pub(super) struct Group {
     number: i64,
+    name: String,
+    /// None for a built-in group.
     organization: Option<OrganizationId>,
     types: Vec<TypePattern>,
     store: Store,
@@ -82,6 +84,7 @@ struct Replay {
 impl Group {
     pub(super) async fn load(
         number: i64,
+        name: String,
         organization: Option<OrganizationId>,
         types: Vec<TypePattern>,
         store: Store,
@@ -99,6 +102,7 @@ impl Group {
         let state = State::new(cursors, log.head());
         Ok(Self {
             number,
+            name,
             organization,
             types,
             store,
@@ -299,7 +303,7 @@ impl Group {
                 EventType::parse(&entry.type_)
                     .is_ok_and(|type_| self.types.iter().any(|pattern| pattern.matches(&type_)))
             };
-            own && (self.types.is_empty() || typed())
+            own && (self.types.is_empty() || typed()) && (self.organization.is_some() || is_for(&self.name, entry))
         });
         entries
     }
@@ -341,5 +345,20 @@ impl Group {
             return Ok(true);
         }
         Ok(false)
+    }
+}
+
+/// Whether the service behind a built-in group has to do with an event: it acts on what the plan asks of it, and the
+/// notifier learns from changes who is who. What isn't handed out needs no acknowledgement.
+fn is_for(group: &str, entry: &Entry) -> bool {
+    let destinations = entry.logged.plan.iter().flat_map(|plan| &plan.destinations);
+    let mut kinds = destinations.filter_map(|destination| destination.kind.as_ref());
+    match group {
+        "vendor-sync" => kinds.any(|kind| matches!(kind, Kind::Webhooks(_) | Kind::Integration(_))),
+        "notifier" => {
+            let payload = entry.logged.event.as_ref().and_then(|event| event.payload.as_ref());
+            matches!(payload, Some(Payload::Change(_))) || kinds.any(|kind| matches!(kind, Kind::Notification(_)))
+        }
+        _ => true,
     }
 }

@@ -1,5 +1,6 @@
 //! The statements that append to the log, in both dialects side by side: PostgreSQL takes whole columns (UNNEST), SQLite
-//! rows of values.
+//! rows of values, `OR FAIL`: a statement that fails ends the transaction, so that there is nothing to undo within it, and
+//! no journal of it.
 
 use std::collections::{HashMap, hash_map};
 
@@ -164,7 +165,7 @@ async fn insert_fresh(tx: &mut Tx, fresh: &[(i64, &Draft)], now: i64) -> Result<
 
 fn insert_values(query: &mut QueryBuilder<Sqlite>, fresh: &[(i64, &Draft)], now: i64) {
     query.push(
-        "INSERT INTO events (sequence, organization_id, id, uid, type, ordering_key, priority, content_hash, recorded_at, body) ",
+        "INSERT OR FAIL INTO events (sequence, organization_id, id, uid, type, ordering_key, priority, content_hash, recorded_at, body) ",
     );
     query.push_values(fresh, |mut row, (sequence, draft)| {
         row.push_bind(*sequence)

@@ -12,7 +12,10 @@ use std::{
 use bytes::Bytes;
 use futures_util::FutureExt as _;
 use jiff::{SignedDuration, Timestamp};
-use tokio::sync::{mpsc, oneshot};
+use tokio::{
+    sync::{mpsc, oneshot},
+    time::{Instant, sleep_until},
+};
 
 use super::{
     Courier, Offer, Request, Signal, Slots,
@@ -34,10 +37,12 @@ use crate::{
     tasks::{Tasks, panic_text},
 };
 
-/// How long a row waits for its first attempt to end, so that both are written at once.
-const LINGER: SignedDuration = SignedDuration::from_millis(10);
 /// Offers that may wait for their commit; at the bound no more are taken, and the consumer's credits run out.
 const PENDING_MAX: usize = 4_096;
+/// Fresh deliveries that wait for a slot of their lane, and altogether. Beyond these no offers are taken until slots have
+/// come, or until those that wait are written as waiting: what isn't taken yet is safe in the router's log.
+const QUEUE_MAX: usize = 64;
+const QUEUES_MAX: usize = 512;
 /// Rows in one commit.
 const GROUP_ROWS_MAX: usize = 1_000;
 /// Looks into the store at once.
@@ -78,6 +83,9 @@ pub(super) struct Actor<C> {
     turns: Turns,
     /// When lanes are to be looked at again. An entry that isn't its lane's alarm any more is passed over.
     timers: BinaryHeap<Reverse<(Timestamp, i64)>>,
+    /// Fresh deliveries that wait for a slot in memory, and the lanes where there are too many.
+    queued: usize,
+    crowded: BTreeSet<i64>,
     running: usize,
     running_of: HashMap<OrganizationId, usize>,
     loads: usize,
@@ -125,6 +133,8 @@ impl<C: Courier> Actor<C> {
             changed_lanes: BTreeSet::new(),
             turns: Turns::default(),
             timers: BinaryHeap::new(),
+            queued: 0,
+            crowded: BTreeSet::new(),
             running: 0,
             running_of: HashMap::new(),
             loads: 0,
@@ -140,14 +150,15 @@ impl<C: Courier> Actor<C> {
         let stopping = self.tasks.stopping();
         let clock = self.clock.clone();
         while !stopping.is_cancelled() {
-            let taking = !self.stalled && self.pendings.len() < PENDING_MAX;
-            let wake = self.next_wake();
+            let taking = !self.stalled && self.pendings.len() < PENDING_MAX && !self.is_crowded();
+            let (wake, due) = (self.next_wake(), if self.recording { None } else { self.pendings.due() });
             tokio::select! {
                 biased;
                 () = stopping.cancelled() => {}
                 Some(signal) = signals.recv() => self.hear(signal),
                 Some(request) = requests.recv(), if taking => self.answer(request),
                 () = clock.sleep_until(wake.unwrap_or(Timestamp::MAX)), if wake.is_some() => {}
+                () = sleep_until(due.unwrap_or_else(Instant::now)), if due.is_some() => {}
             }
             self.ring();
             self.serve();
@@ -182,10 +193,12 @@ impl<C: Courier> Actor<C> {
         }
     }
 
-    fn next_wake(&mut self) -> Option<Timestamp> {
-        let timer = self.timers.peek().map(|Reverse((at, _))| *at);
-        let deadline = if self.recording { None } else { self.pendings.deadline() };
-        [timer, deadline].into_iter().flatten().min()
+    fn next_wake(&self) -> Option<Timestamp> {
+        self.timers.peek().map(|Reverse((at, _))| *at)
+    }
+
+    fn is_crowded(&self) -> bool {
+        self.queued > QUEUES_MAX || !self.crowded.is_empty()
     }
 
     fn answer(&mut self, request: Request) {
@@ -246,7 +259,7 @@ impl<C: Courier> Actor<C> {
                     && self.releases.is_empty()
                     && self.barriers.is_empty()
                     && self.changed_lanes.is_empty()
-                    && !self.pendings.has_ready()
+                    && self.pendings.len() == 0
                     && self.next_wake().is_none_or(|at| at > now);
                 let _ = answer.send((idle, self.running));
             }
@@ -299,27 +312,18 @@ impl<C: Courier> Actor<C> {
         let number = self.pendings.next_number();
         self.promises.insert(number, vec![done]);
         self.uncommitted.entry(event).or_insert(number);
-        let mut pending = Pending {
-            event,
-            inserts: Vec::with_capacity(offers.len()),
-            attempts: Vec::new(),
-            running: 0,
-            deadline: now + LINGER,
-        };
+        let mut pending = Pending::new(event, offers.len());
         for offer in offers {
             // A destination that was removed meanwhile gets nothing.
             let Some(lane) = self.numbers.get(&offer.lane_id).copied() else { continue };
             self.last_id += 1;
             let delivery = self.delivery(lane, self.last_id, offer, now);
             let insert = self.place(delivery, (number, pending.inserts.len()), now);
-            pending.running += usize::from(C::REPEATABLE && insert.end.state == State::Sending);
+            pending.open += usize::from(C::REPEATABLE && insert.tried);
+            pending.urgent |= insert.may_be_behind || (insert.tried && !C::REPEATABLE);
             pending.inserts.push(insert);
         }
-        let in_order = pending.inserts.iter().any(|insert| insert.may_be_behind);
         self.pendings.add(number, pending);
-        if in_order {
-            self.pendings.hurry();
-        }
     }
 
     fn delivery(&self, lane: i64, id: i64, offer: Offer, now: Timestamp) -> Delivery {
@@ -348,12 +352,10 @@ impl<C: Courier> Actor<C> {
         let lane = self.lanes.get_mut(&delivery.lane).expect("the lane was found by its id");
         let key_is_busy = lane.key_is_busy(&delivery);
         let behind = lane.settings.ordered && (key_is_busy || lane.may_hold());
-        let go = !self.stopping
-            && has_slot
-            && !behind
-            && !lane.has_before(delivery.priority)
-            && lane.ready(now) == Ready::Now
-            && lane.free(now) > 0;
+        let may_go =
+            !self.stopping && !behind && !lane.has_before(delivery.priority) && lane.ready(now) == Ready::Now;
+        let go = may_go && has_slot && lane.queue.is_empty() && lane.free(now) > 0;
+        let soon = may_go && !go && C::REPEATABLE && !lane.settings.ordered && lane.flows(now);
         let state = match (go, key_is_busy) {
             (true, _) => State::Sending,
             (false, true) => State::Blocked,
@@ -370,10 +372,55 @@ impl<C: Courier> Actor<C> {
         let delivery = Arc::new(delivery);
         if go {
             self.lift_off(delivery.clone(), C::REPEATABLE.then_some(offer), now);
+        } else if soon {
+            self.queue(delivery.clone(), offer);
         } else {
-            lane.queue(delivery.priority);
+            lane.wait(delivery.priority);
         }
-        Insert { delivery, end, may_be_behind: behind, tried: go }
+        Insert { delivery, end, may_be_behind: behind, tried: go || soon }
+    }
+
+    /// Keeps a fresh delivery in memory until a slot of its lane is free.
+    fn queue(&mut self, delivery: Arc<Delivery>, offer: (u64, usize)) {
+        let lane = self.lanes.get_mut(&delivery.lane).expect("the lane was found by its id");
+        lane.queue.insert((delivery.priority, delivery.id));
+        if lane.queue.len() > QUEUE_MAX {
+            self.crowded.insert(lane.number);
+        }
+        self.queued += 1;
+        self.flights.insert(delivery.id, Flight { delivery, phase: Phase::Queued, offer: Some(offer) });
+    }
+
+    /// Takes a fresh delivery from its lane's queue: to try it, or to write it as waiting.
+    fn unqueue(&mut self, delivery: &Delivery) -> Option<(u64, usize)> {
+        let offer = self.flights.remove(&delivery.id).and_then(|flight| flight.offer);
+        self.queued -= 1;
+        if let Some(lane) = self.lanes.get_mut(&delivery.lane) {
+            lane.queue.remove(&(delivery.priority, delivery.id));
+            if lane.queue.len() > QUEUE_MAX {
+                return offer;
+            }
+        }
+        self.crowded.remove(&delivery.lane);
+        offer
+    }
+
+    /// Tries what is queued in a lane, as far as there are slots.
+    fn serve_queue(&mut self, number: i64, now: Timestamp) {
+        while let Some(lane) = self.lanes.get_mut(&number)
+            && let Some((_, id)) = lane.queue.first().copied()
+            && lane.ready(now) == Ready::Now
+            && lane.free(now) > 0
+            && let Some(delivery) = self.flights.get(&id).map(|flight| flight.delivery.clone())
+            && !self.stopping
+            && self.has_slot(&delivery.organization)
+        {
+            let offer = self.unqueue(&delivery);
+            if let Some(offer) = offer {
+                self.pendings.begin(offer);
+            }
+            self.lift_off(delivery, offer, now);
+        }
     }
 
     fn has_slot(&self, organization: &OrganizationId) -> bool {
@@ -430,12 +477,13 @@ impl<C: Courier> Actor<C> {
         };
         let end = self.settle(&delivery, &attempted, now);
         match offer {
-            Some((number, place)) => self.pendings.settle(number, place, end, row),
+            Some(place) => self.pendings.settle(place, end, row),
             None => {
                 self.updates.push(Update { id, end });
                 self.attempts.push(row);
             }
         }
+        self.serve_queue(delivery.lane, now);
         self.consider(delivery.lane, now);
     }
 
@@ -614,12 +662,12 @@ impl<C: Courier> Actor<C> {
         if self.recording {
             return;
         }
-        let now = if self.stopping { Timestamp::MAX } else { self.clock.now() };
+        let now = Instant::now() + if self.stopping { DRAIN.unsigned_abs() } else { Duration::ZERO };
         let nothing = self.updates.is_empty()
             && self.changed_lanes.is_empty()
             && self.releases.is_empty()
             && self.barriers.is_empty();
-        if nothing && !self.pendings.has_ready() && self.pendings.deadline().is_none_or(|at| at > now) {
+        if nothing && self.pendings.due().is_none_or(|at| at > now) {
             return;
         }
         self.passing = std::mem::take(&mut self.barriers);
@@ -642,6 +690,12 @@ impl<C: Courier> Actor<C> {
             && let Some((number, pending)) = self.pendings.pop(now)
         {
             for mut insert in pending.inserts {
+                if insert.is_queued() {
+                    // No slot came in time.
+                    self.unqueue(&insert.delivery);
+                    self.lanes.entry(insert.delivery.lane).and_modify(|lane| lane.wait(insert.delivery.priority));
+                    insert.tried = false;
+                }
                 if !insert.tried {
                     self.reconsider(&mut insert);
                 } else if let Some(flight) = self.flights.get_mut(&insert.delivery.id) {

@@ -1,11 +1,15 @@
 //! What is in the dispatcher's hands: deliveries in memory, and offers whose rows are not committed yet.
 
-use std::{collections::VecDeque, sync::Arc};
+use std::{
+    collections::{HashMap, VecDeque},
+    sync::Arc,
+    time::Duration,
+};
 
-use jiff::Timestamp;
+use tokio::time::Instant;
 
 use crate::lane::{
-    delivery::Delivery,
+    delivery::{Delivery, State},
     recorder::{AttemptRow, End, Insert},
 };
 
@@ -20,6 +24,8 @@ pub(super) struct Flight {
 
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
 pub(super) enum Phase {
+    /// It is fresh and waits for a slot, which is about to come.
+    Queued,
     /// Its `sending` row is being committed; the attempt begins then.
     Claiming,
     /// The attempt is under way.
@@ -28,34 +34,49 @@ pub(super) enum Phase {
     Settling,
 }
 
+/// How long a row waits for others, so that they are committed together: it holds up no delivery, just the
+/// acknowledgement of its event.
+const GATHER: Duration = Duration::from_millis(5);
+/// So many rows wait no longer.
+const GATHER_MAX: usize = 128;
+/// How long a row waits for its first attempt to end, so that both are written at once.
+const LINGER: Duration = Duration::from_millis(10);
+/// As long where a delivery waits for a slot first: then it is written as waiting.
+const HOLD: Duration = if cfg!(test) { LINGER } else { Duration::from_millis(100) };
+
 /// One event's deliveries, not committed yet.
 #[derive(Debug)]
 pub(super) struct Pending {
     pub(super) event: [u8; 16],
     pub(super) inserts: Vec<Insert>,
     pub(super) attempts: Vec<AttemptRow>,
-    /// Attempts under way whose end is worth waiting for, so that all is written at once.
-    pub(super) running: usize,
-    /// When it is committed as it is.
-    pub(super) deadline: Timestamp,
+    /// Attempts under way, or about to be, whose end is worth waiting for, so that all is written at once.
+    pub(super) open: usize,
+    /// Something waits for its commit.
+    pub(super) urgent: bool,
+    offered_at: Instant,
 }
 
 impl Pending {
-    /// Writes an attempt's end into the row that is still to be committed.
-    pub(super) fn settle(&mut self, place: usize, end: End, attempt: AttemptRow) {
-        if let Some(insert) = self.inserts.get_mut(place) {
-            insert.end = end;
-        }
-        self.attempts.push(attempt);
-        self.running = self.running.saturating_sub(1);
+    pub(super) fn new(event: [u8; 16], offers: usize) -> Self {
+        let inserts = Vec::with_capacity(offers);
+        Self { event, inserts, attempts: Vec::new(), open: 0, urgent: false, offered_at: Instant::now() }
+    }
+
+    /// When it is committed as it is.
+    fn deadline(&self) -> Instant {
+        let queued = self.inserts.iter().any(|insert| insert.is_queued());
+        self.offered_at + if queued { HOLD } else { LINGER }
     }
 }
 
 /// Pending offers by number, oldest first, with those that are ready to be committed in front.
 #[derive(Debug, Default)]
 pub(super) struct Pendings {
-    offers: std::collections::HashMap<u64, Pending>,
+    offers: HashMap<u64, Pending>,
     ready: VecDeque<u64>,
+    /// When those that are ready are committed.
+    ready_at: Option<Instant>,
     by_age: VecDeque<u64>,
     next: u64,
 }
@@ -67,54 +88,80 @@ impl Pendings {
     }
 
     pub(super) fn add(&mut self, number: u64, pending: Pending) {
-        match pending.running {
-            0 => self.ready.push_back(number),
-            _ => self.by_age.push_back(number),
-        }
+        let (open, urgent) = (pending.open, pending.urgent);
         self.offers.insert(number, pending);
+        self.by_age.push_back(number);
+        if urgent {
+            self.hurry();
+        } else if open == 0 {
+            self.make_ready(number);
+        }
+    }
+
+    fn make_ready(&mut self, number: u64) {
+        self.ready.push_back(number);
+        self.ready_at.get_or_insert_with(|| Instant::now() + GATHER);
     }
 
     /// Makes everything ready as it is, in its order: what comes next must not be durable before it.
-    pub(super) fn hurry(&mut self) {
+    fn hurry(&mut self) {
         self.ready.append(&mut self.by_age);
+        self.ready_at = Some(Instant::now());
+    }
+
+    /// An attempt of a delivery that waited for its slot begins.
+    pub(super) fn begin(&mut self, (number, place): (u64, usize)) {
+        if let Some(insert) = self.offers.get_mut(&number).and_then(|pending| pending.inserts.get_mut(place)) {
+            insert.end.state = State::Sending;
+        }
     }
 
     /// Writes an attempt's end into its offer, which is ready once none of its attempts runs.
-    pub(super) fn settle(&mut self, number: u64, place: usize, end: End, attempt: AttemptRow) {
-        if let Some(pending) = self.offers.get_mut(&number) {
-            pending.settle(place, end, attempt);
-            if pending.running == 0 {
-                self.ready.push_back(number);
-            }
+    pub(super) fn settle(&mut self, (number, place): (u64, usize), end: End, attempt: AttemptRow) {
+        let Some(pending) = self.offers.get_mut(&number) else { return };
+        if let Some(insert) = pending.inserts.get_mut(place) {
+            insert.end = end;
+        }
+        pending.attempts.push(attempt);
+        pending.open = pending.open.saturating_sub(1);
+        if pending.open == 0 {
+            self.make_ready(number);
         }
     }
 
     /// The next one to commit: ready, or waited for long enough.
-    pub(super) fn pop(&mut self, now: Timestamp) -> Option<(u64, Pending)> {
-        while let Some(number) = self.ready.pop_front() {
+    pub(super) fn pop(&mut self, now: Instant) -> Option<(u64, Pending)> {
+        loop {
+            let number = match self.ready.pop_front() {
+                Some(number) => number,
+                None if self.oldest()? <= now => self.by_age.pop_front()?,
+                None => return None,
+            };
             if let Some(pending) = self.offers.remove(&number) {
                 return Some((number, pending));
             }
         }
-        (self.deadline()? <= now)
-            .then(|| self.by_age.pop_front())
-            .flatten()
-            .and_then(|number| Some((number, self.offers.remove(&number)?)))
+    }
+
+    /// When there is something to commit.
+    pub(super) fn due(&mut self) -> Option<Instant> {
+        if self.ready.is_empty() {
+            self.ready_at = None;
+        } else if self.ready.len() >= GATHER_MAX {
+            self.ready_at = Some(Instant::now());
+        }
+        [self.ready_at, self.oldest()].into_iter().flatten().min()
     }
 
     /// When the oldest that still waits for its attempts is committed as it is.
-    pub(super) fn deadline(&mut self) -> Option<Timestamp> {
+    fn oldest(&mut self) -> Option<Instant> {
         while let Some(number) = self.by_age.front() {
             if let Some(pending) = self.offers.get(number) {
-                return Some(pending.deadline);
+                return Some(pending.deadline());
             }
             self.by_age.pop_front();
         }
         None
-    }
-
-    pub(super) fn has_ready(&self) -> bool {
-        !self.ready.is_empty()
     }
 
     pub(super) fn len(&self) -> usize {

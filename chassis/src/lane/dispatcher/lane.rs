@@ -1,6 +1,10 @@
 //! One lane as the dispatcher holds it in memory: whether it may be tried now, and what an attempt's end means for it.
 
-use std::{collections::HashSet, sync::Arc, time::Duration};
+use std::{
+    collections::{BTreeSet, HashSet},
+    sync::Arc,
+    time::Duration,
+};
 
 use jiff::{SignedDuration, Timestamp};
 
@@ -25,6 +29,9 @@ fn unrecorded_max(rate_limit: u32) -> u32 {
     (rate_limit / 4).max(1)
 }
 
+/// A lane where no attempt succeeded for so long doesn't flow.
+const FLOW: SignedDuration = SignedDuration::from_millis(100);
+
 /// 1 CRITICAL to 4 LOW.
 const PRIORITIES: usize = 4;
 
@@ -46,6 +53,10 @@ pub(super) struct Lane {
     claimed: HashSet<i64>,
     /// Ordering keys of the known ones, where the lane is ordered.
     pub(super) keys: HashSet<String>,
+    /// Fresh deliveries that wait for a slot in memory, most urgent first: (priority, id).
+    pub(super) queue: BTreeSet<(i64, i64)>,
+    /// When an attempt last succeeded, or the first of several at once began.
+    flowed_at: Timestamp,
     /// Deliveries that came to wait and whose rows are not committed yet, by priority.
     unwritten: [u32; PRIORITIES],
     /// The most urgent priority that the last look passed over, since its key was busy.
@@ -115,6 +126,8 @@ impl Lane {
             known: HashSet::new(),
             claimed: HashSet::new(),
             keys: HashSet::new(),
+            queue: BTreeSet::new(),
+            flowed_at: Timestamp::MIN,
             unwritten: [0; PRIORITIES],
             passed_over: None,
             // What waits may have any priority: the first look tells.
@@ -165,7 +178,7 @@ impl Lane {
     }
 
     /// Notes a delivery that waits, whose row is yet to be committed.
-    pub(super) fn queue(&mut self, priority: i64) {
+    pub(super) fn wait(&mut self, priority: i64) {
         self.unwritten[place(priority)] += 1;
     }
 
@@ -241,8 +254,16 @@ impl Lane {
         }
     }
 
+    /// Whether its slots come free soon enough for a fresh delivery to wait for one in memory.
+    pub(super) fn flows(&self, now: Timestamp) -> bool {
+        now.duration_since(self.flowed_at) < FLOW
+    }
+
     /// Counts an attempt that begins.
     pub(super) fn begin(&mut self, delivery: &Delivery, now: Timestamp) {
+        if self.running <= 1 {
+            self.flowed_at = now;
+        }
         self.claimed.remove(&delivery.id);
         self.limit.count(now);
     }
@@ -261,6 +282,7 @@ impl Lane {
         let (state, next_at, reason) = match attempted.outcome {
             Outcome::Delivered => {
                 self.succeeded();
+                self.flowed_at = now;
                 (State::Delivered, now, String::new())
             }
             Outcome::Retry { after, blame } => {

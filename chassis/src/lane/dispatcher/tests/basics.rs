@@ -226,12 +226,11 @@ async fn an_event_that_is_offered_again_before_it_is_durable_is_tried_once() {
         world.open("ada/a", Settings::default()).await;
         world.courier.hold("ada/a");
         let first = world.offer(offer("ada/a", 1)).await;
-        world.quiet().await;
         let second = world.dispatcher.offer(vec![offer("ada/a", 1)], true).await.expect("taken");
-        world.quiet().await;
-        world.courier.let_go("ada/a");
         super::world::kept(first).await.expect("durable");
         super::world::kept(second).await.expect("durable");
+        world.courier.let_go("ada/a");
+        world.quiet().await;
         assert_eq!(world.courier.events("ada/a"), [1]);
         assert_eq!(world.count("SELECT COUNT(*) FROM attempts").await, 1);
     })

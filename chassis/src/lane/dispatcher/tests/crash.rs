@@ -147,9 +147,9 @@ async fn a_stop_does_not_wait_for_ever_for_an_attempt_that_hangs() {
         world.tasks.stopping().cancel();
         kept(durable).await.expect("durable");
         assert!(world.tasks.running().contains_key("lane.dispatcher"));
-        world.manual.advance(Duration::from_secs(10));
         super::world::within("over", async {
             while world.tasks.running().contains_key("lane.dispatcher") {
+                world.manual.advance(Duration::from_secs(10));
                 tokio::task::yield_now().await;
             }
         })
