@@ -187,10 +187,10 @@ impl Writer {
         let mut tx = self.log.store.begin().await?;
         let head: Option<i64> = with!(tx.on(), c => sqlx::query_scalar("UPDATE log SET head = head WHERE epoch = $1 RETURNING head")
             .bind(self.epoch).fetch_optional(c).await)?;
-        let head =
-            number(head.ok_or_else(|| {
-                Error::Unavailable("another router has taken this log over; this one must stop".into())
-            })?);
+        let head = number(head.ok_or_else(|| {
+            self.log.lost.cancel();
+            Error::Unavailable("another router has taken this log over; this one must stop".into())
+        })?);
         let appended = insert(&mut tx, drafts, head, self.clock.now_micros()).await?;
         let new_head = appended
             .iter()
