@@ -6,7 +6,15 @@
 //! Guarantee: a value opens only under its own key and in the place it was sealed for (table, column, row); one that
 //! was altered, moved to another row or taken from another organization does not open.
 
-use std::{collections::HashSet, fmt, sync::Arc};
+use std::{
+    collections::HashSet,
+    fmt,
+    fs::File,
+    io::{self, Write as _},
+    os::unix::fs::OpenOptionsExt as _,
+    path::Path,
+    sync::Arc,
+};
 
 use base64::{Engine as _, prelude::BASE64_STANDARD};
 use chacha20poly1305::{AeadInOut as _, KeyInit as _, Tag, XChaCha20Poly1305, XNonce};
@@ -51,16 +59,24 @@ pub fn generate_master_key(clock: &Clock) -> Secret {
     Secret::from(format!("k{}:{}", clock.now().as_second(), BASE64_STANDARD.encode(key)))
 }
 
-/// Writes a secret to a file that only its owner may read (mode 0600), making the folder where there is none.
+/// Writes a secret to a file that only its owner may read (mode 0600), making the folder where there is none. It is there
+/// whole and durable, or not at all: a process that dies meanwhile leaves the file as it was.
 ///
 /// # Errors
 /// Those of the file system.
-pub fn write_file(path: &std::path::Path, secret: &str) -> std::io::Result<()> {
-    use std::{io::Write as _, os::unix::fs::OpenOptionsExt as _};
-    if let Some(folder) = path.parent() {
-        std::fs::create_dir_all(folder)?;
-    }
-    let mut file = std::fs::OpenOptions::new().write(true).create(true).truncate(true).mode(0o600).open(path)?;
+pub fn write_file(path: &Path, secret: &str) -> io::Result<()> {
+    let folder = path.parent().filter(|folder| !folder.as_os_str().is_empty()).unwrap_or(Path::new("."));
+    std::fs::create_dir_all(folder)?;
+    let mut beside = path.as_os_str().to_owned();
+    beside.push(format!(".{}", hex::encode(random::<8>())));
+    let written = write_new(beside.as_ref(), secret).and_then(|()| std::fs::rename(&beside, path));
+    // What a failure leaves is of no use; the failure is what counts.
+    written.inspect_err(|_| drop(std::fs::remove_file(&beside)))?;
+    File::open(folder)?.sync_all()
+}
+
+fn write_new(path: &Path, secret: &str) -> io::Result<()> {
+    let mut file = File::options().write(true).create_new(true).mode(0o600).open(path)?;
     writeln!(file, "{secret}")?;
     file.sync_all()
 }
@@ -396,8 +412,39 @@ mod tests {
 
 #[cfg(all(test, feature = "testing"))]
 mod store_tests {
+    use std::{io::Read as _, os::unix::fs::PermissionsExt as _};
+
     use super::*;
     use crate::{store::MIGRATIONS, testing};
+
+    fn names(folder: &Path) -> Vec<String> {
+        let entries = std::fs::read_dir(folder).expect("a folder").map(|entry| entry.expect("an entry").file_name());
+        entries.map(|name| name.into_string().expect("a name")).collect()
+    }
+
+    #[test]
+    fn a_secrets_file_is_replaced_as_a_whole_and_is_its_owners_alone() {
+        let folder = tempfile::tempdir().expect("a temporary folder");
+        let file = folder.path().join("data").join("key");
+        write_file(&file, "first").expect("written, and the folder made");
+        let mut old = File::open(&file).expect("opens");
+        write_file(&file, "second").expect("replaced");
+        assert_eq!(std::fs::read_to_string(&file).expect("a text"), "second\n");
+        assert_eq!(std::fs::metadata(&file).expect("it is there").permissions().mode() & 0o777, 0o600);
+        let mut text = String::new();
+        old.read_to_string(&mut text).expect("a text");
+        assert_eq!(text, "first\n", "what was there was never cut short");
+        assert_eq!(names(file.parent().expect("data")), ["key"]);
+    }
+
+    #[test]
+    fn a_secrets_file_that_can_not_be_put_in_its_place_leaves_nothing() {
+        let folder = tempfile::tempdir().expect("a temporary folder");
+        let taken = folder.path().join("key");
+        std::fs::create_dir(&taken).expect("made");
+        assert!(write_file(&taken, "secret").is_err());
+        assert_eq!(names(folder.path()), ["key"]);
+    }
 
     fn keyring(ids: &[(&str, u8)]) -> Keyring {
         let master_keys = ids

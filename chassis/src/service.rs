@@ -42,6 +42,7 @@ pub struct Chassis {
     /// How services know each other.
     pub tokens: ServiceTokens,
     draining: CancellationToken,
+    failed: CancellationToken,
     servers: TaskTracker,
     healths: Arc<Mutex<Vec<Health>>>,
 }
@@ -61,6 +62,7 @@ impl Chassis {
             shared: Arc::new(shared),
             tokens,
             draining: CancellationToken::new(),
+            failed: CancellationToken::new(),
             servers: TaskTracker::new(),
             healths: Arc::default(),
         })
@@ -102,7 +104,22 @@ impl Chassis {
         health
     }
 
-    /// Runs until SIGTERM or SIGINT, then stops; false if something was cut off, by the deadline or a second signal.
+    /// A part can't do its work any more and nothing in this process can mend that: nothing serves from here on, and
+    /// [`Chassis::run`] stops in order.
+    pub fn give_up(&self, reason: &str) {
+        tracing::error!(reason, "giving up");
+        self.stop_serving();
+        self.failed.cancel();
+    }
+
+    fn stop_serving(&self) {
+        for health in self.healths.lock().unwrap_or_else(PoisonError::into_inner).iter() {
+            health.drain();
+        }
+    }
+
+    /// Runs until SIGTERM, SIGINT, or a part that gives up, then stops; false if a part gave up or something was cut off,
+    /// by the deadline or a second signal.
     ///
     /// # Errors
     /// Signals can't be listened for.
@@ -110,9 +127,12 @@ impl Chassis {
         let mut terminate = signal(SignalKind::terminate())?;
         let mut interrupt = signal(SignalKind::interrupt())?;
         self.tasks.spawn("metrics", keep_up(self.clone()));
-        either(&mut terminate, &mut interrupt).await;
         tokio::select! {
-            ended = self.drain() => Ok(ended),
+            () = either(&mut terminate, &mut interrupt) => {}
+            () = self.failed.cancelled() => {}
+        }
+        tokio::select! {
+            ended = self.drain() => Ok(ended && !self.failed.is_cancelled()),
             () = either(&mut terminate, &mut interrupt) => Ok(false),
         }
     }
@@ -121,9 +141,7 @@ impl Chassis {
     pub async fn drain(&self) -> bool {
         let (began, deadline) = (Instant::now(), self.shared.server.stop_deadline());
         tracing::info!(deadline_ms = deadline.as_millis(), "stopping");
-        for health in self.healths.lock().unwrap_or_else(PoisonError::into_inner).iter() {
-            health.drain();
-        }
+        self.stop_serving();
         self.draining.cancel();
         self.servers.close();
         if timeout(deadline * 2 / 3, self.servers.wait()).await.is_err() {
@@ -279,5 +297,17 @@ mod tests {
         let (clean, _) = tokio::join!(chassis.run(), killed);
         assert!(clean.expect("signals work"));
         assert!(draining.is_cancelled() && chassis.tasks.running().is_empty());
+    }
+
+    #[tokio::test]
+    async fn a_part_that_gives_up_stops_the_process_in_order() {
+        let chassis = Chassis::for_test();
+        let (health, stopping) = (chassis.health(), chassis.tasks.stopping());
+        chassis.tasks.spawn("patient", async move { stopping.cancelled().await });
+        assert_eq!(health.ready(), Ok(()));
+        chassis.give_up("on purpose");
+        assert_eq!(health.ready(), Err(vec!["draining".to_owned()]), "at once");
+        assert!(!chassis.run().await.expect("signals work"), "that is a failure");
+        assert!(chassis.draining().is_cancelled() && chassis.tasks.running().is_empty());
     }
 }

@@ -74,6 +74,7 @@ pub async fn start(config: Config, chassis: &Chassis) -> Result<Service> {
 
     let weddings = Weddings::new(store.clone());
     let log = Log::open(store.clone(), keys.clone(), weddings.clone(), &clock, &tasks).await?;
+    tasks.spawn("log.owner", stop_when_lost(log.clone(), chassis.clone()));
     let routes = RouteTable::new(store.clone(), clock.clone())?;
     let tables = Arc::new(Tables::new(&config.tables)?);
     let publisher = Publisher {
@@ -110,4 +111,12 @@ pub async fn start(config: Config, chassis: &Chassis) -> Result<Service> {
         .add(WeddingServiceServer::new(weddings))
         .serve()?;
     Ok(Service { address: running.address })
+}
+
+/// A router whose log another one has taken over can't do anything right: it stops.
+async fn stop_when_lost(log: Log, chassis: Chassis) {
+    let stopping = chassis.tasks.stopping();
+    if stopping.run_until_cancelled(log.lost().cancelled_owned()).await.is_some() {
+        chassis.give_up("another router has taken the log over");
+    }
 }

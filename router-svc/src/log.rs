@@ -25,6 +25,7 @@ use chassis::{
 };
 use proto::common::v1::Position;
 use tokio::sync::{Semaphore, mpsc, oneshot, watch};
+use tokio_util::sync::CancellationToken;
 
 pub(crate) use self::{
     entry::{Draft, Entry, aad},
@@ -61,6 +62,7 @@ pub(crate) struct Log {
     tail: Arc<Tail>,
     appends: mpsc::Sender<Append>,
     room: Arc<Semaphore>,
+    lost: CancellationToken,
     pub(crate) dirty: Arc<Dirty>,
 }
 
@@ -90,6 +92,7 @@ impl Log {
             tail: Arc::new(Tail::after(number(head))),
             appends,
             room: Arc::new(Semaphore::new(PENDING_BYTES_MAX)),
+            lost: CancellationToken::new(),
             dirty: Arc::new(Dirty::default()),
             store,
             keys,
@@ -110,6 +113,11 @@ impl Log {
         let (done, committed) = oneshot::channel();
         self.appends.send(Append { draft, done, _room: room }).await.map_err(|_| stopping())?;
         Ok(async move { committed.await.map_err(|_| stopping())? })
+    }
+
+    /// Cancelled once another router has taken the log over: this one can't write any more.
+    pub(crate) fn lost(&self) -> CancellationToken {
+        self.lost.clone()
     }
 
     /// The last event's sequence; 0 for an empty log.

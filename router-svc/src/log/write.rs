@@ -209,10 +209,10 @@ impl Writer {
         // Moved as if the log knew none of them, which is nearly always so.
         let hoped: Option<i64> = with!(tx.on(), c => sqlx::query_scalar("UPDATE log SET head = head + $2 WHERE epoch = $1 RETURNING head")
             .bind(self.epoch).bind(stored(drafts.len() as u64)).fetch_optional(c).await)?;
-        let hoped =
-            number(hoped.ok_or_else(|| {
-                Error::Unavailable("another router has taken this log over; this one must stop".into())
-            })?);
+        let hoped = number(hoped.ok_or_else(|| {
+            self.log.lost.cancel();
+            Error::Unavailable("another router has taken this log over; this one must stop".into())
+        })?);
         let head = hoped - drafts.len() as u64;
         let appended = append::step_by_step(&mut tx, drafts, head, self.clock.now_micros()).await?;
         let new_head = head + appended.iter().flatten().filter(|appended| !appended.duplicate).count() as u64;
