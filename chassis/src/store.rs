@@ -69,6 +69,13 @@ struct SqlitePools {
 /// a million rows.
 const WRITER_CACHE: &str = "-16384";
 
+/// How often SQLite's log is looked at; how many pages (of 4 KiB) it may hold before they are moved into the database, and
+/// for how long; and the bound at which the writer moves them itself, should the checkpoints beside it fall behind.
+const CHECK_EVERY: Duration = Duration::from_millis(250);
+const CHECKPOINT_PAGES: i64 = 16_384;
+const CHECKPOINT_WITHIN: Duration = Duration::from_secs(10);
+const AUTOCHECKPOINT_PAGES: &str = "65536";
+
 /// How long the server may take to notice that the process before us is gone: a kill closes its connection, but what
 /// holds the lock there ends a moment later.
 const OWNER_GONE_WITHIN: Duration = Duration::from_secs(5);
@@ -116,8 +123,7 @@ impl Store {
             .foreign_keys(true)
             .busy_timeout(Duration::from_secs(5))
             .statement_cache_capacity(200);
-        // Checkpoints run beside the writer (see `maintain`); this is the bound should that fall behind: 64 MiB of WAL.
-        let writer = options.clone().pragma("wal_autocheckpoint", "16384").pragma("cache_size", WRITER_CACHE);
+        let writer = options.clone().pragma("wal_autocheckpoint", AUTOCHECKPOINT_PAGES).pragma("cache_size", WRITER_CACHE);
         let write = forever(SqlitePoolOptions::new().max_connections(1)).connect_with(writer).await?;
         assert_sqlite_version(&write).await?;
         migrator(migrations, |pair| &pair.sqlite).run(&write).await.context("migrate")?;
@@ -193,7 +199,8 @@ impl Store {
         Ok(())
     }
 
-    /// Moves SQLite's log into its database once a second, beside the writer, so that no commit waits for it.
+    /// Moves SQLite's log into its database beside the writer, so that no commit waits for it: seldom, since commits are
+    /// slower meanwhile, and before the log is long.
     pub fn maintain(&self, tasks: &Tasks) {
         let Engine::Sqlite(pools) = &self.pools else { return };
         let (pool, stopping) = (pools.write.clone(), tasks.stopping());
@@ -201,9 +208,13 @@ impl Store {
         tasks.spawn("store.checkpoint", async move {
             let single = forever(SqlitePoolOptions::new().max_connections(1));
             let Ok(pool) = single.connect_with(options.as_ref().clone()).await else { return };
-            while stopping.run_until_cancelled(tokio::time::sleep(Duration::from_secs(1))).await.is_some() {
-                if let Err(error) = sqlx::query("PRAGMA wal_checkpoint(PASSIVE)").execute(&pool).await {
-                    tracing::warn!(%error, "checkpoint failed; trying again in a second");
+            let mut since = Duration::ZERO;
+            while stopping.run_until_cancelled(tokio::time::sleep(CHECK_EVERY)).await.is_some() {
+                since += CHECK_EVERY;
+                match checkpoint(&pool, since).await {
+                    Ok(true) => since = Duration::ZERO,
+                    Ok(false) => {}
+                    Err(error) => tracing::warn!(%error, "checkpoint failed; trying again"),
                 }
             }
         });
@@ -241,13 +252,17 @@ impl Tx {
 }
 
 /// Runs statements on SQLite that begin and commit a transaction of their own, in one trip to its thread. If one fails,
-/// what they did is undone. To be called in a task that is never cut off: a statement that isn't waited for stays open.
+/// what they did is undone. Gives the number of rows that they changed. To be called in a task that is never cut off: a
+/// transaction that isn't waited for stays open.
 ///
 /// # Errors
 /// Of the statement that failed; the transaction was rolled back, unless the connection broke.
-pub async fn run_whole(pool: &SqlitePool, mut statements: QueryBuilder<Sqlite>) -> Result<(), sqlx::Error> {
+pub async fn run_whole(pool: &SqlitePool, mut statements: QueryBuilder<Sqlite>) -> Result<u64, sqlx::Error> {
     let mut connection = pool.acquire().await?;
-    let Err(error) = statements.build().execute(&mut *connection).await else { return Ok(()) };
+    let error = match statements.build().execute(&mut *connection).await {
+        Ok(done) => return Ok(done.rows_affected()),
+        Err(error) => error,
+    };
     // One that didn't get as far as to begin has nothing to roll back.
     if sqlx::query("ROLLBACK").execute(&mut *connection).await.is_err() {
         connection.close().await.ok();
@@ -267,6 +282,18 @@ pub fn parts<T>(mut rows: &[T]) -> impl Iterator<Item = &[T]> {
         rows = rest;
         Some(part)
     })
+}
+
+/// Whether there was enough in the log to move it.
+async fn checkpoint(pool: &SqlitePool, since: Duration) -> Result<bool, sqlx::Error> {
+    // Looks and does nothing else, since 3.51.0 (sqlite.org/pragma.html#pragma_wal_checkpoint).
+    let (_, log, moved): (i64, i64, i64) = sqlx::query_as("PRAGMA wal_checkpoint(NOOP)").fetch_one(pool).await?;
+    let waits = log - moved;
+    let due = waits >= CHECKPOINT_PAGES || (waits > 0 && since >= CHECKPOINT_WITHIN);
+    if due {
+        sqlx::query("PRAGMA wal_checkpoint(PASSIVE)").execute(pool).await?;
+    }
+    Ok(due)
 }
 
 /// A pool whose connections are kept: each holds a cache of prepared statements.

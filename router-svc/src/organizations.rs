@@ -21,6 +21,8 @@ use crate::wedding::parse_zone;
 
 const SCOPES: [(&str, Scope); 4] =
     [("publish", Scope::Publish), ("consume", Scope::Consume), ("manage", Scope::Manage), ("admin", Scope::Admin)];
+/// Zones and keys that are kept in memory.
+const CACHED: u64 = 10_000;
 /// Keys of one organization.
 const KEYS_MAX: i64 = 100;
 const NAME_MAX: usize = 256;
@@ -53,6 +55,10 @@ pub(crate) struct Organizations {
     store: Store,
     clock: Clock,
     zones: Cache<OrganizationId, TimeZone>,
+    /// By the hash of their secrets. This process alone changes keys, so that what is cached is what is stored.
+    keys: Cache<[u8; 32], ApiKey>,
+    /// Held while a key is revoked, and while one is read into the cache.
+    changing: Arc<tokio::sync::Mutex<()>>,
 }
 
 #[derive(sqlx::FromRow)]
@@ -75,7 +81,7 @@ struct KeyRow {
 
 impl Organizations {
     pub(crate) fn new(store: Store, clock: Clock) -> Self {
-        Self { store, clock, zones: Cache::new(10_000) }
+        Self { store, clock, zones: Cache::new(CACHED), keys: Cache::new(CACHED), changing: Arc::default() }
     }
 
     /// Makes the operator's key at the first start and writes it to `file` (mode 0600), once.
@@ -195,7 +201,7 @@ impl Organizations {
         with!(self.store.writer(), c => sqlx::query(
             "INSERT INTO api_keys (id, organization_id, hash, description, scopes, created_at, expires_at) VALUES ($1, $2, $3, $4, $5, $6, $7)",
         )
-        .bind(&row.id).bind(&row.organization_id).bind(hash(secret)).bind(&row.description).bind(&row.scopes).bind(row.created_at)
+        .bind(&row.id).bind(&row.organization_id).bind(&hash(secret)[..]).bind(&row.description).bind(&row.scopes).bind(row.created_at)
         .bind(row.expires_at).execute(c).await.map(drop))?;
         Ok(row.into())
     }
@@ -212,8 +218,10 @@ impl Organizations {
     /// # Errors
     /// `Error::NotFound` when the organization has no such key.
     pub(crate) async fn delete_key(&self, organization: &OrganizationId, id: &str) -> Result<()> {
+        let _changing = self.changing.lock().await;
         let deleted = with!(self.store.writer(), c => sqlx::query("DELETE FROM api_keys WHERE id = $1 AND organization_id = $2")
             .bind(id).bind(organization.as_str()).execute(c).await.map(|done| done.rows_affected()))?;
+        self.keys.invalidate_all();
         if deleted == 0 { Err(Error::NotFound("API key".into())) } else { Ok(()) }
     }
 
@@ -222,12 +230,26 @@ impl Organizations {
     /// # Errors
     /// `Error::Unauthenticated` for one that is unknown, revoked or expired.
     pub(crate) async fn find_key(&self, secret: &str) -> Result<ApiKey> {
+        let unknown = || Error::Unauthenticated("the API key is unknown, revoked or expired".into());
+        let hash = hash(secret);
+        let key = match self.keys.get(&hash) {
+            Some(key) => key,
+            None => self.read_key(hash).await?.ok_or_else(unknown)?,
+        };
+        let now = self.clock.now();
+        if key.expires_at.is_none_or(|at| at > now) { Ok(key) } else { Err(unknown()) }
+    }
+
+    async fn read_key(&self, hash: [u8; 32]) -> Result<Option<ApiKey>> {
+        let _unchanged = self.changing.lock().await;
         let row: Option<KeyRow> = with!(self.store.reader(), c => sqlx::query_as(
             "SELECT id, organization_id, description, scopes, created_at, expires_at FROM api_keys WHERE hash = $1",
-        ).bind(hash(secret)).fetch_optional(c).await)?;
-        let now = self.clock.now_micros();
-        let row = row.filter(|row| row.expires_at.is_none_or(|at| at > now));
-        row.map(Into::into).ok_or_else(|| Error::Unauthenticated("the API key is unknown, revoked or expired".into()))
+        ).bind(&hash[..]).fetch_optional(c).await)?;
+        let key = row.map(ApiKey::from);
+        if let Some(key) = &key {
+            self.keys.insert(hash, key.clone());
+        }
+        Ok(key)
     }
 }
 
@@ -288,8 +310,8 @@ fn generate() -> String {
     format!("wsk_{}", hex::encode(chassis::secret::random::<32>()))
 }
 
-fn hash(secret: &str) -> Vec<u8> {
-    Sha256::digest(secret.as_bytes()).to_vec()
+fn hash(secret: &str) -> [u8; 32] {
+    Sha256::digest(secret).into()
 }
 
 /// For the server: who a key's holder is.

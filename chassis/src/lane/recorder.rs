@@ -8,7 +8,7 @@ use std::{sync::Arc, time::Duration};
 
 use bytes::Bytes;
 use jiff::Timestamp;
-use sqlx::QueryBuilder;
+use sqlx::{QueryBuilder, Sqlite};
 use tokio::sync::mpsc;
 
 use super::{
@@ -21,6 +21,9 @@ use crate::{
     store::{self, Engine, Store, Tx},
     with,
 };
+
+/// Rows of a group that is recorded in one trip on SQLite: each number of them is a text of its own to prepare.
+const AT_ONCE_MAX: usize = 8;
 
 /// Everything that one commit writes.
 #[derive(Debug, Default)]
@@ -51,6 +54,16 @@ impl Group {
             && self.lanes.is_empty()
             && self.releases.is_empty()
             && self.offers.is_empty()
+    }
+
+    /// Few new deliveries and their attempts, and nothing else: what a quiet service records.
+    fn is_small_and_plain(&self) -> bool {
+        (1..=AT_ONCE_MAX).contains(&self.inserts.len())
+            && self.attempts.len() <= AT_ONCE_MAX
+            && self.updates.is_empty()
+            && self.lanes.is_empty()
+            && self.releases.is_empty()
+            && !self.inserts.iter().any(|insert| insert.may_be_behind)
     }
 }
 
@@ -154,10 +167,16 @@ pub(super) async fn run(
 
 async fn commit(store: &Store, keys: &DataKeys, group: &Group) -> Result<Found> {
     let sealed = seal(keys, group).await?;
+    if let Engine::Sqlite(pool) = store.writer()
+        && group.is_small_and_plain()
+    {
+        let done = store::run_whole(pool, at_once(group, &sealed)).await?;
+        let all = group.inserts.len() + group.attempts.len();
+        let repeated = if done < all as u64 { repeated(store, &group.inserts).await? } else { Vec::new() };
+        return Ok(Found { repeated, ..Found::default() });
+    }
     let mut tx = store.begin().await?;
     let inserted = insert_deliveries(&mut tx, &group.inserts, &sealed.contents).await?;
-    let repeated =
-        if inserted < group.inserts.len() as u64 { repeated(&mut tx, &group.inserts).await? } else { Vec::new() };
     for row in group.inserts.iter().filter(|row| row.may_be_behind) {
         block(&mut tx, &row.delivery).await?;
     }
@@ -175,7 +194,20 @@ async fn commit(store: &Store, keys: &DataKeys, group: &Group) -> Result<Found> 
         }
     }
     tx.commit().await?;
+    let repeated = if inserted < group.inserts.len() as u64 { repeated(store, &group.inserts).await? } else { Vec::new() };
     Ok(Found { released, repeated })
+}
+
+/// Deliveries and their attempts in one trip to SQLite.
+fn at_once(group: &Group, sealed: &Sealed) -> QueryBuilder<Sqlite> {
+    let mut query = QueryBuilder::new("BEGIN IMMEDIATE; ");
+    delivery_values(&mut query, &group.inserts.iter().zip(&sealed.contents).collect::<Vec<_>>());
+    if !group.attempts.is_empty() {
+        query.push("; ");
+        attempt_values(&mut query, &group.attempts.iter().zip(&sealed.responses).collect::<Vec<_>>());
+    }
+    query.push("; COMMIT");
+    query
 }
 
 /// Contents of the rows that may still be sent, and the answers' bodies, sealed with their organizations' data keys.
@@ -221,31 +253,8 @@ async fn insert_deliveries(tx: &mut Tx, rows: &[Insert], contents: &[Option<Vec<
         Engine::Sqlite(connection) => {
             let rows: Vec<_> = rows.iter().zip(contents).collect();
             for part in store::parts(&rows) {
-                let mut query = QueryBuilder::new(
-                    "INSERT OR FAIL INTO deliveries (id, lane, organization_id, event, event_id, event_type, ordering_key, priority, state,
-                         origin, attempts, reopened_after, next_at, created_at, finished_at, status_code, reason, content) ",
-                );
-                query.push_values(part, |mut row, (Insert { delivery: d, end, .. }, content)| {
-                    row.push_bind(d.id)
-                        .push_bind(d.lane)
-                        .push_bind(d.organization.as_str())
-                        .push_bind(&d.event[..])
-                        .push_bind(d.event_id.as_str())
-                        .push_bind(d.event_type.as_str())
-                        .push_bind(d.ordering_key.as_str())
-                        .push_bind(d.priority)
-                        .push_bind(end.state as i64)
-                        .push_bind(d.origin.as_str())
-                        .push_bind(i64::from(end.attempts))
-                        .push("0")
-                        .push_bind(end.next_at)
-                        .push_bind(d.created_at)
-                        .push_bind(end.finished_at)
-                        .push_bind(end.status_code)
-                        .push_bind(end.reason.as_str())
-                        .push_bind(content.as_deref());
-                });
-                query.push(" ON CONFLICT (event, lane) DO NOTHING");
+                let mut query = QueryBuilder::new("");
+                delivery_values(&mut query, part);
                 inserted += query.build().execute(&mut *connection).await?.rows_affected();
             }
         }
@@ -288,11 +297,61 @@ async fn insert_deliveries(tx: &mut Tx, rows: &[Insert], contents: &[Option<Vec<
     Ok(inserted)
 }
 
+fn delivery_values(query: &mut QueryBuilder<Sqlite>, rows: &[(&Insert, &Option<Vec<u8>>)]) {
+    query.push(
+        "INSERT OR FAIL INTO deliveries (id, lane, organization_id, event, event_id, event_type, ordering_key, priority, state,
+             origin, attempts, reopened_after, next_at, created_at, finished_at, status_code, reason, content) ",
+    );
+    query.push_values(rows, |mut row, (Insert { delivery: d, end, .. }, content)| {
+        row.push_bind(d.id)
+            .push_bind(d.lane)
+            .push_bind(d.organization.as_str())
+            .push_bind(&d.event[..])
+            .push_bind(d.event_id.as_str())
+            .push_bind(d.event_type.as_str())
+            .push_bind(d.ordering_key.as_str())
+            .push_bind(d.priority)
+            .push_bind(end.state as i64)
+            .push_bind(d.origin.as_str())
+            .push_bind(i64::from(end.attempts))
+            .push("0")
+            .push_bind(end.next_at)
+            .push_bind(d.created_at)
+            .push_bind(end.finished_at)
+            .push_bind(end.status_code)
+            .push_bind(end.reason.as_str())
+            .push_bind(content.as_deref());
+    });
+    query.push(" ON CONFLICT (event, lane) DO NOTHING");
+}
+
+fn attempt_values(query: &mut QueryBuilder<Sqlite>, rows: &[(&AttemptRow, &Option<Vec<u8>>)]) {
+    query.push(
+        "INSERT OR FAIL INTO attempts (delivery, number, lane, started_at, duration, status_code, outcome, error, response)
+         SELECT * FROM (",
+    );
+    query.push_values(rows, |mut values, (row, response)| {
+        values
+            .push_bind(row.delivery)
+            .push_bind(i64::from(row.number))
+            .push_bind(row.lane)
+            .push_bind(row.started_at)
+            .push_bind(row.duration)
+            .push_bind(row.status_code)
+            .push_bind(row.outcome)
+            .push_bind(row.error.as_str())
+            .push_bind(response.as_deref());
+    });
+    query.push(
+        ") AS t WHERE EXISTS (SELECT 1 FROM deliveries WHERE id = t.column1) ON CONFLICT (delivery, number) DO NOTHING",
+    );
+}
+
 /// Which of these the store has under another id.
-async fn repeated(tx: &mut Tx, rows: &[Insert]) -> Result<Vec<i64>> {
+async fn repeated(store: &Store, rows: &[Insert]) -> Result<Vec<i64>> {
     let mut repeated = Vec::new();
     for Insert { delivery, .. } in rows {
-        let known: Option<i64> = with!(tx.on(), c => sqlx::query_scalar("SELECT id FROM deliveries WHERE id = $1")
+        let known: Option<i64> = with!(store.reader(), c => sqlx::query_scalar("SELECT id FROM deliveries WHERE id = $1")
             .bind(delivery.id).fetch_optional(c).await)?;
         if known.is_none() {
             repeated.push(delivery.id);
@@ -361,25 +420,8 @@ async fn insert_attempts(tx: &mut Tx, rows: &[AttemptRow], responses: &[Option<V
         Engine::Sqlite(connection) => {
             let rows: Vec<_> = rows.iter().zip(responses).collect();
             for part in store::parts(&rows) {
-                let mut query = QueryBuilder::new(
-                    "INSERT OR FAIL INTO attempts (delivery, number, lane, started_at, duration, status_code, outcome, error, response)
-                     SELECT * FROM (",
-                );
-                query.push_values(part, |mut values, (row, response)| {
-                    values
-                        .push_bind(row.delivery)
-                        .push_bind(i64::from(row.number))
-                        .push_bind(row.lane)
-                        .push_bind(row.started_at)
-                        .push_bind(row.duration)
-                        .push_bind(row.status_code)
-                        .push_bind(row.outcome)
-                        .push_bind(row.error.as_str())
-                        .push_bind(response.as_deref());
-                });
-                query.push(
-                    ") AS t WHERE EXISTS (SELECT 1 FROM deliveries WHERE id = t.column1) ON CONFLICT (delivery, number) DO NOTHING",
-                );
+                let mut query = QueryBuilder::new("");
+                attempt_values(&mut query, part);
                 query.build().execute(&mut *connection).await?;
             }
         }

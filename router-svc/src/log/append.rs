@@ -35,7 +35,7 @@ pub(super) async fn at_once(store: &Store, drafts: &[&Draft], head: u64, epoch: 
             query.push(" END; ");
             insert_values(&mut query, &fresh, now);
             query.push("; COMMIT");
-            store::run_whole(pool, query).await
+            store::run_whole(pool, query).await.map(drop)
         }
         Engine::Postgres(pool) => {
             let query = sqlx::query(

@@ -35,8 +35,8 @@ pub(super) enum Phase {
 }
 
 /// How long a row waits for others, so that they are committed together: it holds up no delivery, just the
-/// acknowledgement of its event.
-const GATHER: Duration = Duration::from_millis(5);
+/// acknowledgement of its event. A crash within it repeats the attempt.
+const GATHER: Duration = Duration::from_millis(if cfg!(test) { 2 } else { 20 });
 /// So many rows wait no longer.
 const GATHER_MAX: usize = 128;
 /// How long a row waits for its first attempt to end, so that both are written at once.
