@@ -17,7 +17,7 @@ use sqlx::{
     sqlite::{SqliteAutoVacuum, SqliteConnectOptions, SqliteJournalMode, SqlitePoolOptions, SqliteSynchronous},
 };
 
-use crate::{config::StoreSettings, error::Error, tasks::Tasks};
+use crate::{config::StoreSettings, error::Error, fail, tasks::Tasks};
 
 /// A pair of migration folders with the same numbers and the same columns, one per engine.
 #[derive(Debug)]
@@ -116,7 +116,9 @@ impl Store {
         let writer = options.clone().pragma("wal_autocheckpoint", "16384");
         let write = forever(SqlitePoolOptions::new().max_connections(1)).connect_with(writer).await?;
         assert_sqlite_version(&write).await?;
+        fail::point("store.migrate.begin");
         migrator(migrations, |pair| &pair.sqlite).run(&write).await.context("migrate")?;
+        fail::point("store.migrate.done");
         let readers = settings.max_connections.max(1);
         let read = forever(SqlitePoolOptions::new().max_connections(readers))
             .connect_with(options.pragma("query_only", "on"))
@@ -146,7 +148,9 @@ impl Store {
         if !settings.unsafe_durability {
             assert_durable(&pool).await?;
         }
+        fail::point("store.migrate.begin");
         migrator(migrations, |pair| &pair.postgres).run(&pool).await.context("migrate")?;
+        fail::point("store.migrate.done");
         Ok(Self { pools: Engine::Postgres(pool), _owner: Arc::new(Owner::Connection(Box::new(owner))) })
     }
 

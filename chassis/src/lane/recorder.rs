@@ -156,6 +156,7 @@ async fn commit(store: &Store, keys: &DataKeys, group: &Group) -> Result<Found> 
     update_deliveries(&mut tx, &group.updates).await?;
     insert_attempts(&mut tx, &group.attempts, &sealed.responses).await?;
     for lane in &group.lanes {
+        crate::fail::point("lane.breaker.commit");
         with!(tx.on(), c => sqlx::query(
             "UPDATE lanes SET breaker_opened_at = $2, breaker_openings = $3, failing_since = $4 WHERE number = $1",
         ).bind(lane.number).bind(lane.breaker_opened_at).bind(lane.breaker_openings).bind(lane.failing_since).execute(c).await.map(drop))?;
@@ -166,7 +167,9 @@ async fn commit(store: &Store, keys: &DataKeys, group: &Group) -> Result<Found> 
             released.push(*lane);
         }
     }
+    crate::fail::point("lane.record.commit");
     tx.commit().await?;
+    crate::fail::point("lane.record.committed");
     Ok(Found { released, repeated })
 }
 

@@ -112,6 +112,7 @@ impl Writer {
 
     /// Makes what was committed visible, then answers: whoever is answered can read it.
     fn publish(&self, group: impl Iterator<Item = Append>, committed: Committed) {
+        chassis::fail::point("router.append.committed");
         let mut answers = Vec::new();
         let mut fresh = Vec::new();
         for (append, appended) in group.zip(committed.appended) {
@@ -210,9 +211,11 @@ impl Writer {
             }
         }
         for (group, priority, sequence) in cursors {
+            chassis::fail::point("router.cursor.commit");
             with!(tx.on(), c => sqlx::query("UPDATE cursors SET sequence = $3 WHERE group_number = $1 AND priority = $2 AND sequence < $3")
                 .bind(group).bind(priority).bind(stored(*sequence)).execute(c).await.map(drop))?;
         }
+        chassis::fail::point("router.append.commit");
         tx.commit().await?;
         Ok(Committed { appended, head: new_head, learnt })
     }

@@ -392,8 +392,10 @@ impl<C: Courier> Actor<C> {
         self.tasks.spawn("lane.attempt", async move {
             let id = delivery.id;
             let clock = std::time::Instant::now();
+            crate::fail::point("lane.attempt.begin");
             let attempted = AssertUnwindSafe(courier.attempt(delivery)).catch_unwind().await;
             let attempted = attempted.unwrap_or_else(|panic| panicked(id, &*panic, C::REPEATABLE));
+            crate::fail::point("lane.attempt.sent");
             // The dispatcher outlives its attempts save at the end of a drain, which records none of them.
             let _ =
                 signals.send(Signal::Ended { delivery: id, started_at, duration: clock.elapsed(), attempted }).await;
@@ -548,6 +550,7 @@ impl<C: Courier> Actor<C> {
         let mut left = due.more;
         for delivery in due.deliveries {
             let Some(lane) = self.lanes.get_mut(&number) else { return };
+            crate::fail::point("lane.due.loaded");
             let priority = delivery.priority;
             if self.flights.contains_key(&delivery.id) || settled.contains(&delivery.id) {
                 continue;
