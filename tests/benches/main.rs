@@ -1,12 +1,16 @@
 //! What is measured and what is broken on purpose, on the binary as it is released:
-//! `cargo bench --bench main -- crash|powercut|isolation`. Results are JSON, one line each, on standard output.
+//! `cargo bench --bench main -- crash|powercut|chaos|isolation`. Results are JSON, one line each, on standard output.
 //!
 //! PostgreSQL is taken from `WEDSYNC_TEST_POSTGRES` as `tests/harness/run.sh` sets it; a power cut starts its own.
 
 // `cfg(test)` tells the lints that everything here is test code.
 #[cfg(test)]
+mod chaos;
+#[cfg(test)]
 #[path = "../crash/mod.rs"]
 mod crash;
+#[cfg(test)]
+mod disk;
 #[cfg(test)]
 #[path = "../harness/mod.rs"]
 #[expect(dead_code, unused_imports, reason = "the tests use more of it")]
@@ -39,6 +43,8 @@ enum Command {
     Crash(kill::Crash),
     /// Cut the power under load, and look for anything lost; with a control run that must lose.
     Powercut(powercut::Powercut),
+    /// Break one thing after the other under load, and look for a promise that didn't hold.
+    Chaos(chaos::Chaos),
     /// Measure a healthy endpoint alone and beside one that never answers.
     Isolation(isolation::Isolation),
 }
@@ -49,6 +55,7 @@ async fn main() -> ExitCode {
     let good = match command {
         Command::Crash(crash) => crash.run().await,
         Command::Powercut(powercut) => powercut.run().await,
+        Command::Chaos(chaos) => chaos.run().await,
         Command::Isolation(isolation) => isolation.run().await,
     };
     if good { ExitCode::SUCCESS } else { ExitCode::FAILURE }

@@ -1,12 +1,19 @@
 //! A running `wedsync` under load, and the question after every fault: has all that was acknowledged arrived?
 //!
-//! `load` publishes and remembers what was acknowledged, `catcher` receives and remembers what arrived; this compares
-//! the two. What happens in between (kill -9, a power cut) is told by `kill` here and by the benches.
+//! `load` publishes and remembers what was acknowledged, `catcher` receives and remembers what arrived, `conserve` holds
+//! both against the rows. What happens in between is told by the other files here and, where it takes a build or rights
+//! that a test doesn't have, by the benches.
 
 mod catcher;
 mod chance;
+mod conserve;
+pub(crate) mod database;
 pub(crate) mod kill;
 mod load;
+pub(crate) mod receiver;
+pub(crate) mod standstill;
+pub(crate) mod stop;
+mod verdict;
 
 use std::{
     collections::BTreeSet,
@@ -17,17 +24,16 @@ use std::{
 use proto::{
     common::v1::Position,
     router::v1::{ListEventsRequest, event_service_client::EventServiceClient},
-    vendorsync::v1::{
-        CreateEndpointRequest, Endpoint, GetEndpointStatisticsRequest, endpoint_service_client::EndpointServiceClient,
-    },
+    vendorsync::v1::{CreateEndpointRequest, Endpoint, endpoint_service_client::EndpointServiceClient},
 };
 use serde::Serialize;
 use tokio::time::{sleep, timeout};
 
 pub(crate) use self::{
-    catcher::Catcher,
+    catcher::{Catcher, Mood},
     chance::Chance,
     load::{Item, Load},
+    verdict::Verdict,
 };
 use crate::harness::{Engine, Key, Wedsync, client};
 
@@ -44,6 +50,8 @@ pub(crate) struct World {
     pub(crate) key: Key,
     pub(crate) targets: Vec<Target>,
     pub(crate) load: Load,
+    /// When something was broken on purpose, from when until when.
+    faults: Vec<(Instant, Instant)>,
 }
 
 /// One endpoint and what stands behind it.
@@ -60,6 +68,8 @@ pub(crate) struct Outcome {
     pub(crate) acknowledged: usize,
     /// Deliveries that they call for.
     pub(crate) deliveries: usize,
+    /// Publishers that were refused for good, or never answered.
+    pub(crate) refused: usize,
     /// Events that didn't arrive everywhere.
     pub(crate) lost: usize,
     /// Requests for a delivery that had arrived before.
@@ -70,8 +80,16 @@ pub(crate) struct Outcome {
     pub(crate) unverified: u64,
     /// First arrivals at the ordered endpoint that came before their predecessor.
     pub(crate) out_of_order: u64,
+    /// Of the repeats, those that nothing excuses: their delivery was not under way when something broke.
+    pub(crate) unprovoked: u64,
+    /// Deliveries that were under way when something broke: repeats can't be more.
+    pub(crate) in_flight: u64,
     /// Delivery rows that are too many, too few or not delivered.
     pub(crate) rows_amiss: u64,
+    /// Rows that say delivered of what the receiver never got, or got under another id.
+    pub(crate) unreceived: u64,
+    /// Rows that should have been tried long ago.
+    pub(crate) overdue: u64,
     /// What is missing where, for people.
     #[serde(skip_serializing_if = "String::is_empty")]
     pub(crate) details: String,
@@ -80,8 +98,10 @@ pub(crate) struct Outcome {
 impl Outcome {
     /// Whether every promise was kept.
     pub(crate) fn is_good(&self) -> bool {
-        let Self { lost, altered, unverified, out_of_order, rows_amiss, .. } = self;
-        *lost == 0 && altered + unverified + out_of_order + rows_amiss == 0
+        let Self {
+            refused, lost, altered, unverified, out_of_order, unprovoked, rows_amiss, unreceived, overdue, ..
+        } = self;
+        refused + lost == 0 && altered + unverified + out_of_order + unprovoked + rows_amiss + unreceived + overdue == 0
     }
 }
 
@@ -94,7 +114,18 @@ impl World {
             targets.push(Target::open(&system, &key, pattern, ordered).await);
         }
         let load = Load::start(system.addresses.router, &key, rate);
-        Self { system, key, targets, load }
+        Self { system, key, targets, load, faults: Vec::new() }
+    }
+
+    /// kill -9.
+    pub(crate) async fn kill(&mut self) {
+        self.system.kill().await;
+        self.broken_since(Instant::now());
+    }
+
+    /// Something was broken from `from` until now: what was under way then may come twice.
+    pub(crate) fn broken_since(&mut self, from: Instant) {
+        self.faults.push((from, Instant::now()));
     }
 
     /// Forgets when something last arrived.
@@ -115,6 +146,20 @@ impl World {
         }
     }
 
+    /// From `started` until the first delivery since [`World::mark`].
+    pub(crate) async fn recovery_ms(&self, started: Instant) -> u64 {
+        kill::millis(self.first_arrival().await.saturating_duration_since(started))
+    }
+
+    /// Waits until this many more events are acknowledged.
+    pub(crate) async fn acknowledges(&self, more: usize) {
+        let (began, before) = (Instant::now(), self.load.acknowledged().len());
+        while self.load.acknowledged().len() < before + more {
+            assert!(began.elapsed() < SILENCE, "publishing stands still: {}", self.state());
+            sleep(Duration::from_millis(10)).await;
+        }
+    }
+
     /// What is known when something went wrong.
     fn state(&self) -> String {
         let tallies: Vec<_> = self.targets.iter().map(|target| (target.pattern, target.catcher.tally())).collect();
@@ -123,10 +168,15 @@ impl World {
 
     /// Stops publishing once all is acknowledged, waits until it has arrived, and says what hasn't.
     pub(crate) async fn settle(&mut self) -> Outcome {
-        self.load.finish().await;
+        let refused = self.load.finish().await;
         let acknowledged = self.load.acknowledged();
         self.arrive(&acknowledged).await;
-        let mut outcome = Outcome { acknowledged: acknowledged.len(), ..Outcome::default() };
+        let mut outcome = Outcome {
+            acknowledged: acknowledged.len(),
+            refused: refused.len(),
+            details: refused.join("; "),
+            ..Outcome::default()
+        };
         let mut lost = BTreeSet::new();
         for target in &self.targets {
             let missing = target.missing(&acknowledged);
@@ -142,7 +192,15 @@ impl World {
             outcome.altered += tally.altered;
             outcome.unverified += tally.unverified;
             outcome.out_of_order += tally.out_of_order;
-            outcome.rows_amiss += self.rows_amiss(target, deliveries).await;
+            outcome.unprovoked += conserve::unprovoked(target, &self.faults);
+            outcome.in_flight += conserve::in_flight(target, &self.faults);
+            let rows = conserve::rows(&self.system, &self.key, target, &acknowledged).await;
+            outcome.rows_amiss += rows.amiss();
+            outcome.unreceived += rows.unreceived;
+            outcome.overdue += rows.overdue;
+            if !rows.is_good() {
+                let _ = write!(outcome.details, "rows of `{}`: {rows:?}; ", target.pattern);
+            }
         }
         outcome.lost = lost.len();
         if !lost.is_empty() {
@@ -166,23 +224,6 @@ impl World {
             if left > 0 {
                 sleep(Duration::from_millis(100)).await;
             }
-        }
-    }
-
-    /// Each event has exactly one row for the endpoint, and that one says that it was delivered. The commit of the last
-    /// ones may still be under way.
-    async fn rows_amiss(&self, target: &Target, expected: usize) -> u64 {
-        let mut endpoints = EndpointServiceClient::new(client(self.system.addresses.vendor_sync, &self.key));
-        let began = Instant::now();
-        loop {
-            let request = GetEndpointStatisticsRequest { id: target.id.clone(), since: None };
-            let counts = endpoints.get_endpoint_statistics(request).await.expect("statistics").into_inner();
-            let others = counts.waiting + counts.dead + counts.cancelled;
-            let amiss = counts.delivered.abs_diff(expected as u64) + others;
-            if amiss == 0 || began.elapsed() > Duration::from_secs(10) {
-                return amiss;
-            }
-            sleep(Duration::from_millis(50)).await;
         }
     }
 
@@ -218,6 +259,18 @@ impl Target {
         let (id, secret) = create(system, key, endpoint).await;
         catcher.believe(&secret);
         Self { catcher, id, pattern }
+    }
+
+    /// Waits for the first delivery since [`Catcher::mark`].
+    pub(crate) async fn arrival(&self) -> Instant {
+        let began = Instant::now();
+        loop {
+            if let Some(first) = self.catcher.first_since_mark() {
+                return first;
+            }
+            assert!(began.elapsed() < SILENCE, "nothing is delivered to `{}` for {SILENCE:?}", self.pattern);
+            sleep(Duration::from_millis(5)).await;
+        }
     }
 
     fn missing(&self, items: &BTreeSet<Item>) -> Vec<Item> {
