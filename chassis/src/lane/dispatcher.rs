@@ -179,6 +179,8 @@ impl Dispatcher {
         clock: Clock,
         tasks: &Tasks,
     ) -> Result<Self> {
+        // Alarms and due times are times that are written down.
+        let clock = clock.steady();
         let started_at = clock.now_micros();
         let (clean, last_id) = rows::take_over(&store, started_at, C::REPEATABLE).await?;
         let (requests, asked) = mpsc::channel(64);
