@@ -128,8 +128,8 @@ impl Powercut {
         let started = Instant::now();
         world.system.restart().await;
         let ready_ms = millis(started.elapsed());
-        let logged = world.logged().await;
-        let lost = before.iter().filter(|item| !logged.contains(item)).count();
+        let log = world.log().await;
+        let lost = before.iter().filter(|item| !log.contains_key(item)).count();
         let outcome = if control { None } else { Some(world.settle().await) };
         world.system.kill().await;
         Cut { store: name(&engine), seed, control, cut_after_ms, acknowledged: before.len(), lost, ready_ms, outcome }

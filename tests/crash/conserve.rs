@@ -81,6 +81,15 @@ pub(super) fn in_flight(target: &Target, faults: &[(Instant, Instant)]) -> u64 {
     faults.iter().map(under_way).sum()
 }
 
+/// First arrivals that came before their predecessor of the same key in the log.
+pub(super) fn out_of_order(target: &Target, log: &BTreeMap<Item, u64>) -> u64 {
+    let seen = target.catcher.seen();
+    let mut arrivals: Vec<_> =
+        seen.iter().filter_map(|(item, seen)| Some((item.key(), log.get(item)?, seen.at))).collect();
+    arrivals.sort_unstable();
+    arrivals.windows(2).filter(|pair| pair[0].0 == pair[1].0 && pair[0].2 > pair[1].2).count() as u64
+}
+
 async fn list(system: &Wedsync, key: &Key, target: &Target) -> Vec<Delivery> {
     let mut client = DeliveryServiceClient::new(client(system.addresses.vendor_sync, key));
     let mut request =

@@ -16,7 +16,7 @@ pub(crate) mod stop;
 mod verdict;
 
 use std::{
-    collections::BTreeSet,
+    collections::{BTreeMap, BTreeSet},
     fmt::Write as _,
     time::{Duration, Instant},
 };
@@ -59,6 +59,7 @@ pub(crate) struct Target {
     pub(crate) catcher: Catcher,
     id: String,
     pattern: &'static str,
+    ordered: bool,
 }
 
 /// What came of everything that was acknowledged.
@@ -78,7 +79,7 @@ pub(crate) struct Outcome {
     pub(crate) altered: u64,
     /// Requests whose signature is wrong.
     pub(crate) unverified: u64,
-    /// First arrivals at the ordered endpoint that came before their predecessor.
+    /// First arrivals at the ordered endpoint that came before their predecessor in the log.
     pub(crate) out_of_order: u64,
     /// Of the repeats, those that nothing excuses: their delivery was not under way when something broke.
     pub(crate) unprovoked: u64,
@@ -177,7 +178,7 @@ impl World {
             details: refused.join("; "),
             ..Outcome::default()
         };
-        let mut lost = BTreeSet::new();
+        let (log, mut lost) = (self.log().await, BTreeSet::new());
         for target in &self.targets {
             let missing = target.missing(&acknowledged);
             if !missing.is_empty() {
@@ -191,7 +192,9 @@ impl World {
             outcome.repeated += tally.repeated;
             outcome.altered += tally.altered;
             outcome.unverified += tally.unverified;
-            outcome.out_of_order += tally.out_of_order;
+            if target.ordered {
+                outcome.out_of_order += conserve::out_of_order(target, &log);
+            }
             outcome.unprovoked += conserve::unprovoked(target, &self.faults);
             outcome.in_flight += conserve::in_flight(target, &self.faults);
             let rows = conserve::rows(&self.system, &self.key, target, &acknowledged).await;
@@ -204,8 +207,7 @@ impl World {
         }
         outcome.lost = lost.len();
         if !lost.is_empty() {
-            let logged = self.logged().await;
-            let unlogged = lost.iter().filter(|item| !logged.contains(item)).count();
+            let unlogged = lost.iter().filter(|item| !log.contains_key(item)).count();
             let _ = write!(outcome.details, "{unlogged} of them are not even in the log");
         }
         outcome
@@ -227,10 +229,10 @@ impl World {
         }
     }
 
-    /// Everything that the log holds.
-    pub(crate) async fn logged(&self) -> BTreeSet<Item> {
+    /// Everything that the log holds, and where.
+    pub(crate) async fn log(&self) -> BTreeMap<Item, u64> {
         let mut events = EventServiceClient::new(client(self.system.addresses.router, &self.key));
-        let mut items = BTreeSet::new();
+        let mut items = BTreeMap::new();
         let mut page_token = String::new();
         loop {
             let request = ListEventsRequest {
@@ -242,7 +244,10 @@ impl World {
             };
             let page = timeout(Duration::from_secs(30), events.list_events(request)).await.expect("a page in time");
             let page = page.expect("the log can be read").into_inner();
-            items.extend(page.events.iter().filter_map(|logged| Item::of(&logged.event.as_ref()?.id)));
+            items.extend(page.events.iter().filter_map(|logged| {
+                let event = logged.event.as_ref()?;
+                Some((Item::of(&event.id)?, event.position.as_ref()?.sequence))
+            }));
             page_token = page.next_page_token;
             if page_token.is_empty() {
                 return items;
@@ -254,11 +259,11 @@ impl World {
 impl Target {
     /// An endpoint of the key's organization for events of `pattern`, received here.
     pub(crate) async fn open(system: &Wedsync, key: &Key, pattern: &'static str, ordered: bool) -> Self {
-        let catcher = Catcher::start(ordered).await;
+        let catcher = Catcher::start().await;
         let endpoint = Endpoint { url: catcher.url(), ..endpoint(pattern, ordered) };
         let (id, secret) = create(system, key, endpoint).await;
         catcher.believe(&secret);
-        Self { catcher, id, pattern }
+        Self { catcher, id, pattern, ordered }
     }
 
     /// Waits for the first delivery since [`Catcher::mark`].

@@ -4,9 +4,11 @@
 use std::time::{Duration, Instant};
 
 use tokio::time::sleep;
+use tonic::Status;
 
-use super::{Verdict, World};
-use crate::harness::{Engine, Postgres, Wedsync};
+use super::{Mood, Verdict, World, endpoint};
+use crate::harness::{Engine, Postgres, Wedsync, client};
+use proto::vendorsync::v1::{CreateEndpointRequest, Endpoint, endpoint_service_client::EndpointServiceClient};
 
 /// A second process is told within this time that the store is another's.
 const REFUSED_WITHIN: Duration = Duration::from_secs(20);
@@ -46,7 +48,7 @@ pub(crate) async fn taken_over(rate: u32) -> Verdict {
     let mut world = World::start(Wedsync::start_on(&engine, &[]).await, rate).await;
     world.acknowledges(100).await;
     // Something waits in the store, which both would find due.
-    world.targets[0].catcher.feel(super::Mood::Failing);
+    world.targets[0].catcher.feel(Mood::Failing);
     world.acknowledges(100).await;
     let from = Instant::now();
     world.system.freeze().await;
@@ -58,8 +60,11 @@ pub(crate) async fn taken_over(rate: u32) -> Verdict {
     // Long enough for the first one to connect again and to find out.
     sleep(Duration::from_secs(5)).await;
     world.broken_since(from);
+    if let Ok(id) = world.another_endpoint().await {
+        verdict.broke(format!("the first process still made endpoint {id}, of which the second knows nothing"));
+    }
     let before = world.load.acknowledged().len();
-    world.targets[0].catcher.feel(super::Mood::Well);
+    world.targets[0].catcher.feel(Mood::Well);
     // The breaker of the endpoint lets a probe through within 12 s, and what waited follows.
     sleep(Duration::from_secs(20)).await;
     let since = world.load.acknowledged().len() - before;
@@ -78,4 +83,14 @@ pub(crate) async fn taken_over(rate: u32) -> Verdict {
     let recovery = world.recovery_ms(started).await;
     verdict.recovered(recovery);
     verdict.settle(world).await
+}
+
+impl World {
+    /// Asks vendor-sync for one more endpoint, for events that nobody publishes.
+    async fn another_endpoint(&self) -> Result<String, Status> {
+        let mut endpoints = EndpointServiceClient::new(client(self.system.addresses.vendor_sync, &self.key));
+        let endpoint = Endpoint { url: self.targets[0].catcher.url(), ..endpoint("test.never", false) };
+        let created = endpoints.create_endpoint(CreateEndpointRequest { endpoint: Some(endpoint) }).await?;
+        Ok(created.into_inner().endpoint.expect("the answer holds it").id)
+    }
 }

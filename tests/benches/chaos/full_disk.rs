@@ -48,13 +48,13 @@ pub(super) async fn run(engine: &Engine, rate: u32) -> Tried {
         sleep(Duration::from_secs(3)).await;
         world.mark();
         disk.free();
+        let freed = Instant::now();
         if let Some(server) = &mut server
             && server.has_ended().await
         {
             verdict.note = "PostgreSQL ended itself for want of room, and was started again".to_owned();
             server.run().await;
         }
-        let freed = Instant::now();
         world.acknowledges(50).await;
         let recovery = world.recovery_ms(freed).await;
         world.broken_since(from);
