@@ -72,7 +72,7 @@ pub(crate) async fn taken_over(rate: u32) -> Verdict {
         verdict.broke(format!("the first process still acknowledged {since} events"));
     }
     let ended = world.system.ended(Duration::ZERO).await;
-    verdict.note = format!("the first process afterwards: {}", ended.map_or("alive".to_owned(), |end| end.to_string()));
+    verdict.note = format!("the first process afterwards: {}", ended.map_or_else(|| "alive".to_owned(), |end| end.to_string()));
     if ended.is_none() {
         world.kill().await;
     }
