@@ -102,7 +102,8 @@ impl Chassis {
         health
     }
 
-    /// Runs until SIGTERM or SIGINT, then stops; false if something was cut off, by the deadline or a second signal.
+    /// Runs until SIGTERM or SIGINT, or until it can't go on, then stops; false in that case, and if something was cut off,
+    /// by the deadline or a second signal.
     ///
     /// # Errors
     /// Signals can't be listened for.
@@ -110,9 +111,13 @@ impl Chassis {
         let mut terminate = signal(SignalKind::terminate())?;
         let mut interrupt = signal(SignalKind::interrupt())?;
         self.tasks.spawn("metrics", keep_up(self.clone()));
-        either(&mut terminate, &mut interrupt).await;
+        let failed = self.tasks.failed();
         tokio::select! {
-            ended = self.drain() => Ok(ended),
+            () = either(&mut terminate, &mut interrupt) => {}
+            () = failed.cancelled() => {}
+        }
+        tokio::select! {
+            ended = self.drain() => Ok(ended && !failed.is_cancelled()),
             () = either(&mut terminate, &mut interrupt) => Ok(false),
         }
     }
@@ -263,6 +268,16 @@ mod tests {
         let shared = (*Chassis::for_test().shared).clone();
         let error = serve(shared, Own { limit: 3 }, start).expect_err("it doesn't start");
         assert_eq!(error.to_string(), "limit 3 is no limit");
+    }
+
+    #[tokio::test]
+    async fn a_process_that_can_not_go_on_stops_in_order_and_ends_as_failed() {
+        let chassis = Chassis::for_test();
+        let (draining, stopping) = (chassis.draining(), chassis.tasks.stopping());
+        chassis.tasks.spawn("patient", async move { stopping.cancelled().await });
+        chassis.tasks.fail("its store is another's");
+        assert!(!chassis.run().await.expect("signals work"));
+        assert!(draining.is_cancelled() && chassis.tasks.running().is_empty());
     }
 
     #[tokio::test]

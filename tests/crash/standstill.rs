@@ -12,6 +12,8 @@ use proto::vendorsync::v1::{CreateEndpointRequest, Endpoint, endpoint_service_cl
 
 /// A second process is told within this time that the store is another's.
 const REFUSED_WITHIN: Duration = Duration::from_secs(20);
+/// A process that has lost its store ends within this time of finding out, which the test has waited for already.
+const ENDED_WITHIN: Duration = Duration::from_secs(10);
 
 /// Lets it stand still for `standing`, `times` times.
 pub(crate) async fn run(engine: &Engine, rate: u32, standing: Duration, times: u32) -> Verdict {
@@ -40,7 +42,7 @@ pub(crate) async fn run(engine: &Engine, rate: u32, standing: Duration, times: u
 }
 
 /// Lets it stand still while its server restarts and a second process takes the store over. The first one, when it goes
-/// on, must neither write nor send.
+/// on, must neither write nor send, and end.
 pub(crate) async fn taken_over(rate: u32) -> Verdict {
     let mut server = Postgres::start().await;
     let engine = Engine::Postgres(server.url());
@@ -71,10 +73,13 @@ pub(crate) async fn taken_over(rate: u32) -> Verdict {
     if since > 0 {
         verdict.broke(format!("the first process still acknowledged {since} events"));
     }
-    let ended = world.system.ended(Duration::ZERO).await;
-    verdict.note = format!("the first process afterwards: {}", ended.map_or_else(|| "alive".to_owned(), |end| end.to_string()));
-    if ended.is_none() {
-        world.kill().await;
+    match world.system.ended(ENDED_WITHIN).await {
+        Some(end) if !end.success() => verdict.note = format!("the first process ended by itself: {end}"),
+        Some(end) => verdict.broke(format!("the first process ended as if all were well: {end}")),
+        None => {
+            verdict.broke("the first process goes on without its store");
+            world.kill().await;
+        }
     }
     second.stop().await;
     world.mark();

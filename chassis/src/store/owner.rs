@@ -3,7 +3,7 @@
 //! On SQLite a locked file beside the database: only the process's end releases it. On PostgreSQL an advisory lock of one
 //! connection's session. That session can end under a living process (the server restarted, the network cut it), and
 //! another process may take the store over meanwhile; so the lock is looked at before any new connection is used, taken
-//! again where nobody else had it, and given up for good where somebody did.
+//! again where nobody else had it, and given up for good where somebody did: then this process ends.
 //!
 //! Invariant: a process that lost its store to another never gets a new connection to it, even after the other has gone:
 //! what it remembers of the store is out of date. Each taking over raises the epoch, which tells it so.
@@ -102,7 +102,7 @@ impl Lock {
         let epoch: i64 = sqlx::query_scalar("SELECT epoch FROM store_owner").fetch_one(&mut again).await?;
         if epoch != self.epoch {
             self.lost.store(true, Ordering::Relaxed);
-            tracing::error!(schema = self.schema, "another process has taken this store over; this one must stop");
+            tracing::error!(schema = self.schema, "another process has taken this store over");
         }
         self.refuse_if_lost()?;
         if !locked {
@@ -122,12 +122,13 @@ impl Lock {
 
     /// Looks at the lock from time to time; the pool's connections outlive a session that was cut alone.
     pub(super) fn watch(self: &Arc<Self>, pool: &PgPool, tasks: &Tasks) {
-        let (lock, pool, stopping) = (self.clone(), pool.clone(), tasks.stopping());
+        let (lock, pool, stopping, process) = (self.clone(), pool.clone(), tasks.stopping(), tasks.clone());
         tasks.spawn("store.owner", async move {
             while stopping.run_until_cancelled(tokio::time::sleep(LOOK_EVERY)).await.is_some() {
                 // A server that is away is met again by whoever needs it.
                 let _ = lock.hold().await;
                 if lock.lost.load(Ordering::Relaxed) {
+                    process.fail("another process has taken its store over");
                     return pool.close().await;
                 }
             }
