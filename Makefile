@@ -7,13 +7,14 @@ SHELL := bash
 HARNESS := tests/harness/run.sh
 TOOL := tests/harness/tools.sh
 
-# For `make crash` and `make powercut`: how often, and on which store.
+# For `make crash`, `make powercut` and `make chaos`: how often, on which store, and which faults.
 CYCLES ?= 20
 STORE ?= both
 # For `make simulate`.
 SEEDS ?= 10000
+ONLY ?=
 
-.PHONY: help check lint fmt clippy proto-lint deny test doc demo simulate crash powercut isolation bench
+.PHONY: help check lint fmt clippy proto-lint deny test doc demo simulate crash powercut chaos isolation bench
 
 help: ## list the targets
 	@sed -nE 's/^([a-z-]+):.*## (.*)/\1\t\2/p' $(MAKEFILE_LIST) | expand -t 14
@@ -51,6 +52,10 @@ crash: ## kill -9 and restart under load: CYCLES=20 STORE=sqlite|postgres|both
 
 powercut: ## cut the power under load (as root: it mounts images): CYCLES=20 STORE=sqlite|postgres|both
 	cargo bench --locked --bench main -- powercut --cycles $(CYCLES) --store $(STORE)
+
+# The dev profile: its binary is never shipped or measured, and its assertions watch too.
+chaos: ## break one thing after the other under load (a full disk takes root): ONLY=fail-point|standstill|... STORE=sqlite|postgres|both
+	cargo bench --locked --profile dev --features fail-points --bench main -- chaos --store $(STORE) --only "$(ONLY)"
 
 isolation: ## a healthy endpoint alone, and beside one that never answers
 	cargo bench --locked --bench main -- isolation

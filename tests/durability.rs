@@ -1,4 +1,7 @@
-//! What was answered OK survives the process, and arrives, on each engine.
+//! What was answered OK survives the process, and arrives, on each engine: short forms of what `make crash` and
+//! `make chaos` do at length.
+
+use std::time::Duration;
 
 use proto::router::v1::{
     Content, Event, GetEventRequest, PublishRequest, event::Payload, event_service_client::EventServiceClient,
@@ -6,10 +9,11 @@ use proto::router::v1::{
 
 use super::{
     crash::{
-        Chance,
+        Chance, Verdict, database,
         kill::{self, Kills},
+        standstill, stop,
     },
-    harness::{Engine, Wedsync, client},
+    harness::{Engine, Wedsync, client, provided},
 };
 
 fn event(id: &str) -> Event {
@@ -57,5 +61,34 @@ async fn however_often_it_is_killed_all_that_it_acknowledged_reaches_every_endpo
         let summary = kill::run(&engine, &kills, |_| {}).await;
         println!("{engine:?}: {summary:?}");
         assert!(summary.outcome.acknowledged > 0 && summary.outcome.is_good(), "{engine:?}: {summary:#?}");
+    }
+}
+
+/// Events a second: little, since other tests share the machine.
+const RATE: u32 = 90;
+
+fn assert_kept(verdict: &Verdict) {
+    println!("{verdict:?}");
+    assert!(verdict.ok && verdict.outcome.acknowledged > 0, "{verdict:#?}");
+}
+
+#[tokio::test]
+async fn a_process_that_stood_still_goes_on_and_meanwhile_nobody_takes_its_store() {
+    for engine in Engine::all() {
+        assert_kept(&standstill::run(&engine, RATE, Duration::from_secs(3), 1).await);
+    }
+}
+
+/// On one engine: the hanging attempts take their ten seconds.
+#[tokio::test]
+async fn a_stop_beside_a_hanging_receiver_ends_in_time_and_the_healthy_ones_get_everything_once() {
+    assert_kept(&stop::run(&Engine::Sqlite, RATE, 1).await);
+}
+
+/// On a server of its own.
+#[tokio::test]
+async fn a_database_that_is_cut_off_and_comes_back_costs_nothing() {
+    if provided("WEDSYNC_TEST_POSTGRES").is_some() {
+        assert_kept(&database::run(RATE, 2, 500, Chance::seed()).await);
     }
 }

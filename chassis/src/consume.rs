@@ -99,6 +99,7 @@ async fn stream<H: Handler>(router: &Peer, group: &str, handler: &H, wait: &mut 
 }
 
 async fn acknowledge(requests: &mpsc::Sender<ConsumeRequest>, done: &[(u64, u64)]) -> Result<()> {
+    crate::fail::point("consume.acknowledge");
     let sequences = done.iter().map(|(sequence, _)| *sequence).collect();
     send(requests, Message::Acknowledge(Acknowledge { sequences })).await?;
     let events = u32::try_from(done.len()).unwrap_or(u32::MAX);

@@ -7,6 +7,7 @@ pub mod config;
 pub mod consume;
 pub mod error;
 pub mod expression;
+pub mod fail;
 pub mod grpc;
 pub mod health;
 pub mod id;

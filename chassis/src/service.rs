@@ -42,7 +42,6 @@ pub struct Chassis {
     /// How services know each other.
     pub tokens: ServiceTokens,
     draining: CancellationToken,
-    failed: CancellationToken,
     servers: TaskTracker,
     healths: Arc<Mutex<Vec<Health>>>,
 }
@@ -62,7 +61,6 @@ impl Chassis {
             shared: Arc::new(shared),
             tokens,
             draining: CancellationToken::new(),
-            failed: CancellationToken::new(),
             servers: TaskTracker::new(),
             healths: Arc::default(),
         })
@@ -107,9 +105,8 @@ impl Chassis {
     /// A part can't do its work any more and nothing in this process can mend that: nothing serves from here on, and
     /// [`Chassis::run`] stops in order.
     pub fn give_up(&self, reason: &str) {
-        tracing::error!(reason, "giving up");
         self.stop_serving();
-        self.failed.cancel();
+        self.tasks.fail(reason);
     }
 
     fn stop_serving(&self) {
@@ -127,12 +124,13 @@ impl Chassis {
         let mut terminate = signal(SignalKind::terminate())?;
         let mut interrupt = signal(SignalKind::interrupt())?;
         self.tasks.spawn("metrics", keep_up(self.clone()));
+        let failed = self.tasks.failed();
         tokio::select! {
             () = either(&mut terminate, &mut interrupt) => {}
-            () = self.failed.cancelled() => {}
+            () = failed.cancelled() => {}
         }
         tokio::select! {
-            ended = self.drain() => Ok(ended && !self.failed.is_cancelled()),
+            ended = self.drain() => Ok(ended && !failed.is_cancelled()),
             () = either(&mut terminate, &mut interrupt) => Ok(false),
         }
     }
@@ -281,6 +279,16 @@ mod tests {
         let shared = (*Chassis::for_test().shared).clone();
         let error = serve(shared, Own { limit: 3 }, start).expect_err("it doesn't start");
         assert_eq!(error.to_string(), "limit 3 is no limit");
+    }
+
+    #[tokio::test]
+    async fn a_process_that_can_not_go_on_stops_in_order_and_ends_as_failed() {
+        let chassis = Chassis::for_test();
+        let (draining, stopping) = (chassis.draining(), chassis.tasks.stopping());
+        chassis.tasks.spawn("patient", async move { stopping.cancelled().await });
+        chassis.tasks.fail("its store is another's");
+        assert!(!chassis.run().await.expect("signals work"));
+        assert!(draining.is_cancelled() && chassis.tasks.running().is_empty());
     }
 
     #[tokio::test]

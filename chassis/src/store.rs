@@ -7,17 +7,24 @@
 //! `synchronous=FULL` on a library without the WAL-reset race (3.51.3, sqlite.org/wal.html#walresetbug), and PostgreSQL
 //! must have `fsync`, `full_page_writes` and `synchronous_commit` on. One process owns a store at a time.
 
-use std::{fs::File, path::Path, str::FromStr as _, sync::Arc, time::Duration};
+mod owner;
+#[cfg(all(test, feature = "testing"))]
+mod tests;
+
+use std::{str::FromStr as _, sync::Arc, time::Duration};
 
 use anyhow::{Context as _, Result, bail, ensure};
+use futures_util::future::{BoxFuture, FutureExt as _};
 use sqlx::{
-    AssertSqlSafe, PgConnection, PgPool, Postgres, QueryBuilder, Sqlite, SqliteConnection, SqlitePool, Transaction,
+    Connection as _, PgConnection, PgPool, Postgres, QueryBuilder, Sqlite, SqliteConnection, SqlitePool, Transaction,
     migrate::{Migration, Migrator},
+    pool::PoolConnectionMetadata,
     postgres::{PgConnectOptions, PgPoolOptions},
     sqlite::{SqliteAutoVacuum, SqliteConnectOptions, SqliteJournalMode, SqlitePoolOptions, SqliteSynchronous},
 };
 
-use crate::{config::StoreSettings, error::Error, tasks::Tasks};
+use self::owner::{Lock, Owner, lock_file, lock_schema};
+use crate::{config::StoreSettings, error::Error, fail, tasks::Tasks};
 
 /// A pair of migration folders with the same numbers and the same columns, one per engine.
 #[derive(Debug)]
@@ -56,7 +63,7 @@ macro_rules! with {
 #[derive(Debug, Clone)]
 pub struct Store {
     pools: Engine<SqlitePools, PgPool>,
-    _owner: Arc<Owner>,
+    owner: Arc<Owner>,
 }
 
 #[derive(Debug, Clone)]
@@ -75,17 +82,6 @@ const CHECK_EVERY: Duration = Duration::from_millis(250);
 const CHECKPOINT_PAGES: i64 = 16_384;
 const CHECKPOINT_WITHIN: Duration = Duration::from_secs(10);
 const AUTOCHECKPOINT_PAGES: &str = "65536";
-
-/// How long the server may take to notice that the process before us is gone: a kill closes its connection, but what
-/// holds the lock there ends a moment later.
-const OWNER_GONE_WITHIN: Duration = Duration::from_secs(5);
-
-/// What keeps a second process out: a locked file, or a connection that holds an advisory lock.
-#[derive(Debug)]
-enum Owner {
-    File(#[expect(dead_code, reason = "held, not read: closing it releases the lock")] File),
-    Connection(#[expect(dead_code, reason = "held, not read: closing it releases the lock")] Box<PgConnection>),
-}
 
 /// A transaction; dropped without [`Tx::commit`], it is rolled back.
 #[derive(Debug)]
@@ -123,15 +119,19 @@ impl Store {
             .foreign_keys(true)
             .busy_timeout(Duration::from_secs(5))
             .statement_cache_capacity(200);
-        let writer = options.clone().pragma("wal_autocheckpoint", AUTOCHECKPOINT_PAGES).pragma("cache_size", WRITER_CACHE);
-        let write = forever(SqlitePoolOptions::new().max_connections(1)).connect_with(writer).await?;
+        let writer =
+            options.clone().pragma("wal_autocheckpoint", AUTOCHECKPOINT_PAGES).pragma("cache_size", WRITER_CACHE);
+        let write = forever(SqlitePoolOptions::new().max_connections(1)).before_acquire(is_sound);
+        let write = write.connect_with(writer).await?;
         assert_sqlite_version(&write).await?;
+        fail::point("store.migrate.begin");
         migrator(migrations, |pair| &pair.sqlite).run(&write).await.context("migrate")?;
+        fail::point("store.migrate.done");
         let readers = settings.max_connections.max(1);
         let read = forever(SqlitePoolOptions::new().max_connections(readers))
             .connect_with(options.pragma("query_only", "on"))
             .await?;
-        Ok(Self { pools: Engine::Sqlite(SqlitePools { write, read }), _owner: Arc::new(Owner::File(owner)) })
+        Ok(Self { pools: Engine::Sqlite(SqlitePools { write, read }), owner: Arc::new(owner) })
     }
 
     async fn open_postgres(url: &str, settings: &StoreSettings, migrations: &[&Migrations]) -> Result<Self> {
@@ -147,17 +147,20 @@ impl Store {
         if settings.unsafe_durability {
             options = options.options([("synchronous_commit", "off")]);
         }
-        let owner = lock_schema(&options, schema).await?;
+        let lock = lock_schema(&options, schema).await?;
         let pool = PgPoolOptions::new()
             .max_connections(settings.max_connections.max(2))
             .acquire_timeout(Duration::from_secs(5))
+            .after_connect(still_ours(lock.clone()))
             .connect_with(options)
             .await?;
         if !settings.unsafe_durability {
             assert_durable(&pool).await?;
         }
+        fail::point("store.migrate.begin");
         migrator(migrations, |pair| &pair.postgres).run(&pool).await.context("migrate")?;
-        Ok(Self { pools: Engine::Postgres(pool), _owner: Arc::new(Owner::Connection(Box::new(owner))) })
+        fail::point("store.migrate.done");
+        Ok(Self { pools: Engine::Postgres(pool), owner: Arc::new(Owner::Schema(lock)) })
     }
 
     /// Where to read. No statement stays open across a network await: read a bounded page, then let go.
@@ -199,25 +202,14 @@ impl Store {
         Ok(())
     }
 
-    /// Moves SQLite's log into its database beside the writer, so that no commit waits for it: seldom, since commits are
-    /// slower meanwhile, and before the log is long.
+    /// Looks after what the engine needs beside the work: SQLite's log is moved into its database, so that no commit
+    /// waits for it; PostgreSQL is asked whether the store is still ours.
     pub fn maintain(&self, tasks: &Tasks) {
-        let Engine::Sqlite(pools) = &self.pools else { return };
-        let (pool, stopping) = (pools.write.clone(), tasks.stopping());
-        let (options, tasks) = (pool.connect_options(), tasks.clone());
-        tasks.spawn("store.checkpoint", async move {
-            let single = forever(SqlitePoolOptions::new().max_connections(1));
-            let Ok(pool) = single.connect_with(options.as_ref().clone()).await else { return };
-            let mut since = Duration::ZERO;
-            while stopping.run_until_cancelled(tokio::time::sleep(CHECK_EVERY)).await.is_some() {
-                since += CHECK_EVERY;
-                match checkpoint(&pool, since).await {
-                    Ok(true) => since = Duration::ZERO,
-                    Ok(false) => {}
-                    Err(error) => tracing::warn!(%error, "checkpoint failed; trying again"),
-                }
-            }
-        });
+        match (&self.pools, &*self.owner) {
+            (Engine::Sqlite(pools), _) => maintain_log(pools, tasks),
+            (Engine::Postgres(pool), Owner::Schema(lock)) => lock.watch(pool, tasks),
+            (Engine::Postgres(_), Owner::File(_)) => {}
+        }
     }
 
     /// Closes every connection; a clean SQLite store then holds everything in its one file.
@@ -284,6 +276,26 @@ pub fn parts<T>(mut rows: &[T]) -> impl Iterator<Item = &[T]> {
     })
 }
 
+/// Moves SQLite's log into its database, on a connection of its own: seldom, since commits are slower meanwhile, and before
+/// the log is long.
+fn maintain_log(pools: &SqlitePools, tasks: &Tasks) {
+    let (pool, stopping) = (pools.write.clone(), tasks.stopping());
+    let (options, tasks) = (pool.connect_options(), tasks.clone());
+    tasks.spawn("store.checkpoint", async move {
+        let single = forever(SqlitePoolOptions::new().max_connections(1));
+        let Ok(pool) = single.connect_with(options.as_ref().clone()).await else { return };
+        let mut since = Duration::ZERO;
+        while stopping.run_until_cancelled(tokio::time::sleep(CHECK_EVERY)).await.is_some() {
+            since += CHECK_EVERY;
+            match checkpoint(&pool, since).await {
+                Ok(true) => since = Duration::ZERO,
+                Ok(false) => {}
+                Err(error) => tracing::warn!(%error, "checkpoint failed; trying again"),
+            }
+        }
+    });
+}
+
 /// Whether there was enough in the log to move it.
 async fn checkpoint(pool: &SqlitePool, since: Duration) -> Result<bool, sqlx::Error> {
     // Looks and does nothing else, since 3.51.0 (sqlite.org/pragma.html#pragma_wal_checkpoint).
@@ -296,46 +308,31 @@ async fn checkpoint(pool: &SqlitePool, since: Duration) -> Result<bool, sqlx::Er
     Ok(due)
 }
 
+/// What a pool asks before it uses a new connection.
+fn still_ours(
+    lock: Arc<Lock>,
+) -> impl for<'c> Fn(&'c mut PgConnection, PoolConnectionMetadata) -> BoxFuture<'c, sqlx::Result<()>> + Send + Sync {
+    move |_, _| {
+        let lock = lock.clone();
+        async move { lock.hold().await }.boxed()
+    }
+}
+
 /// A pool whose connections are kept: each holds a cache of prepared statements.
 fn forever(options: SqlitePoolOptions) -> SqlitePoolOptions {
     options.idle_timeout(None).max_lifetime(None).acquire_timeout(Duration::from_secs(5))
 }
 
+/// A full disk or a failed write has SQLite end a transaction by itself. sqlx counts it as open for ever, and no other one
+/// could begin on that connection: a new one takes its place.
+fn is_sound(connection: &mut SqliteConnection, _: PoolConnectionMetadata) -> BoxFuture<'_, sqlx::Result<bool>> {
+    let sound = !connection.is_in_transaction();
+    async move { Ok(sound) }.boxed()
+}
+
 fn migrator(migrations: &[&Migrations], of: impl Fn(&Migrations) -> &Migrator) -> Migrator {
     let all: Vec<Migration> = migrations.iter().flat_map(|pair| of(pair).iter().cloned()).collect();
     Migrator::with_migrations(all)
-}
-
-fn lock_file(database: &Path) -> Result<File> {
-    let path = database.with_extension("lock");
-    let file = File::options().create(true).truncate(false).write(true).open(&path);
-    let file = file.with_context(|| format!("open {}", path.display()))?;
-    if file.try_lock().is_err() {
-        bail!("{} is in use by another process: stop it, or set another [store] url", database.display());
-    }
-    Ok(file)
-}
-
-async fn lock_schema(options: &PgConnectOptions, schema: &str) -> Result<PgConnection> {
-    use sqlx::ConnectOptions as _;
-    let mut connection = options.connect().await.context("connect to the store")?;
-    // `schema` matches [a-z0-9_]+, so it can stand in the statement.
-    let create = AssertSqlSafe(format!("CREATE SCHEMA IF NOT EXISTS {schema}"));
-    sqlx::query(create).execute(&mut connection).await.context("create schema")?;
-    let began = tokio::time::Instant::now();
-    loop {
-        let owned: bool =
-            sqlx::query_scalar("SELECT pg_try_advisory_lock(hashtext('wedsync:' || current_database() || ':' || $1))")
-                .bind(schema)
-                .fetch_one(&mut connection)
-                .await?;
-        if owned {
-            return Ok(connection);
-        }
-        let waiting = began.elapsed() < OWNER_GONE_WITHIN;
-        ensure!(waiting, "schema {schema} is in use by another process: stop it, or set another schema");
-        tokio::time::sleep(Duration::from_millis(50)).await;
-    }
 }
 
 async fn assert_sqlite_version(pool: &SqlitePool) -> Result<()> {

@@ -21,6 +21,7 @@ use crate::trace;
 pub struct Tasks {
     tracker: TaskTracker,
     stopping: CancellationToken,
+    failed: CancellationToken,
     running: Arc<Mutex<BTreeMap<&'static str, usize>>>,
 }
 
@@ -44,6 +45,17 @@ impl Tasks {
     #[must_use]
     pub fn stopping(&self) -> CancellationToken {
         self.stopping.clone()
+    }
+
+    /// Something that nothing here can mend: the process stops in order, and ends as failed.
+    pub fn fail(&self, reason: &str) {
+        tracing::error!(reason, "this process can't go on");
+        self.failed.cancel();
+    }
+
+    /// Cancelled when the process can't go on.
+    pub(crate) fn failed(&self) -> CancellationToken {
+        self.failed.clone()
     }
 
     /// Tells all tasks to stop and waits for them; false if some still ran after `deadline`, which are logged by name.

@@ -51,6 +51,7 @@ impl Publisher {
     /// # Errors
     /// `Error::NotFound` for an unknown organization; those of the store.
     pub(crate) async fn publish(&self, event: Event) -> Result<BoxFuture<'static, Result<Receipt>>> {
+        chassis::fail::point("router.publish.received");
         let decided = self.decide(event).await?;
         self.routes.note_failures(&decided.event.organization, &decided.plan);
         let (id, priority) = (decided.event.id.clone(), decided.plan.priority);

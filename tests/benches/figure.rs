@@ -20,14 +20,28 @@ pub(crate) struct Figure {
 
 impl Figure {
     /// At least this part of what the machine does.
-    pub(crate) fn share(name: &str, store: &'static str, value: f64, unit: &'static str, limit: f64, part: f64) -> Self {
+    pub(crate) fn share(
+        name: &str,
+        store: &'static str,
+        value: f64,
+        unit: &'static str,
+        limit: f64,
+        part: f64,
+    ) -> Self {
         let ratio = value / limit;
         let goal = format!("at least {part:.2} of the limit");
         Self::new(name, store, value, unit, goal, ratio >= part).beside(limit)
     }
 
     /// At most what the machine itself needs, and this much more.
-    pub(crate) fn above(name: &str, store: &'static str, value: f64, unit: &'static str, limit: f64, more: f64) -> Self {
+    pub(crate) fn above(
+        name: &str,
+        store: &'static str,
+        value: f64,
+        unit: &'static str,
+        limit: f64,
+        more: f64,
+    ) -> Self {
         let goal = format!("at most {:.3} {unit}: the limit and {more} {unit}", limit + more);
         Self::new(name, store, value, unit, goal, value <= limit + more).beside(limit)
     }

@@ -75,7 +75,8 @@ pub(crate) fn cpu_ms(pid: u32) -> f64 {
 
 /// CPU time that PostgreSQL's processes have used, in ms.
 pub(crate) fn postgres_cpu_ms() -> f64 {
-    let processes = fs::read_dir("/proc").expect("Linux").filter_map(|entry| entry.ok()?.file_name().to_str()?.parse().ok());
+    let processes =
+        fs::read_dir("/proc").expect("Linux").filter_map(|entry| entry.ok()?.file_name().to_str()?.parse().ok());
     let is_postgres =
         |pid: &u32| fs::read_to_string(format!("/proc/{pid}/comm")).is_ok_and(|name| name.trim() == "postgres");
     processes.filter(is_postgres).map(cpu_ms).sum()

@@ -1,12 +1,16 @@
 //! What is measured and what is broken on purpose, on the binary as it is released:
-//! `cargo bench --bench main -- measure|crash|powercut|isolation`. Results are JSON, one line each, on standard output.
+//! `cargo bench --bench main -- measure|crash|powercut|chaos|isolation`. Results are JSON, one line each, on standard output.
 //!
 //! PostgreSQL is taken from `WEDSYNC_TEST_POSTGRES` as `tests/harness/run.sh` sets it; a power cut starts its own.
 
 // `cfg(test)` tells the lints that everything here is test code.
 #[cfg(test)]
+mod chaos;
+#[cfg(test)]
 #[path = "../crash/mod.rs"]
 mod crash;
+#[cfg(test)]
+mod disk;
 #[cfg(test)]
 mod figure;
 #[cfg(test)]
@@ -53,6 +57,8 @@ enum Command {
     Powercut(powercut::Powercut),
     /// Measure how much, how fast and at what cost; every figure beside the machine's own limit.
     Measure(measure::Measure),
+    /// Break one thing after the other under load, and look for a promise that didn't hold.
+    Chaos(chaos::Chaos),
     /// Measure a healthy endpoint alone and beside one that never answers.
     Isolation(isolation::Isolation),
 }
@@ -66,6 +72,7 @@ async fn main() -> ExitCode {
         Command::Crash(crash) => crash.run().await,
         Command::Powercut(powercut) => powercut.run().await,
         Command::Measure(measure) => measure.run().await,
+        Command::Chaos(chaos) => chaos.run().await,
         Command::Isolation(isolation) => isolation.run().await,
     };
     if good { ExitCode::SUCCESS } else { ExitCode::FAILURE }

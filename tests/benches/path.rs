@@ -24,7 +24,8 @@ const HELD: usize = 20;
 const WARM: usize = 500;
 
 /// What is measured, by the names that `--only` takes.
-const LATENCIES: [(&str, u32, f64); 3] = [("latency_200", 200, 2.5), ("latency_500", 500, 2.5), ("latency_2000", 2_000, 15.0)];
+const LATENCIES: [(&str, u32, f64); 3] =
+    [("latency_200", 200, 2.5), ("latency_500", 500, 2.5), ("latency_2000", 2_000, 15.0)];
 
 /// What is asked for.
 #[derive(Debug, Clone)]
@@ -92,7 +93,8 @@ impl Bench {
     async fn endpoints(&self, sink: &Sink, count: usize) -> Vec<String> {
         let mut ids = Vec::with_capacity(count);
         for path in 0..count {
-            let endpoint = proto::vendorsync::v1::Endpoint { url: sink.url(path), ..endpoint("client_list_cache.*", false) };
+            let endpoint =
+                proto::vendorsync::v1::Endpoint { url: sink.url(path), ..endpoint("client_list_cache.*", false) };
             ids.push(crash::create(&self.system, &self.key, endpoint).await.0);
         }
         ids
@@ -117,7 +119,11 @@ impl Bench {
     async fn throughput(&self, name: &str, endpoints: usize, events: usize, part: f64) -> Figure {
         let sink = Sink::start(endpoints, events);
         let ids = self.endpoints(&sink, endpoints).await;
-        let limit = blocking({ let sink = sink.clone(); move || machine::posts_per_second(&sink) }).await;
+        let limit = blocking({
+            let sink = sink.clone();
+            move || machine::posts_per_second(&sink)
+        })
+        .await;
         let began = Instant::now();
         let (router, key, type_) = (self.system.addresses.router, self.key.clone(), fresh(TO_WEBHOOKS, name));
         let publishing = blocking(move || publisher::stream(router, &key, type_, 0..events));

@@ -47,7 +47,8 @@ impl Sink {
         listener.set_nonblocking(true).expect("a socket");
         let address = listener.local_addr().expect("it is bound");
         let at = std::iter::repeat_with(AtomicU64::default).take(paths * numbers).collect();
-        let noted = Noted { began: Instant::now(), at, numbers, arrived: AtomicU64::new(0), repeated: AtomicU64::new(0) };
+        let noted =
+            Noted { began: Instant::now(), at, numbers, arrived: AtomicU64::new(0), repeated: AtomicU64::new(0) };
         let sink = Self { address, noted: Arc::new(noted) };
         let noted = sink.noted.clone();
         std::thread::spawn(move || on_one_thread(serve(listener, noted)));

@@ -1,5 +1,5 @@
 //! A webhook receiver on loopback that verifies every request with the public `standardwebhooks` library and remembers,
-//! for each event, under which id and with which body it came and how often.
+//! for each event, under which id and with which body it came and how often. It can also fail, hang, or be away.
 
 use std::{
     collections::HashMap,
@@ -18,7 +18,11 @@ use axum::{
 };
 use serde::Deserialize;
 use standardwebhooks::Webhook;
-use tokio::{net::TcpListener, task::JoinSet, time::sleep};
+use tokio::{
+    net::TcpListener,
+    runtime::{Builder, Runtime},
+    time::sleep,
+};
 
 use super::load::Item;
 
@@ -29,7 +33,20 @@ const SLOWEST_MS: u64 = 6;
 pub(crate) struct Catcher {
     address: SocketAddr,
     caught: Shared,
-    _server: JoinSet<()>,
+    /// Of its own, so that its end cuts every connection. None while it is down.
+    server: Option<Runtime>,
+}
+
+/// What it does with a request.
+#[derive(Debug, Clone, Copy, Default, PartialEq, Eq)]
+pub(crate) enum Mood {
+    /// Takes it.
+    #[default]
+    Well,
+    /// Refuses it with 503, unread.
+    Failing,
+    /// Reads it and never answers; it counts as not received.
+    Hanging,
 }
 
 type Shared = Arc<Mutex<Caught>>;
@@ -39,7 +56,9 @@ type Shared = Arc<Mutex<Caught>>;
 pub(crate) struct Seen {
     /// When the first one came.
     pub(crate) at: Instant,
-    webhook_id: String,
+    /// When the latest one came.
+    latest: Instant,
+    pub(crate) webhook_id: String,
     body: u64,
 }
 
@@ -49,18 +68,17 @@ pub(crate) struct Tally {
     pub(crate) repeated: u64,
     pub(crate) altered: u64,
     pub(crate) unverified: u64,
-    pub(crate) out_of_order: u64,
 }
 
 #[derive(Default)]
 struct Caught {
     webhook: Option<Webhook>,
-    ordered: bool,
     seen: HashMap<Item, Seen>,
-    /// The latest number of each ordering key.
-    latest: HashMap<String, u64>,
     tally: Tally,
+    /// When a repeat came, and when the request before it.
+    repeats: Vec<(Instant, Instant)>,
     first_since_mark: Option<Instant>,
+    mood: Mood,
 }
 
 #[derive(Deserialize)]
@@ -69,15 +87,38 @@ struct Body {
 }
 
 impl Catcher {
-    /// Listens on a free port; `ordered` when first arrivals must keep each key's order.
-    pub(crate) async fn start(ordered: bool) -> Self {
-        let listener = TcpListener::bind("127.0.0.1:0").await.expect("a free port");
-        let address = listener.local_addr().expect("it is bound");
-        let caught = Shared::new(Mutex::new(Caught { ordered, ..Caught::default() }));
-        let app = Router::new().route("/webhook", post(receive)).with_state(caught.clone());
-        let mut server = JoinSet::new();
-        server.spawn(async move { axum::serve(listener, app).await.expect("it serves until it is dropped") });
-        Self { address, caught, _server: server }
+    /// Listens on a free port.
+    pub(crate) async fn start() -> Self {
+        let caught = Shared::default();
+        let (server, address) = serve(SocketAddr::from(([127, 0, 0, 1], 0)), caught.clone()).await;
+        Self { address, caught, server: Some(server) }
+    }
+
+    /// Ends it: connections are cut, new ones refused.
+    pub(crate) fn down(&mut self) {
+        if let Some(server) = self.server.take() {
+            server.shutdown_background();
+        }
+    }
+
+    /// Listens again where it listened before.
+    pub(crate) async fn up(&mut self) {
+        self.server = Some(serve(self.address, self.caught.clone()).await.0);
+    }
+
+    /// What it does with requests from now on.
+    pub(crate) fn feel(&self, mood: Mood) {
+        self.lock().mood = mood;
+    }
+
+    /// Each repeat: when the request before it came, and when it came itself.
+    pub(crate) fn repeats(&self) -> Vec<(Instant, Instant)> {
+        self.lock().repeats.clone()
+    }
+
+    /// How many deliveries had their latest request in this time.
+    pub(crate) fn requests_within(&self, from: Instant, until: Instant) -> usize {
+        self.lock().seen.values().filter(|seen| seen.latest >= from && seen.latest <= until).count()
     }
 
     /// What an endpoint is created with.
@@ -122,8 +163,41 @@ fn lock(caught: &Shared) -> MutexGuard<'_, Caught> {
     caught.lock().expect("no holder panics")
 }
 
+impl Drop for Catcher {
+    fn drop(&mut self) {
+        self.down();
+    }
+}
+
+/// Serves at `address`, and says where that is.
+async fn serve(address: SocketAddr, caught: Shared) -> (Runtime, SocketAddr) {
+    let server = Builder::new_multi_thread().worker_threads(1).enable_all().build().expect("a thread");
+    let listening = server.spawn(async move {
+        let began = Instant::now();
+        loop {
+            match TcpListener::bind(address).await {
+                Ok(listener) => return listener,
+                // The one that was ended still holds it for a moment.
+                Err(error) => assert!(began.elapsed() < Duration::from_secs(10), "{address}: {error}"),
+            }
+            sleep(Duration::from_millis(5)).await;
+        }
+    });
+    let listener = listening.await.expect("the port becomes free");
+    let address = listener.local_addr().expect("it is bound");
+    let app = Router::new().route("/webhook", post(receive)).with_state(caught);
+    server.spawn(async move { axum::serve(listener, app).await });
+    (server, address)
+}
+
 async fn receive(State(caught): State<Shared>, headers: HeaderMap, body: Bytes) -> StatusCode {
     let at = Instant::now();
+    let mood = lock(&caught).mood;
+    match mood {
+        Mood::Well => {}
+        Mood::Failing => return StatusCode::SERVICE_UNAVAILABLE,
+        Mood::Hanging => std::future::pending().await,
+    }
     let (answer, body) = lock(&caught).take(at, &headers, &body);
     sleep(Duration::from_millis(body % SLOWEST_MS)).await;
     answer
@@ -139,16 +213,15 @@ impl Caught {
         };
         let webhook_id = headers.get("webhook-id").and_then(|id| id.to_str().ok()).unwrap_or_default();
         self.first_since_mark.get_or_insert(at);
-        match self.seen.get(&item) {
+        match self.seen.get_mut(&item) {
             Some(seen) => {
                 self.tally.repeated += 1;
                 self.tally.altered += u64::from(seen.webhook_id != webhook_id || seen.body != hash);
+                self.repeats.push((seen.latest, at));
+                seen.latest = at;
             }
             None => {
-                self.seen.insert(item, Seen { at, webhook_id: webhook_id.to_owned(), body: hash });
-                let latest = self.latest.entry(item.key()).or_default();
-                self.tally.out_of_order += u64::from(self.ordered && item.number < *latest);
-                *latest = item.number.max(*latest);
+                self.seen.insert(item, Seen { at, latest: at, webhook_id: webhook_id.to_owned(), body: hash });
             }
         }
         (StatusCode::NO_CONTENT, hash)

@@ -63,8 +63,8 @@ pub(crate) async fn run(engine: &Engine, kills: &Kills, mut told: impl FnMut(&Cy
     for cycle in 1..=cycles {
         let lived_ms = chance.within(life_ms.clone());
         sleep(Duration::from_millis(lived_ms)).await;
-        world.system.kill().await;
-        let killed_at_start = killed_at_start(&mut world.system, &mut chance).await;
+        world.kill().await;
+        let killed_at_start = killed_at_start(&mut world, &mut chance).await;
         world.mark();
         let started = Instant::now();
         world.system.restart().await;
@@ -89,12 +89,12 @@ pub(crate) async fn run(engine: &Engine, kills: &Kills, mut told: impl FnMut(&Cy
 }
 
 /// One life in four never gets as far as being ready.
-async fn killed_at_start(system: &mut Wedsync, chance: &mut Chance) -> u32 {
+async fn killed_at_start(world: &mut World, chance: &mut Chance) -> u32 {
     let early = chance.within(0..4) == 0;
     if early {
-        system.spawn_again();
+        world.system.spawn_again();
         sleep(Duration::from_millis(chance.within(1..250))).await;
-        system.kill().await;
+        world.kill().await;
     }
     u32::from(early)
 }

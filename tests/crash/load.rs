@@ -113,15 +113,19 @@ impl Load {
         self.acknowledged.lock().expect("no holder panics").clone()
     }
 
-    /// Takes up nothing new, and waits until everything is acknowledged.
-    pub(crate) async fn finish(&mut self) {
+    /// Takes up nothing new, and waits until everything is acknowledged. Gives what went wrong with publishers.
+    pub(crate) async fn finish(&mut self) -> Vec<String> {
         self.stop.send_replace(true);
+        let mut wrong = Vec::new();
         let all = async {
             while let Some(ended) = self.publishers.join_next().await {
-                ended.expect("a publisher ends by itself");
+                wrong.extend(ended.err().map(|panic| panic.to_string()));
             }
         };
-        timeout(PATIENCE, all).await.expect("what was published is acknowledged once the system is back");
+        if timeout(PATIENCE, all).await.is_err() {
+            wrong.push(format!("{} publishers are not answered within {PATIENCE:?}", self.publishers.len()));
+        }
+        wrong
     }
 }
 

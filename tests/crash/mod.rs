@@ -1,15 +1,22 @@
 //! A running `wedsync` under load, and the question after every fault: has all that was acknowledged arrived?
 //!
-//! `load` publishes and remembers what was acknowledged, `catcher` receives and remembers what arrived; this compares
-//! the two. What happens in between (kill -9, a power cut) is told by `kill` here and by the benches.
+//! `load` publishes and remembers what was acknowledged, `catcher` receives and remembers what arrived, `conserve` holds
+//! both against the rows. What happens in between is told by the other files here and, where it takes a build or rights
+//! that a test doesn't have, by the benches.
 
 mod catcher;
 mod chance;
+mod conserve;
+pub(crate) mod database;
 pub(crate) mod kill;
 mod load;
+pub(crate) mod receiver;
+pub(crate) mod standstill;
+pub(crate) mod stop;
+mod verdict;
 
 use std::{
-    collections::BTreeSet,
+    collections::{BTreeMap, BTreeSet},
     fmt::Write as _,
     time::{Duration, Instant},
 };
@@ -18,17 +25,17 @@ use proto::{
     common::v1::Position,
     router::v1::{ListEventsRequest, event_service_client::EventServiceClient},
     vendorsync::v1::{
-        CreateEndpointRequest, DeleteEndpointRequest, Endpoint, GetEndpointStatisticsRequest,
-        endpoint_service_client::EndpointServiceClient,
+        CreateEndpointRequest, DeleteEndpointRequest, Endpoint, endpoint_service_client::EndpointServiceClient,
     },
 };
 use serde::Serialize;
 use tokio::time::{sleep, timeout};
 
 pub(crate) use self::{
-    catcher::Catcher,
+    catcher::{Catcher, Mood},
     chance::Chance,
     load::{Item, Load},
+    verdict::Verdict,
 };
 use crate::harness::{Engine, Key, Wedsync, client};
 
@@ -45,6 +52,8 @@ pub(crate) struct World {
     pub(crate) key: Key,
     pub(crate) targets: Vec<Target>,
     pub(crate) load: Load,
+    /// When something was broken on purpose, from when until when.
+    faults: Vec<(Instant, Instant)>,
 }
 
 /// One endpoint and what stands behind it.
@@ -52,6 +61,7 @@ pub(crate) struct Target {
     pub(crate) catcher: Catcher,
     id: String,
     pattern: &'static str,
+    ordered: bool,
 }
 
 /// What came of everything that was acknowledged.
@@ -61,6 +71,8 @@ pub(crate) struct Outcome {
     pub(crate) acknowledged: usize,
     /// Deliveries that they call for.
     pub(crate) deliveries: usize,
+    /// Publishers that were refused for good, or never answered.
+    pub(crate) refused: usize,
     /// Events that didn't arrive everywhere.
     pub(crate) lost: usize,
     /// Requests for a delivery that had arrived before.
@@ -69,10 +81,18 @@ pub(crate) struct Outcome {
     pub(crate) altered: u64,
     /// Requests whose signature is wrong.
     pub(crate) unverified: u64,
-    /// First arrivals at the ordered endpoint that came before their predecessor.
+    /// First arrivals at the ordered endpoint that came before their predecessor in the log.
     pub(crate) out_of_order: u64,
+    /// Of the repeats, those that nothing excuses: their delivery was not under way when something broke.
+    pub(crate) unprovoked: u64,
+    /// Deliveries that were under way when something broke: repeats can't be more.
+    pub(crate) in_flight: u64,
     /// Delivery rows that are too many, too few or not delivered.
     pub(crate) rows_amiss: u64,
+    /// Rows that say delivered of what the receiver never got, or got under another id.
+    pub(crate) unreceived: u64,
+    /// Rows that should have been tried long ago.
+    pub(crate) overdue: u64,
     /// What is missing where, for people.
     #[serde(skip_serializing_if = "String::is_empty")]
     pub(crate) details: String,
@@ -81,8 +101,10 @@ pub(crate) struct Outcome {
 impl Outcome {
     /// Whether every promise was kept.
     pub(crate) fn is_good(&self) -> bool {
-        let Self { lost, altered, unverified, out_of_order, rows_amiss, .. } = self;
-        *lost == 0 && altered + unverified + out_of_order + rows_amiss == 0
+        let Self {
+            refused, lost, altered, unverified, out_of_order, unprovoked, rows_amiss, unreceived, overdue, ..
+        } = self;
+        refused + lost == 0 && altered + unverified + out_of_order + unprovoked + rows_amiss + unreceived + overdue == 0
     }
 }
 
@@ -95,7 +117,18 @@ impl World {
             targets.push(Target::open(&system, &key, pattern, ordered).await);
         }
         let load = Load::start(system.addresses.router, &key, rate);
-        Self { system, key, targets, load }
+        Self { system, key, targets, load, faults: Vec::new() }
+    }
+
+    /// kill -9.
+    pub(crate) async fn kill(&mut self) {
+        self.system.kill().await;
+        self.broken_since(Instant::now());
+    }
+
+    /// Something was broken from `from` until now: what was under way then may come twice.
+    pub(crate) fn broken_since(&mut self, from: Instant) {
+        self.faults.push((from, Instant::now()));
     }
 
     /// Forgets when something last arrived.
@@ -116,6 +149,20 @@ impl World {
         }
     }
 
+    /// From `started` until the first delivery since [`World::mark`].
+    pub(crate) async fn recovery_ms(&self, started: Instant) -> u64 {
+        kill::millis(self.first_arrival().await.saturating_duration_since(started))
+    }
+
+    /// Waits until this many more events are acknowledged.
+    pub(crate) async fn acknowledges(&self, more: usize) {
+        let (began, before) = (Instant::now(), self.load.acknowledged().len());
+        while self.load.acknowledged().len() < before + more {
+            assert!(began.elapsed() < SILENCE, "publishing stands still: {}", self.state());
+            sleep(Duration::from_millis(10)).await;
+        }
+    }
+
     /// What is known when something went wrong.
     fn state(&self) -> String {
         let tallies: Vec<_> = self.targets.iter().map(|target| (target.pattern, target.catcher.tally())).collect();
@@ -124,11 +171,16 @@ impl World {
 
     /// Stops publishing once all is acknowledged, waits until it has arrived, and says what hasn't.
     pub(crate) async fn settle(&mut self) -> Outcome {
-        self.load.finish().await;
+        let refused = self.load.finish().await;
         let acknowledged = self.load.acknowledged();
         self.arrive(&acknowledged).await;
-        let mut outcome = Outcome { acknowledged: acknowledged.len(), ..Outcome::default() };
-        let mut lost = BTreeSet::new();
+        let mut outcome = Outcome {
+            acknowledged: acknowledged.len(),
+            refused: refused.len(),
+            details: refused.join("; "),
+            ..Outcome::default()
+        };
+        let (log, mut lost) = (self.log().await, BTreeSet::new());
         for target in &self.targets {
             let missing = target.missing(&acknowledged);
             if !missing.is_empty() {
@@ -142,13 +194,22 @@ impl World {
             outcome.repeated += tally.repeated;
             outcome.altered += tally.altered;
             outcome.unverified += tally.unverified;
-            outcome.out_of_order += tally.out_of_order;
-            outcome.rows_amiss += self.rows_amiss(target, deliveries).await;
+            if target.ordered {
+                outcome.out_of_order += conserve::out_of_order(target, &log);
+            }
+            outcome.unprovoked += conserve::unprovoked(target, &self.faults);
+            outcome.in_flight += conserve::in_flight(target, &self.faults);
+            let rows = conserve::rows(&self.system, &self.key, target, &acknowledged).await;
+            outcome.rows_amiss += rows.amiss();
+            outcome.unreceived += rows.unreceived;
+            outcome.overdue += rows.overdue;
+            if !rows.is_good() {
+                let _ = write!(outcome.details, "rows of `{}`: {rows:?}; ", target.pattern);
+            }
         }
         outcome.lost = lost.len();
         if !lost.is_empty() {
-            let logged = self.logged().await;
-            let unlogged = lost.iter().filter(|item| !logged.contains(item)).count();
+            let unlogged = lost.iter().filter(|item| !log.contains_key(item)).count();
             let _ = write!(outcome.details, "{unlogged} of them are not even in the log");
         }
         outcome
@@ -170,27 +231,10 @@ impl World {
         }
     }
 
-    /// Each event has exactly one row for the endpoint, and that one says that it was delivered. The commit of the last
-    /// ones may still be under way.
-    async fn rows_amiss(&self, target: &Target, expected: usize) -> u64 {
-        let mut endpoints = EndpointServiceClient::new(client(self.system.addresses.vendor_sync, &self.key));
-        let began = Instant::now();
-        loop {
-            let request = GetEndpointStatisticsRequest { id: target.id.clone(), since: None };
-            let counts = endpoints.get_endpoint_statistics(request).await.expect("statistics").into_inner();
-            let others = counts.waiting + counts.dead + counts.cancelled;
-            let amiss = counts.delivered.abs_diff(expected as u64) + others;
-            if amiss == 0 || began.elapsed() > Duration::from_secs(10) {
-                return amiss;
-            }
-            sleep(Duration::from_millis(50)).await;
-        }
-    }
-
-    /// Everything that the log holds.
-    pub(crate) async fn logged(&self) -> BTreeSet<Item> {
+    /// Everything that the log holds, and where.
+    pub(crate) async fn log(&self) -> BTreeMap<Item, u64> {
         let mut events = EventServiceClient::new(client(self.system.addresses.router, &self.key));
-        let mut items = BTreeSet::new();
+        let mut items = BTreeMap::new();
         let mut page_token = String::new();
         loop {
             let request = ListEventsRequest {
@@ -202,7 +246,10 @@ impl World {
             };
             let page = timeout(Duration::from_secs(30), events.list_events(request)).await.expect("a page in time");
             let page = page.expect("the log can be read").into_inner();
-            items.extend(page.events.iter().filter_map(|logged| Item::of(&logged.event.as_ref()?.id)));
+            items.extend(page.events.iter().filter_map(|logged| {
+                let event = logged.event.as_ref()?;
+                Some((Item::of(&event.id)?, event.position.as_ref()?.sequence))
+            }));
             page_token = page.next_page_token;
             if page_token.is_empty() {
                 return items;
@@ -214,11 +261,23 @@ impl World {
 impl Target {
     /// An endpoint of the key's organization for events of `pattern`, received here.
     pub(crate) async fn open(system: &Wedsync, key: &Key, pattern: &'static str, ordered: bool) -> Self {
-        let catcher = Catcher::start(ordered).await;
+        let catcher = Catcher::start().await;
         let endpoint = Endpoint { url: catcher.url(), ..endpoint(pattern, ordered) };
         let (id, secret) = create(system, key, endpoint).await;
         catcher.believe(&secret);
-        Self { catcher, id, pattern }
+        Self { catcher, id, pattern, ordered }
+    }
+
+    /// Waits for the first delivery since [`Catcher::mark`].
+    pub(crate) async fn arrival(&self) -> Instant {
+        let began = Instant::now();
+        loop {
+            if let Some(first) = self.catcher.first_since_mark() {
+                return first;
+            }
+            assert!(began.elapsed() < SILENCE, "nothing is delivered to `{}` for {SILENCE:?}", self.pattern);
+            sleep(Duration::from_millis(5)).await;
+        }
     }
 
     fn missing(&self, items: &BTreeSet<Item>) -> Vec<Item> {

@@ -3,6 +3,7 @@
 //! Each one has its own folder, ports and (on PostgreSQL) schemas, so that tests run side by side. The folder holds
 //! what the process logged; a process that doesn't come up fails the test with it.
 
+mod postgres;
 mod receiver;
 
 use std::{
@@ -33,7 +34,7 @@ use tonic::{
     transport::{Channel, Endpoint},
 };
 
-pub(crate) use self::receiver::Receiver;
+pub(crate) use self::{postgres::Postgres, receiver::Receiver};
 
 /// How long anything may take before a test gives up on it: generous, since builds may share the machine.
 pub(crate) const PATIENCE: Duration = Duration::from_secs(60);
@@ -143,25 +144,66 @@ impl Wedsync {
 
     /// The same in a folder of the caller's.
     pub(crate) async fn start_in(folder: &Path, engine: &Engine, settings: &[(&str, &str)]) -> Self {
-        let any_port = SocketAddr::from(([127, 0, 0, 1], 0));
-        let mut all: Vec<_> = SECTIONS.iter().map(|section| listen(section, any_port)).collect();
+        let mut started = Self::spawn_in(folder, engine, settings, &[]);
+        started.is_ready().await;
+        started
+    }
+
+    /// As [`Wedsync::start_on`] with settings for the first life alone, and doesn't wait: that life may end early.
+    pub(crate) fn spawn_on(engine: &Engine, first_life: &[(&str, &str)]) -> Self {
+        let folder = tempfile::tempdir().expect("a temporary folder");
+        let mut spawned = Self::spawn_in(folder.path(), engine, &[], first_life);
+        spawned._temporary = Some(folder);
+        spawned
+    }
+
+    fn spawn_in(folder: &Path, engine: &Engine, settings: &[(&str, &str)], first_life: &[(&str, &str)]) -> Self {
+        let owned = |(name, value): &(&str, &str)| ((*name).to_owned(), (*value).to_owned());
+        let anywhere = SocketAddr::from(([127, 0, 0, 1], 0));
+        let mut all: Vec<_> = SECTIONS.iter().map(|section| listen(section, anywhere)).collect();
         all.extend(engine.settings());
-        all.extend(settings.iter().map(|(name, value)| ((*name).to_owned(), (*value).to_owned())));
-        let mut child = spawn(folder, &all);
-        let addresses = ready(folder, &mut child).await;
-        all.extend(addresses.settings());
+        all.extend(settings.iter().map(owned));
+        let first: Vec<_> = all.iter().cloned().chain(first_life.iter().map(owned)).collect();
+        let addresses = Addresses { router: anywhere, vendor_sync: anywhere, notifier: anywhere, gateway: anywhere };
+        let child = spawn(folder, &first);
         Self { folder: folder.to_owned(), settings: all, child, addresses, _temporary: None }
     }
 
     /// Starts it again on the same store and the same addresses; it must have ended.
     pub(crate) async fn restart(&mut self) {
         self.spawn_again();
-        self.addresses = ready(&self.folder, &mut self.child).await;
+        self.is_ready().await;
     }
 
     /// As [`Wedsync::restart`], but doesn't wait until it is ready.
     pub(crate) fn spawn_again(&mut self) {
-        self.child = spawn(&self.folder, &self.settings);
+        self.spawn_with(&[]);
+    }
+
+    /// As [`Wedsync::spawn_again`], with settings for this life alone.
+    pub(crate) fn spawn_with(&mut self, settings: &[(&str, &str)]) {
+        let further = settings.iter().map(|(name, value)| ((*name).to_owned(), (*value).to_owned()));
+        self.child = spawn(&self.folder, &self.settings.iter().cloned().chain(further).collect::<Vec<_>>());
+    }
+
+    /// Waits until it calls itself ready, and learns where it listens from now on.
+    pub(crate) async fn is_ready(&mut self) {
+        self.addresses = ready(&self.folder, &mut self.child).await;
+        self.settings.extend(self.addresses.settings());
+    }
+
+    /// A second process on the same data and stores, with ports of its own; it isn't waited for.
+    pub(crate) fn beside(&self) -> Self {
+        let any_port = SocketAddr::from(([127, 0, 0, 1], 0));
+        let mut settings = self.settings.clone();
+        settings.extend(SECTIONS.iter().map(|section| listen(section, any_port)));
+        let child = spawn(&self.folder, &settings);
+        Self { folder: self.folder.clone(), settings, child, addresses: self.addresses, _temporary: None }
+    }
+
+    /// Waits for an end that nobody here brought about; none within `bound` gives none.
+    pub(crate) async fn ended(&mut self, bound: Duration) -> Option<ExitStatus> {
+        timeout(bound, self.child.wait()).await.ok().map(|ended| ended.expect("a child of ours"))
     }
 
     /// `kill -9`: it ends without a last word.
@@ -179,6 +221,11 @@ impl Wedsync {
     /// SIGSTOP: it stands still, with all that it holds open.
     pub(crate) async fn freeze(&self) {
         self.signal("STOP").await;
+    }
+
+    /// SIGCONT: it goes on after [`Wedsync::freeze`].
+    pub(crate) async fn thaw(&self) {
+        self.signal("CONT").await;
     }
 
     async fn signal(&self, name: &str) {
@@ -205,6 +252,14 @@ impl Wedsync {
     /// What it has logged so far, over all its lives.
     pub(crate) fn log(&self) -> String {
         log(&self.folder)
+    }
+
+    /// The last of it, for a report.
+    pub(crate) fn log_end(&self) -> String {
+        let log = self.log();
+        let start = log.len().saturating_sub(8_000);
+        let start = (start..log.len()).find(|start| log.is_char_boundary(*start)).unwrap_or(0);
+        log[start..].to_owned()
     }
 
     /// The operator's key, which the first start left in a file that only its owner may read.
@@ -308,4 +363,18 @@ async fn ready(folder: &Path, child: &mut Child) -> Addresses {
 fn addresses(folder: &Path) -> Option<Addresses> {
     let text = fs::read_to_string(data(folder).join("addresses.json")).ok()?;
     serde_json::from_str(&text).ok()
+}
+
+/// Runs a program to its end; what it complained of is the error.
+pub(crate) async fn run(program: &str, arguments: &[&str]) -> Result<(), String> {
+    let ended = timeout(PATIENCE, Command::new(program).args(arguments).kill_on_drop(true).output()).await;
+    let ended = ended.map_err(|_| format!("{program} doesn't end"))?;
+    let output = ended.map_err(|error| format!("{program}: {error}"))?;
+    let why = || format!("{program} {}: {}", arguments.join(" "), String::from_utf8_lossy(&output.stderr).trim());
+    if output.status.success() { Ok(()) } else { Err(why()) }
+}
+
+/// A path as an argument.
+pub(crate) fn text(path: &Path) -> &str {
+    path.to_str().expect("paths of ours are plain")
 }

@@ -2,7 +2,7 @@
 # Prints the path of a tool that the tests and checks need beyond Rust, after installing it below target/tools.
 # A second call finds it there and is quick; a change of a pinned version installs anew.
 #
-# Usage: tests/harness/tools.sh python|node_modules|buf|cargo-deny|postgres
+# Usage: tests/harness/tools.sh python|node_modules|buf|cargo-deny|postgres|faketime
 set -euo pipefail
 shopt -s inherit_errexit
 
@@ -93,15 +93,28 @@ find_postgres() {
   found=$(dirname "$found")
 }
 
+# The library that gives a process another wall clock.
+faketime() {
+  local found
+  find_faketime || debian libfaketime
+  find_faketime || { say "libfaketime is not to be found"; exit 1; }
+  echo "$found"
+}
+
+find_faketime() {
+  found=$(find /usr/lib -path '*/faketime/libfaketime.so.1' 2>/dev/null | head -n 1)
+  [ -n "$found" ]
+}
+
 mkdir -p "$tools"
 exec 9>"$tools/lock"
 flock 9
 case "${1:-}" in
-  python | node_modules | postgres) "$1" ;;
+  python | node_modules | postgres | faketime) "$1" ;;
   buf)
     modules=$(node_modules)
     echo "$modules/.bin/buf"
     ;;
   cargo-deny) cargo_deny ;;
-  *) say "usage: tests/harness/tools.sh python|node_modules|buf|cargo-deny|postgres"; exit 2 ;;
+  *) say "usage: tests/harness/tools.sh python|node_modules|buf|cargo-deny|postgres|faketime"; exit 2 ;;
 esac

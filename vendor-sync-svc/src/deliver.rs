@@ -33,6 +33,7 @@ pub(crate) struct Deliver {
 
 impl Handler for Deliver {
     async fn take(&self, consumed: ConsumedEvent) -> Result<BoxFuture<'static, Result<()>>> {
+        chassis::fail::point("vendor_sync.event.taken");
         let done = future::ready(Ok(())).boxed();
         let Some(priority) = wanted(&consumed) else { return Ok(done) };
         let (redelivered, replayed) = (consumed.redelivered, consumed.replayed);

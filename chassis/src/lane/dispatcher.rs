@@ -184,6 +184,8 @@ impl Dispatcher {
         clock: Clock,
         tasks: &Tasks,
     ) -> Result<Self> {
+        // Alarms and due times are times that are written down.
+        let clock = clock.steady();
         let (deaths, last_id) = rows::take_over(&store, clock.now_micros(), C::REPEATABLE).await?;
         let (requests, asked) = mpsc::channel(64);
         let (signals, told) = mpsc::channel(slots.all.max(256) * 2);

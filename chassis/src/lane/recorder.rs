@@ -170,7 +170,9 @@ async fn commit(store: &Store, keys: &DataKeys, group: &Group) -> Result<Found> 
     if let Engine::Sqlite(pool) = store.writer()
         && group.is_small_and_plain()
     {
+        crate::fail::point("lane.record.commit");
         let done = store::run_whole(pool, at_once(group, &sealed)).await?;
+        crate::fail::point("lane.record.committed");
         let all = group.inserts.len() + group.attempts.len();
         let repeated = if done < all as u64 { repeated(store, &group.inserts).await? } else { Vec::new() };
         return Ok(Found { repeated, ..Found::default() });
@@ -183,6 +185,7 @@ async fn commit(store: &Store, keys: &DataKeys, group: &Group) -> Result<Found> 
     update_deliveries(&mut tx, &group.updates).await?;
     insert_attempts(&mut tx, &group.attempts, &sealed.responses).await?;
     for lane in &group.lanes {
+        crate::fail::point("lane.breaker.commit");
         with!(tx.on(), c => sqlx::query(
             "UPDATE lanes SET breaker_opened_at = $2, breaker_openings = $3, failing_since = $4 WHERE number = $1",
         ).bind(lane.number).bind(lane.breaker_opened_at).bind(lane.breaker_openings).bind(lane.failing_since).execute(c).await.map(drop))?;
@@ -193,8 +196,11 @@ async fn commit(store: &Store, keys: &DataKeys, group: &Group) -> Result<Found> 
             released.push(*lane);
         }
     }
+    crate::fail::point("lane.record.commit");
     tx.commit().await?;
-    let repeated = if inserted < group.inserts.len() as u64 { repeated(store, &group.inserts).await? } else { Vec::new() };
+    crate::fail::point("lane.record.committed");
+    let repeated =
+        if inserted < group.inserts.len() as u64 { repeated(store, &group.inserts).await? } else { Vec::new() };
     Ok(Found { released, repeated })
 }
 

@@ -101,6 +101,7 @@ pub(super) async fn take_over(store: &Store, now: i64, repeatable: bool) -> Resu
          WHERE state = 1 AND state IN (0, 1, 2)",
     ).bind(state as i64).bind(now).bind(finished_at).bind(reason).execute(c).await.map(drop))?;
     release_first_of_each_key(&mut tx, 0, i64::MAX).await?;
+    crate::fail::point("lane.take_over.commit");
     tx.commit().await?;
     let last: i64 = with!(store.reader(), c => sqlx::query_scalar("SELECT COALESCE(MAX(id), 0) FROM deliveries").fetch_one(c).await)?;
     Ok((Deaths { number: u32::try_from(deaths).unwrap_or(u32::MAX), before: now }, last))

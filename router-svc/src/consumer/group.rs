@@ -160,6 +160,7 @@ impl Group {
             }
             Ask::Credit { member, events, bytes } => self.state.credit(member, events, bytes),
             Ask::Acknowledge { member, sequences } => {
+                chassis::fail::point("router.consumer.acknowledged");
                 for sequence in sequences {
                     self.state.acknowledge(member, sequence);
                 }
@@ -239,6 +240,7 @@ impl Group {
         if response.events.is_empty() {
             return;
         }
+        chassis::fail::point("router.consumer.handed");
         metrics::counter!("consumer_events_total").increment(response.events.len() as u64);
         if self.streams.get(&member).is_none_or(|stream| stream.send(response).is_err()) {
             self.leave(member);

@@ -123,6 +123,7 @@ impl Writer {
 
     /// Makes what was committed visible, then answers: whoever is answered can read it.
     fn publish(&self, group: impl Iterator<Item = Append>, committed: Committed) {
+        chassis::fail::point("router.append.committed");
         let mut answers = Vec::new();
         let mut fresh = Vec::new();
         for (append, appended) in group.zip(committed.appended) {
@@ -196,6 +197,7 @@ impl Writer {
     async fn transaction(&self, drafts: &[&Draft], cursors: &[Moved]) -> Result<Committed> {
         let (head, now) = (self.log.head(), self.clock.now_micros());
         let plain = cursors.is_empty() && drafts.iter().all(|draft| draft.lesson.is_none());
+        chassis::fail::point("router.append.commit");
         if plain && append::at_once(&self.log.store, drafts, head, self.epoch, now).await? {
             let appended = (head + 1..).zip(drafts).map(|(sequence, draft)| Ok(draft.appended(sequence)));
             let appended: Vec<_> = appended.collect();
@@ -227,9 +229,11 @@ impl Writer {
             }
         }
         for (group, priority, sequence) in cursors {
+            chassis::fail::point("router.cursor.commit");
             with!(tx.on(), c => sqlx::query("UPDATE cursors SET sequence = $3 WHERE group_number = $1 AND priority = $2 AND sequence < $3")
                 .bind(group).bind(priority).bind(stored(*sequence)).execute(c).await.map(drop))?;
         }
+        chassis::fail::point("router.append.commit");
         tx.commit().await?;
         Ok(Committed { appended, head: new_head, learnt })
     }

@@ -352,8 +352,7 @@ impl<C: Courier> Actor<C> {
         let lane = self.lanes.get_mut(&delivery.lane).expect("the lane was found by its id");
         let key_is_busy = lane.key_is_busy(&delivery);
         let behind = lane.settings.ordered && (key_is_busy || lane.may_hold());
-        let may_go =
-            !self.stopping && !behind && !lane.has_before(delivery.priority) && lane.ready(now) == Ready::Now;
+        let may_go = !self.stopping && !behind && !lane.has_before(delivery.priority) && lane.ready(now) == Ready::Now;
         let go = may_go && has_slot && lane.queue.is_empty() && lane.free(now) > 0;
         let soon = may_go && !go && C::REPEATABLE && !lane.settings.ordered && lane.flows(now);
         let state = match (go, key_is_busy) {
@@ -448,8 +447,10 @@ impl<C: Courier> Actor<C> {
         self.tasks.spawn("lane.attempt", async move {
             let id = delivery.id;
             let clock = std::time::Instant::now();
+            crate::fail::point("lane.attempt.begin");
             let attempted = AssertUnwindSafe(courier.attempt(delivery)).catch_unwind().await;
             let attempted = attempted.unwrap_or_else(|panic| panicked(id, &*panic, C::REPEATABLE));
+            crate::fail::point("lane.attempt.sent");
             // The dispatcher outlives its attempts save at the end of a drain, which records none of them.
             let _ =
                 signals.send(Signal::Ended { delivery: id, started_at, duration: clock.elapsed(), attempted }).await;
@@ -605,6 +606,7 @@ impl<C: Courier> Actor<C> {
         let mut left = due.more;
         for delivery in due.deliveries {
             let Some(lane) = self.lanes.get_mut(&number) else { return };
+            crate::fail::point("lane.due.loaded");
             let priority = delivery.priority;
             if self.flights.contains_key(&delivery.id) || settled.contains(&delivery.id) {
                 continue;

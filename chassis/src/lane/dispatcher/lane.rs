@@ -292,7 +292,10 @@ impl Lane {
                 let tries = attempts.saturating_sub(delivery.reopened_after);
                 match self.settings.schedule.delay(tries, jitter, after) {
                     Some(_) if self.closed || closing.is_some() => (State::Dead, now, attempted.error.clone()),
-                    Some(delay) => (State::Waiting, now + signed(delay), attempted.error.clone()),
+                    Some(delay) => {
+                        crate::fail::point("lane.retry.scheduled");
+                        (State::Waiting, now + signed(delay), attempted.error.clone())
+                    }
                     None => (State::Dead, now, format!("the retry schedule is exhausted: {}", attempted.error)),
                 }
             }
