@@ -10,7 +10,7 @@ TOOL := tests/harness/tools.sh
 # For `make crash`, `make powercut` and `make chaos`: how often, on which store, and which faults.
 CYCLES ?= 20
 STORE ?= both
-# For `make simulate`.
+# For `make simulate`, whose stores need no disk.
 SEEDS ?= 10000
 ONLY ?=
 
@@ -45,7 +45,7 @@ demo: ## see an event arrive
 	cargo run --locked -- demo
 
 simulate: ## the deliveries' dispatcher under random scripts: SEEDS=10000
-	WEDSYNC_TEST_SEEDS=$(SEEDS) cargo test --release --locked -p chassis --features testing --lib dispatcher::tests::random
+	TMPDIR=$(firstword $(wildcard /dev/shm) /tmp) WEDSYNC_TEST_SEEDS=$(SEEDS) cargo test --release --locked -p chassis --features testing --lib dispatcher::tests::random
 
 crash: ## kill -9 and restart under load: CYCLES=20 STORE=sqlite|postgres|both
 	$(HARNESS) cargo bench --locked --bench main -- crash --cycles $(CYCLES) --store $(STORE)

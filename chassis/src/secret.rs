@@ -65,7 +65,7 @@ pub fn generate_master_key(clock: &Clock) -> Secret {
 /// # Errors
 /// Those of the file system.
 pub fn write_file(path: &Path, secret: &str) -> io::Result<()> {
-    let folder = path.parent().filter(|folder| !folder.as_os_str().is_empty()).unwrap_or(Path::new("."));
+    let folder = path.parent().filter(|folder| !folder.as_os_str().is_empty()).unwrap_or_else(|| Path::new("."));
     std::fs::create_dir_all(folder)?;
     let mut beside = path.as_os_str().to_owned();
     beside.push(format!(".{}", hex::encode(random::<8>())));

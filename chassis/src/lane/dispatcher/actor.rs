@@ -813,8 +813,15 @@ impl<C: Courier> Actor<C> {
         let delivery = flight.delivery.clone();
         match (end.state, flight.phase) {
             (State::Sending, Phase::Claiming) if self.lanes.contains_key(&delivery.lane) => {
-                flight.phase = Phase::Running;
-                self.attempt(delivery, now);
+                if self.lanes.get_mut(&delivery.lane).is_some_and(|lane| lane.still_lets(now)) {
+                    flight.phase = Phase::Running;
+                    self.attempt(delivery, now);
+                } else {
+                    // The commit took long, and its destination failed meanwhile: it waits after all.
+                    flight.phase = Phase::Settling;
+                    self.free_slots(&delivery);
+                    self.updates.push(Update { id, end: End { state: State::Waiting, ..end.clone() } });
+                }
             }
             (State::Sending, Phase::Claiming) => {
                 self.free_slots(&delivery);

@@ -244,6 +244,15 @@ impl Lane {
         }
     }
 
+    /// Whether the breaker lets a claim begin that it let through before.
+    pub(super) fn still_lets(&mut self, now: Timestamp) -> bool {
+        match self.breaker.state(now) {
+            breaker::State::Closed => true,
+            breaker::State::Open(_) => false,
+            breaker::State::HalfOpen => self.running <= 1,
+        }
+    }
+
     /// Takes a slot for an attempt that begins now or later.
     pub(super) fn claim(&mut self, delivery: &Delivery) {
         self.running += 1;

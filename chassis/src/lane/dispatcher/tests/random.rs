@@ -185,7 +185,8 @@ impl<const REPEATABLE: bool> Run<REPEATABLE> {
                 let index = usize::from(event) % self.events.len();
                 let dispatcher = self.world.dispatcher.clone();
                 let (again, ()) = tokio::join!(dispatcher.offer(self.events[index].clone(), true), self.jam(false));
-                self.unanswered.entry(index).or_insert(again.expect("taken"));
+                let again = again.expect("taken");
+                self.unanswered.entry(index).or_insert(again);
             }
             Step::Again(_) => {}
             Step::Pass(millis) => {
@@ -260,7 +261,7 @@ async fn conserved<const REPEATABLE: bool>(steps: Vec<Step>) {
             let event = u32::from_be_bytes(record.event[12..].try_into().expect("4 bytes"));
             let of_it: Vec<_> = calls.iter().filter(|call| &*call.lane == lane && call.event == event).collect();
             // A crash takes the record of what was under way with it; nothing else is ever missing.
-            let crashes = i64::from(calls.iter().map(|call| call.life).max().unwrap_or(0));
+            let crashes = i64::from(run.world.courier.deaths());
             let ended = of_it.len() as i64;
             assert!(
                 (record.attempts..=record.attempts + crashes).contains(&ended),

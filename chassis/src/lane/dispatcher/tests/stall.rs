@@ -4,10 +4,10 @@ use std::time::Duration;
 
 use sqlx::Connection as _;
 
-use super::world::{MIGRATIONS, World, kept, offer};
+use super::world::{DESTINATION_FAILED, MIGRATIONS, World, kept, offer, retries};
 use crate::{
     config::StoreSettings,
-    lane::{Settings, State},
+    lane::{Outcome, Settings, State},
     store::{Engine, Store},
     testing, with,
 };
@@ -118,6 +118,39 @@ async fn an_event_that_comes_again_while_commits_fail_is_not_sent_again_when_the
         }
         world.quiet().await;
         assert_eq!(world.courier.events("ada/a"), [1]);
+        world.tasks.stop(Duration::from_secs(5)).await;
+        store.close().await;
+    }
+}
+
+#[tokio::test]
+async fn a_claim_that_becomes_durable_while_the_breaker_is_open_waits_with_the_others() {
+    let (_folder, engines) = testing::engines();
+    for settings in engines {
+        let store = Store::open(&settings, MIGRATIONS).await.expect("a fresh store opens");
+        let world = World::<false>::new(store.clone()).await;
+        world.open("ada/a", retries(&[3_600])).await;
+        world.courier.hold("ada/a");
+        for event in 1..=5 {
+            world.give(offer("ada/a", event)).await;
+        }
+        world.courier.until("five attempts", |calls| calls.len() == 5).await;
+        let lock = lock(&settings, &store).await;
+        let sixth = world.offer(offer("ada/a", 6)).await;
+        stalled(&world).await;
+        world.courier.lane("ada/a", DESTINATION_FAILED);
+        world.courier.let_go("ada/a");
+        world.abreast().await;
+        world.manual.advance(Duration::from_secs(1));
+        lock.release().await;
+        kept(sixth).await.expect("durable");
+        world.quiet().await;
+        assert_eq!(world.courier.events("ada/a"), [1, 2, 3, 4, 5]);
+        assert_eq!(world.state("ada/a", 6).await, State::Waiting);
+        world.courier.lane("ada/a", Outcome::Delivered);
+        world.pass(Duration::from_secs(12)).await;
+        assert_eq!(world.courier.events("ada/a"), [1, 2, 3, 4, 5, 6]);
+        assert_eq!(world.state("ada/a", 6).await, State::Delivered);
         world.tasks.stop(Duration::from_secs(5)).await;
         store.close().await;
     }

@@ -205,6 +205,11 @@ impl<const REPEATABLE: bool> Peer<REPEATABLE> {
         outcome
     }
 
+    /// How often its process died.
+    pub(super) fn deaths(&self) -> u32 {
+        self.script().life
+    }
+
     /// Its process died, and every attempt under way with it.
     fn die(&self) {
         let mut script = self.script();
