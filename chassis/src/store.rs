@@ -79,7 +79,7 @@ const WRITER_CACHE: &str = "-16384";
 /// How often SQLite's log is looked at; how many pages (of 4 KiB) it may hold before they are moved into the database, and
 /// for how long; and the bound at which the writer moves them itself, should the checkpoints beside it fall behind.
 const CHECK_EVERY: Duration = Duration::from_millis(250);
-const CHECKPOINT_PAGES: i64 = 16_384;
+const CHECKPOINT_PAGES: i64 = 32_768;
 const CHECKPOINT_WITHIN: Duration = Duration::from_secs(10);
 const AUTOCHECKPOINT_PAGES: &str = "65536";
 

@@ -17,8 +17,6 @@ use super::{Appended, Draft, number, stored};
 /// text to prepare.
 const AT_ONCE_MAX: usize = 8;
 
-// An epoch or head that isn't ours makes the new head null, which the column refuses: nothing is written then.
-
 /// Appends drafts that the log doesn't know in one trip to the store, a transaction of its own. False when it holds one of
 /// them, when its head isn't `head` or its epoch another: then nothing was written, and the steps one by one say why.
 ///
@@ -30,14 +28,15 @@ pub(super) async fn at_once(store: &Store, drafts: &[&Draft], head: u64, epoch: 
     let done = match store.writer() {
         Engine::Sqlite(_) if fresh.len() > AT_ONCE_MAX => return Ok(false),
         Engine::Sqlite(pool) => {
-            let mut query = QueryBuilder::new("BEGIN IMMEDIATE; UPDATE log SET head = CASE WHEN epoch = ");
-            query.push_bind(epoch).push(" AND head = ").push_bind(stored(head)).push(" THEN ").push_bind(new_head);
-            query.push(" END; ");
-            insert_values(&mut query, &fresh, now);
-            query.push("; COMMIT");
-            store::run_whole(pool, query).await.map(drop)
+            let mut query = QueryBuilder::new(INTO_EVENTS);
+            query.push("SELECT * FROM (");
+            push_values(&mut query, &fresh, now);
+            query.push(") WHERE EXISTS (SELECT 1 FROM log WHERE epoch = ").push_bind(epoch);
+            query.push(" AND head = ").push_bind(stored(head)).push(")");
+            query.build().execute(pool).await.map(|done| done.rows_affected() > 0)
         }
         Engine::Postgres(pool) => {
+            // An epoch or head that isn't ours makes the new head null, which the column refuses: nothing is written then.
             let query = sqlx::query(
                 "WITH moved AS (UPDATE log SET head = CASE WHEN epoch = $11 AND head = $12 THEN $13 END)
                  INSERT INTO events (sequence, organization_id, id, uid, type, ordering_key, priority, content_hash, recorded_at, body)
@@ -46,11 +45,11 @@ pub(super) async fn at_once(store: &Store, drafts: &[&Draft], head: u64, epoch: 
                      AS t (sequence, organization_id, id, uid, type, ordering_key, priority, content_hash, body)",
             );
             let query = bind_columns(query, &fresh, now).bind(epoch).bind(stored(head)).bind(new_head);
-            query.execute(pool).await.map(drop)
+            query.execute(pool).await.map(|_| true)
         }
     };
     match done {
-        Ok(()) => Ok(true),
+        Ok(done) => Ok(done),
         Err(sqlx::Error::Database(refusal)) if refusal.is_unique_violation() || is_null(&*refusal) => Ok(false),
         Err(error) => Err(error.into()),
     }
@@ -145,8 +144,8 @@ async fn insert_fresh(tx: &mut Tx, fresh: &[(i64, &Draft)], now: i64) -> Result<
     match tx.on() {
         Engine::Sqlite(connection) => {
             for part in store::parts(fresh) {
-                let mut query = QueryBuilder::new("");
-                insert_values(&mut query, part, now);
+                let mut query = QueryBuilder::new(INTO_EVENTS);
+                push_values(&mut query, part, now);
                 query.build().execute(&mut *connection).await?;
             }
         }
@@ -163,10 +162,10 @@ async fn insert_fresh(tx: &mut Tx, fresh: &[(i64, &Draft)], now: i64) -> Result<
     Ok(())
 }
 
-fn insert_values(query: &mut QueryBuilder<Sqlite>, fresh: &[(i64, &Draft)], now: i64) {
-    query.push(
-        "INSERT OR FAIL INTO events (sequence, organization_id, id, uid, type, ordering_key, priority, content_hash, recorded_at, body) ",
-    );
+/// What SQLite takes rows of values by; its trigger moves the head.
+const INTO_EVENTS: &str = "INSERT OR FAIL INTO events (sequence, organization_id, id, uid, type, ordering_key, priority, content_hash, recorded_at, body) ";
+
+fn push_values(query: &mut QueryBuilder<Sqlite>, fresh: &[(i64, &Draft)], now: i64) {
     query.push_values(fresh, |mut row, (sequence, draft)| {
         row.push_bind(*sequence)
             .push_bind(draft.organization.as_str())

@@ -39,10 +39,11 @@ use crate::{
 
 /// Offers that may wait for their commit; at the bound no more are taken, and the consumer's credits run out.
 const PENDING_MAX: usize = 4_096;
-/// Fresh deliveries that wait for a slot of their lane, and altogether. Beyond these no offers are taken until slots have
-/// come, or until those that wait are written as waiting: what isn't taken yet is safe in the router's log.
+/// Fresh deliveries that wait in memory for a slot of their lane, and altogether. Beyond these no offers are taken, for so
+/// long at most: what isn't taken yet is safe in the router's log. After that further ones wait in the store.
 const QUEUE_MAX: usize = 64;
 const QUEUES_MAX: usize = 512;
+const PAUSE: Duration = Duration::from_millis(100);
 /// Rows in one commit.
 const GROUP_ROWS_MAX: usize = 1_000;
 /// Looks into the store at once.
@@ -86,6 +87,7 @@ pub(super) struct Actor<C> {
     /// Fresh deliveries that wait for a slot in memory, and the lanes where there are too many.
     queued: usize,
     crowded: BTreeSet<i64>,
+    crowded_since: Option<Instant>,
     running: usize,
     running_of: HashMap<OrganizationId, usize>,
     loads: usize,
@@ -135,6 +137,7 @@ impl<C: Courier> Actor<C> {
             timers: BinaryHeap::new(),
             queued: 0,
             crowded: BTreeSet::new(),
+            crowded_since: None,
             running: 0,
             running_of: HashMap::new(),
             loads: 0,
@@ -150,8 +153,10 @@ impl<C: Courier> Actor<C> {
         let stopping = self.tasks.stopping();
         let clock = self.clock.clone();
         while !stopping.is_cancelled() {
-            let taking = !self.stalled && self.pendings.len() < PENDING_MAX && !self.is_crowded();
+            let pause_ends = self.crowded_since.map(|since| since + PAUSE).filter(|ends| *ends > Instant::now());
+            let taking = !self.stalled && self.pendings.len() < PENDING_MAX && pause_ends.is_none();
             let (wake, due) = (self.next_wake(), if self.recording { None } else { self.pendings.due() });
+            let due = [due, pause_ends].into_iter().flatten().min();
             tokio::select! {
                 biased;
                 () = stopping.cancelled() => {}
@@ -197,8 +202,10 @@ impl<C: Courier> Actor<C> {
         self.timers.peek().map(|Reverse((at, _))| *at)
     }
 
-    fn is_crowded(&self) -> bool {
-        self.queued > QUEUES_MAX || !self.crowded.is_empty()
+    /// Whether too many fresh deliveries wait in memory; notes since when.
+    fn note_crowd(&mut self) {
+        let crowded = self.queued > QUEUES_MAX || !self.crowded.is_empty();
+        self.crowded_since = crowded.then(|| self.crowded_since.unwrap_or_else(Instant::now));
     }
 
     fn answer(&mut self, request: Request) {
@@ -354,7 +361,8 @@ impl<C: Courier> Actor<C> {
         let behind = lane.settings.ordered && (key_is_busy || lane.may_hold());
         let may_go = !self.stopping && !behind && !lane.has_before(delivery.priority) && lane.ready(now) == Ready::Now;
         let go = may_go && has_slot && lane.queue.is_empty() && lane.free(now) > 0;
-        let soon = may_go && !go && C::REPEATABLE && !lane.settings.ordered && lane.flows(now);
+        let has_room = self.queued <= QUEUES_MAX && lane.queue.len() <= QUEUE_MAX;
+        let soon = may_go && !go && has_room && C::REPEATABLE && !lane.settings.ordered && lane.flows(now);
         let state = match (go, key_is_busy) {
             (true, _) => State::Sending,
             (false, true) => State::Blocked,
@@ -387,6 +395,7 @@ impl<C: Courier> Actor<C> {
             self.crowded.insert(lane.number);
         }
         self.queued += 1;
+        self.note_crowd();
         self.flights.insert(delivery.id, Flight { delivery, phase: Phase::Queued, offer: Some(offer) });
     }
 
@@ -396,11 +405,11 @@ impl<C: Courier> Actor<C> {
         self.queued -= 1;
         if let Some(lane) = self.lanes.get_mut(&delivery.lane) {
             lane.queue.remove(&(delivery.priority, delivery.id));
-            if lane.queue.len() > QUEUE_MAX {
-                return offer;
-            }
         }
-        self.crowded.remove(&delivery.lane);
+        if self.lanes.get(&delivery.lane).is_none_or(|lane| lane.queue.len() <= QUEUE_MAX) {
+            self.crowded.remove(&delivery.lane);
+        }
+        self.note_crowd();
         offer
     }
 

@@ -42,7 +42,7 @@ const GATHER_MAX: usize = 128;
 /// How long a row waits for its first attempt to end, so that both are written at once.
 const LINGER: Duration = Duration::from_millis(10);
 /// As long where a delivery waits for a slot first: then it is written as waiting.
-const HOLD: Duration = if cfg!(test) { LINGER } else { Duration::from_millis(100) };
+const HOLD: Duration = if cfg!(test) { LINGER } else { Duration::from_millis(500) };
 
 /// One event's deliveries, not committed yet.
 #[derive(Debug)]
@@ -63,10 +63,8 @@ impl Pending {
         Self { event, inserts, attempts: Vec::new(), open: 0, urgent: false, offered_at: Instant::now() }
     }
 
-    /// When it is committed as it is.
-    fn deadline(&self) -> Instant {
-        let queued = self.inserts.iter().any(|insert| insert.is_queued());
-        self.offered_at + if queued { HOLD } else { LINGER }
+    fn has_queued(&self) -> bool {
+        self.inserts.iter().any(Insert::is_queued)
     }
 }
 
@@ -77,7 +75,9 @@ pub(super) struct Pendings {
     ready: VecDeque<u64>,
     /// When those that are ready are committed.
     ready_at: Option<Instant>,
-    by_age: VecDeque<u64>,
+    /// Those that wait for attempts to end, and those that wait for slots first.
+    lingering: VecDeque<u64>,
+    held: VecDeque<u64>,
     next: u64,
 }
 
@@ -89,8 +89,11 @@ impl Pendings {
 
     pub(super) fn add(&mut self, number: u64, pending: Pending) {
         let (open, urgent) = (pending.open, pending.urgent);
+        match pending.has_queued() {
+            true => self.held.push_back(number),
+            false => self.lingering.push_back(number),
+        }
         self.offers.insert(number, pending);
-        self.by_age.push_back(number);
         if urgent {
             self.hurry();
         } else if open == 0 {
@@ -105,7 +108,9 @@ impl Pendings {
 
     /// Makes everything ready as it is, in its order: what comes next must not be durable before it.
     fn hurry(&mut self) {
-        self.ready.append(&mut self.by_age);
+        let mut waiting: Vec<u64> = self.lingering.drain(..).chain(self.held.drain(..)).collect();
+        waiting.sort_unstable();
+        self.ready.extend(waiting);
         self.ready_at = Some(Instant::now());
     }
 
@@ -134,8 +139,7 @@ impl Pendings {
         loop {
             let number = match self.ready.pop_front() {
                 Some(number) => number,
-                None if self.oldest()? <= now => self.by_age.pop_front()?,
-                None => return None,
+                None => self.overdue(now)?,
             };
             if let Some(pending) = self.offers.remove(&number) {
                 return Some((number, pending));
@@ -150,21 +154,30 @@ impl Pendings {
         } else if self.ready.len() >= GATHER_MAX {
             self.ready_at = Some(Instant::now());
         }
-        [self.ready_at, self.oldest()].into_iter().flatten().min()
+        let Self { offers, lingering, held, .. } = self;
+        [self.ready_at, oldest(offers, lingering, LINGER), oldest(offers, held, HOLD)].into_iter().flatten().min()
     }
 
-    /// When the oldest that still waits for its attempts is committed as it is.
-    fn oldest(&mut self) -> Option<Instant> {
-        while let Some(number) = self.by_age.front() {
-            if let Some(pending) = self.offers.get(number) {
-                return Some(pending.deadline());
-            }
-            self.by_age.pop_front();
-        }
-        None
+    /// One that has waited for long enough.
+    fn overdue(&mut self, now: Instant) -> Option<u64> {
+        let Self { offers, lingering, held, .. } = self;
+        [(lingering, LINGER), (held, HOLD)]
+            .into_iter()
+            .find_map(|(numbers, most)| oldest(offers, numbers, most).filter(|at| *at <= now).and(numbers.pop_front()))
     }
 
     pub(super) fn len(&self) -> usize {
         self.offers.len()
     }
+}
+
+/// When the first of these has waited for `most`.
+fn oldest(offers: &HashMap<u64, Pending>, numbers: &mut VecDeque<u64>, most: Duration) -> Option<Instant> {
+    while let Some(number) = numbers.front() {
+        if let Some(pending) = offers.get(number) {
+            return Some(pending.offered_at + most);
+        }
+        numbers.pop_front();
+    }
+    None
 }
