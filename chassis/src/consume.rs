@@ -21,9 +21,9 @@ use crate::{
 };
 
 /// Events that may be under way at once.
-const CREDIT_EVENTS: u32 = 4_096;
+const CREDIT_EVENTS: u32 = 2_048;
 /// Bytes that may be under way at once.
-const CREDIT_BYTES: u64 = 4 << 20;
+const CREDIT_BYTES: u64 = 2 << 20;
 /// Acknowledgements in one message.
 const ACKNOWLEDGEMENTS: usize = 512;
 /// Waits between tries to join: doubles up to the last.

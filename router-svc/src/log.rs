@@ -38,9 +38,9 @@ use self::{
 use crate::{consumer::cursor::Dirty, weddings::Weddings};
 
 /// Bytes of drafts that may wait for their commit; publishers wait at the bound.
-const PENDING_BYTES_MAX: usize = 32 << 20;
+const PENDING_BYTES_MAX: usize = 16 << 20;
 /// Drafts that may wait for their commit.
-const PENDING_MAX: usize = 8_192;
+const PENDING_MAX: usize = 4_096;
 
 /// How an append ended well.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]

@@ -82,7 +82,7 @@ pub struct Slots {
 
 impl Default for Slots {
     fn default() -> Self {
-        Self { lane: 64, organization: 512, all: 1024 }
+        Self { lane: 256, organization: 512, all: 1024 }
     }
 }
 

@@ -34,7 +34,7 @@ const BATCH_MAX: usize = 1_000;
 /// Bytes of events in one listed page, unless one event is larger.
 const PAGE_BYTES: usize = 3 << 20;
 /// Events of one stream that may wait for their commit.
-const STREAM_WINDOW: usize = 4_096;
+const STREAM_WINDOW: usize = 1_024;
 
 type Promise = BoxFuture<'static, Result<Receipt>>;
 

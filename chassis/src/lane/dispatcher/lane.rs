@@ -330,7 +330,8 @@ impl Lane {
 
     fn succeeded(&mut self) {
         self.failing_since = None;
-        if self.breaker.succeeded() { self.window.restart() } else { self.window.grow() }
+        // Its own slot was freed before.
+        if self.breaker.succeeded() { self.window.restart() } else { self.window.grow(self.running + 1) }
     }
 
     /// Gives the reason for closing, when the destination has failed for too long.

@@ -68,9 +68,14 @@ async fn an_urgent_successor_raises_its_predecessors() {
             world.give(of("ada/a", event, key, priority)).await;
         }
         world.courier.let_go("ada/a");
+        let of_2 = |call: &Call| call.event == 2 && call.outcome.is_some();
+        world.courier.until("the predecessor's end", |calls| calls.iter().any(of_2)).await;
+        // It goes once that end is committed; others use the slot meanwhile, and are held here so that they are few.
+        world.courier.hold("ada/a");
+        world.quiet().await;
+        world.courier.let_go("ada/a");
         world.quiet().await;
         let events = world.courier.events("ada/a");
-        // It goes once its predecessor's end is committed; others may use the slot meanwhile.
         let place = events.iter().position(|event| *event == 3).expect("it was sent");
         assert!(events[..2] == [1, 2] && place <= 4, "{events:?}");
     })
