@@ -24,6 +24,8 @@ mod measure;
 #[cfg(test)]
 mod path;
 #[cfg(test)]
+mod plan;
+#[cfg(test)]
 mod powercut;
 #[cfg(test)]
 mod publisher;

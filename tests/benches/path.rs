@@ -24,7 +24,12 @@ const HELD: usize = 20;
 const WARM: usize = 500;
 
 /// What is measured, by the names that `--only` takes.
-const LATENCIES: [(&str, u32, f64); 3] = [("latency_200", 200, 2.5), ("latency_500", 500, 2.5), ("latency_2000", 2_000, 15.0)];
+const LATENCIES: [(&str, u32, f64); 3] =
+    [("latency_200", 200, 2.5), ("latency_500", 500, 2.5), ("latency_2000", 2_000, 15.0)];
+
+/// The others, those first that need a long log.
+const ON_A_LONG_LOG: [&str; 4] = ["throughput_1", "throughput_10", "memory_peak", "start"];
+const MEMORY_IDLE: &str = "memory_idle";
 
 /// What is asked for.
 #[derive(Debug, Clone)]
@@ -36,7 +41,8 @@ pub(crate) struct Wanted {
 }
 
 impl Wanted {
-    fn wants(&self, name: &str) -> bool {
+    /// Whether a figure of this name is asked for.
+    pub(crate) fn wants(&self, name: &str) -> bool {
         self.only.as_deref().is_none_or(|only| name.starts_with(only))
     }
 }
@@ -50,8 +56,12 @@ struct Bench {
 
 /// Measures on one store; `told` hears of each figure.
 pub(crate) async fn run(engine: &Engine, wanted: &Wanted, told: &mut impl FnMut(Figure)) {
+    let names = LATENCIES.map(|(name, ..)| name);
+    if !names.iter().chain(&ON_A_LONG_LOG).chain(&[MEMORY_IDLE]).any(|name| wanted.wants(name)) {
+        return;
+    }
     let mut bench = Bench::start(engine).await;
-    if wanted.wants("memory_idle") {
+    if wanted.wants(MEMORY_IDLE) {
         told(bench.memory_idle());
     }
     for (name, rate, more) in LATENCIES {
@@ -59,7 +69,7 @@ pub(crate) async fn run(engine: &Engine, wanted: &Wanted, told: &mut impl FnMut(
             bench.latency(name, rate, more).await.into_iter().for_each(&mut *told);
         }
     }
-    if ["throughput_1", "throughput_10", "memory_peak", "start"].into_iter().any(|name| wanted.wants(name)) {
+    if ON_A_LONG_LOG.into_iter().any(|name| wanted.wants(name)) {
         let (router, key, rows) = (bench.system.addresses.router, bench.key.clone(), wanted.rows);
         blocking(move || publisher::stream(router, &key, TO_NOBODY, 0..rows)).await;
     }
@@ -92,7 +102,8 @@ impl Bench {
     async fn endpoints(&self, sink: &Sink, count: usize) -> Vec<String> {
         let mut ids = Vec::with_capacity(count);
         for path in 0..count {
-            let endpoint = proto::vendorsync::v1::Endpoint { url: sink.url(path), ..endpoint("client_list_cache.*", false) };
+            let endpoint =
+                proto::vendorsync::v1::Endpoint { url: sink.url(path), ..endpoint("client_list_cache.*", false) };
             ids.push(crash::create(&self.system, &self.key, endpoint).await.0);
         }
         ids
@@ -117,7 +128,11 @@ impl Bench {
     async fn throughput(&self, name: &str, endpoints: usize, events: usize, part: f64) -> Figure {
         let sink = Sink::start(endpoints, events);
         let ids = self.endpoints(&sink, endpoints).await;
-        let limit = blocking({ let sink = sink.clone(); move || machine::posts_per_second(&sink) }).await;
+        let limit = blocking({
+            let sink = sink.clone();
+            move || machine::posts_per_second(&sink)
+        })
+        .await;
         let began = Instant::now();
         let (router, key, type_) = (self.system.addresses.router, self.key.clone(), fresh(TO_WEBHOOKS, name));
         let publishing = blocking(move || publisher::stream(router, &key, type_, 0..events));
@@ -165,7 +180,7 @@ impl Bench {
 
     fn memory_idle(&self) -> Figure {
         let (now, _) = machine::resident_mib(self.system.pid());
-        Figure::at_most("memory_idle", self.store(), now, "MiB", 40.0)
+        Figure::at_most(MEMORY_IDLE, self.store(), now, "MiB", 40.0)
     }
 
     fn memory_peak(&self) -> Figure {
@@ -183,10 +198,10 @@ impl Bench {
 }
 
 /// A type of the same family for each run: an event's id is made of its type and its number.
-fn fresh(type_: &str, run: &str) -> &'static str {
+pub(crate) fn fresh(type_: &str, run: &str) -> &'static str {
     format!("{type_}_{run}").leak()
 }
 
-async fn blocking<T: Send + 'static>(work: impl FnOnce() -> T + Send + 'static) -> T {
+pub(crate) async fn blocking<T: Send + 'static>(work: impl FnOnce() -> T + Send + 'static) -> T {
     tokio::task::spawn_blocking(work).await.expect("it ends by itself")
 }
