@@ -18,6 +18,8 @@ mod isolation;
 #[cfg(test)]
 mod kill;
 #[cfg(test)]
+mod live;
+#[cfg(test)]
 mod machine;
 #[cfg(test)]
 mod measure;
