@@ -14,6 +14,8 @@ mod figure;
 #[expect(dead_code, unused_imports, reason = "the tests use more of it")]
 mod harness;
 #[cfg(test)]
+mod inbound;
+#[cfg(test)]
 mod isolation;
 #[cfg(test)]
 mod kill;

@@ -4,7 +4,7 @@
 use clap::Args;
 
 use crate::{
-    live,
+    inbound, live,
     path::{self, Wanted},
     plan,
     report::{Stores, print},
@@ -41,6 +41,7 @@ impl Measure {
         plan::run(&wanted, &mut told);
         for engine in self.store.engines() {
             path::run(&engine, &wanted, &mut told).await;
+            inbound::run(&engine, &wanted, &mut told).await;
             live::run(&engine, &wanted, &mut told).await;
         }
         good
