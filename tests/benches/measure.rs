@@ -4,7 +4,7 @@
 use clap::Args;
 
 use crate::{
-    inbound, live,
+    bad_receivers, inbound, live,
     path::{self, Wanted},
     plan,
     report::{Stores, print},
@@ -43,6 +43,7 @@ impl Measure {
             path::run(&engine, &wanted, &mut told).await;
             inbound::run(&engine, &wanted, &mut told).await;
             live::run(&engine, &wanted, &mut told).await;
+            bad_receivers::run(&engine, &wanted, &mut told).await;
         }
         good
     }
