@@ -23,6 +23,8 @@ mod route;
 mod routes;
 mod rpc;
 mod table;
+#[cfg(feature = "testing")]
+pub mod testing;
 mod wedding;
 mod weddings;
 

@@ -5,6 +5,8 @@
 
 // `cfg(test)` tells the lints that everything here is test code.
 #[cfg(test)]
+mod bad_receivers;
+#[cfg(test)]
 mod chaos;
 #[cfg(test)]
 #[path = "../crash/mod.rs"]
@@ -18,15 +20,21 @@ mod figure;
 #[expect(dead_code, unused_imports, reason = "the tests use more of it")]
 mod harness;
 #[cfg(test)]
+mod inbound;
+#[cfg(test)]
 mod isolation;
 #[cfg(test)]
 mod kill;
+#[cfg(test)]
+mod live;
 #[cfg(test)]
 mod machine;
 #[cfg(test)]
 mod measure;
 #[cfg(test)]
 mod path;
+#[cfg(test)]
+mod plan;
 #[cfg(test)]
 mod powercut;
 #[cfg(test)]

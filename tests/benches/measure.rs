@@ -4,7 +4,9 @@
 use clap::Args;
 
 use crate::{
+    bad_receivers, inbound, live,
     path::{self, Wanted},
+    plan,
     report::{Stores, print},
 };
 
@@ -14,7 +16,7 @@ const ROWS: usize = 1_000_000;
 pub(crate) struct Measure {
     #[arg(long, value_enum, default_value = "both")]
     store: Stores,
-    /// Only figures whose names begin with this: `throughput`, `latency_500`, `memory`.
+    /// Only figures whose names begin with this: `throughput`, `live`, `backlog`.
     #[arg(long)]
     only: Option<String>,
     /// Events in the log before throughput is measured.
@@ -36,8 +38,12 @@ impl Measure {
             good &= figure.ok;
             print(&figure);
         };
+        plan::run(&wanted, &mut told);
         for engine in self.store.engines() {
             path::run(&engine, &wanted, &mut told).await;
+            inbound::run(&engine, &wanted, &mut told).await;
+            live::run(&engine, &wanted, &mut told).await;
+            bad_receivers::run(&engine, &wanted, &mut told).await;
         }
         good
     }

@@ -27,6 +27,10 @@ const WARM: usize = 500;
 const LATENCIES: [(&str, u32, f64); 3] =
     [("latency_200", 200, 2.5), ("latency_500", 500, 2.5), ("latency_2000", 2_000, 15.0)];
 
+/// The others, those first that need a long log.
+const ON_A_LONG_LOG: [&str; 4] = ["throughput_1", "throughput_10", "memory_peak", "start"];
+const MEMORY_IDLE: &str = "memory_idle";
+
 /// What is asked for.
 #[derive(Debug, Clone)]
 pub(crate) struct Wanted {
@@ -37,7 +41,8 @@ pub(crate) struct Wanted {
 }
 
 impl Wanted {
-    fn wants(&self, name: &str) -> bool {
+    /// Whether a figure of this name is asked for.
+    pub(crate) fn wants(&self, name: &str) -> bool {
         self.only.as_deref().is_none_or(|only| name.starts_with(only))
     }
 }
@@ -51,8 +56,12 @@ struct Bench {
 
 /// Measures on one store; `told` hears of each figure.
 pub(crate) async fn run(engine: &Engine, wanted: &Wanted, told: &mut impl FnMut(Figure)) {
+    let names = LATENCIES.map(|(name, ..)| name);
+    if !names.iter().chain(&ON_A_LONG_LOG).chain(&[MEMORY_IDLE]).any(|name| wanted.wants(name)) {
+        return;
+    }
     let mut bench = Bench::start(engine).await;
-    if wanted.wants("memory_idle") {
+    if wanted.wants(MEMORY_IDLE) {
         told(bench.memory_idle());
     }
     for (name, rate, more) in LATENCIES {
@@ -60,7 +69,7 @@ pub(crate) async fn run(engine: &Engine, wanted: &Wanted, told: &mut impl FnMut(
             bench.latency(name, rate, more).await.into_iter().for_each(&mut *told);
         }
     }
-    if ["throughput_1", "throughput_10", "memory_peak", "start"].into_iter().any(|name| wanted.wants(name)) {
+    if ON_A_LONG_LOG.into_iter().any(|name| wanted.wants(name)) {
         let (router, key, rows) = (bench.system.addresses.router, bench.key.clone(), wanted.rows);
         blocking(move || publisher::stream(router, &key, TO_NOBODY, 0..rows)).await;
     }
@@ -171,7 +180,7 @@ impl Bench {
 
     fn memory_idle(&self) -> Figure {
         let (now, _) = machine::resident_mib(self.system.pid());
-        Figure::at_most("memory_idle", self.store(), now, "MiB", 40.0)
+        Figure::at_most(MEMORY_IDLE, self.store(), now, "MiB", 40.0)
     }
 
     fn memory_peak(&self) -> Figure {
@@ -189,10 +198,10 @@ impl Bench {
 }
 
 /// A type of the same family for each run: an event's id is made of its type and its number.
-fn fresh(type_: &str, run: &str) -> &'static str {
+pub(crate) fn fresh(type_: &str, run: &str) -> &'static str {
     format!("{type_}_{run}").leak()
 }
 
-async fn blocking<T: Send + 'static>(work: impl FnOnce() -> T + Send + 'static) -> T {
+pub(crate) async fn blocking<T: Send + 'static>(work: impl FnOnce() -> T + Send + 'static) -> T {
     tokio::task::spawn_blocking(work).await.expect("it ends by itself")
 }

@@ -71,18 +71,11 @@ pub(crate) struct Published {
     pub(crate) durable: Duration,
 }
 
-/// Publishes these numbers one by one, `rate` a second, whatever the system does: what comes late counts from when it
-/// was due.
-pub(crate) fn paced(
-    router: SocketAddr,
-    key: &Key,
-    type_: &'static str,
-    rate: u32,
-    numbers: std::ops::Range<usize>,
-) -> Vec<Published> {
-    let (due, mut pace) = mpsc::unbounded_channel();
+/// Gives each number when it is due, `rate` a second, whatever the reader does.
+pub(crate) fn pace(rate: u32, numbers: std::ops::Range<usize>) -> mpsc::UnboundedReceiver<(usize, Instant)> {
+    let (due, pace) = mpsc::unbounded_channel();
     // A thread's sleep is finer than a runtime's timer, whose steps are whole milliseconds.
-    let pacing = std::thread::spawn(move || {
+    std::thread::spawn(move || {
         let began = Instant::now();
         for (place, number) in numbers.enumerate() {
             let at = began + Duration::from_secs(1) * u32::try_from(place).expect("a short run") / rate;
@@ -92,19 +85,41 @@ pub(crate) fn paced(
             }
         }
     });
-    let published = on_one_thread(async {
+    pace
+}
+
+/// Publishes these numbers one by one, `rate` a second, whatever the system does: what comes late counts from when it
+/// was due.
+pub(crate) fn paced(
+    router: SocketAddr,
+    key: &Key,
+    type_: &'static str,
+    rate: u32,
+    numbers: std::ops::Range<usize>,
+) -> Vec<Published> {
+    paced_events(router, key, rate, numbers, |number| event(type_, number))
+}
+
+/// The same with events of the caller's.
+pub(crate) fn paced_events(
+    router: SocketAddr,
+    key: &Key,
+    rate: u32,
+    numbers: std::ops::Range<usize>,
+    event: impl Fn(usize) -> Event,
+) -> Vec<Published> {
+    let mut pace = pace(rate, numbers);
+    on_one_thread(async {
         let clients: Vec<_> = (0..CONNECTIONS).map(|_| EventServiceClient::new(client(router, key))).collect();
         let mut under_way = JoinSet::new();
         while let Some((number, due)) = pace.recv().await {
             let mut events = clients[number % CONNECTIONS].clone();
+            let request = PublishRequest { event: Some(event(number)) };
             under_way.spawn(async move {
-                let request = PublishRequest { event: Some(event(type_, number)) };
                 events.publish(request).await.expect("it is taken");
                 Published { number, due, durable: due.elapsed() }
             });
         }
         under_way.join_all().await
-    });
-    pacing.join().expect("it ends by itself");
-    published
+    })
 }

@@ -19,6 +19,8 @@ mod policy;
 mod replay;
 mod router;
 mod rpc;
+#[cfg(feature = "testing")]
+pub mod testing;
 #[cfg(test)]
 mod tests;
 mod webhook;
