@@ -161,9 +161,12 @@ impl Pendings {
     /// One that has waited for long enough.
     fn overdue(&mut self, now: Instant) -> Option<u64> {
         let Self { offers, lingering, held, .. } = self;
-        [(lingering, LINGER), (held, HOLD)]
-            .into_iter()
-            .find_map(|(numbers, most)| oldest(offers, numbers, most).filter(|at| *at <= now).and(numbers.pop_front()))
+        for (numbers, most) in [(lingering, LINGER), (held, HOLD)] {
+            if oldest(offers, numbers, most).is_some_and(|at| at <= now) {
+                return numbers.pop_front();
+            }
+        }
+        None
     }
 
     pub(super) fn len(&self) -> usize {
