@@ -20,7 +20,9 @@ use sqlx::{
     migrate::{Migration, Migrator},
     pool::PoolConnectionMetadata,
     postgres::{PgConnectOptions, PgPoolOptions},
-    sqlite::{SqliteAutoVacuum, SqliteConnectOptions, SqliteJournalMode, SqlitePoolOptions, SqliteSynchronous},
+    sqlite::{
+        SqliteAutoVacuum, SqliteConnectOptions, SqliteJournalMode, SqlitePoolOptions, SqliteRow, SqliteSynchronous,
+    },
 };
 
 use self::owner::{Lock, Owner, lock_file, lock_schema};
@@ -244,15 +246,16 @@ impl Tx {
 }
 
 /// Runs statements on SQLite that begin and commit a transaction of their own, in one trip to its thread. If one fails,
-/// what they did is undone. Gives the number of rows that they changed. To be called in a task that is never cut off: a
+/// what they did is undone. Gives the rows that they return: SQLite's count of changes is that of the last statement that
+/// changed any, once more for each that changes none. To be called in a task that is never cut off: a
 /// transaction that isn't waited for stays open.
 ///
 /// # Errors
 /// Of the statement that failed; the transaction was rolled back, unless the connection broke.
-pub async fn run_whole(pool: &SqlitePool, mut statements: QueryBuilder<Sqlite>) -> Result<u64, sqlx::Error> {
+pub async fn run_whole(pool: &SqlitePool, mut statements: QueryBuilder<Sqlite>) -> Result<Vec<SqliteRow>, sqlx::Error> {
     let mut connection = pool.acquire().await?;
-    let error = match statements.build().execute(&mut *connection).await {
-        Ok(done) => return Ok(done.rows_affected()),
+    let error = match statements.build().fetch_all(&mut *connection).await {
+        Ok(rows) => return Ok(rows),
         Err(error) => error,
     };
     // One that didn't get as far as to begin has nothing to roll back.
