@@ -4,11 +4,11 @@
 //! The hot statements stand in both dialects side by side: PostgreSQL takes whole columns (UNNEST), SQLite rows of values,
 //! `OR FAIL`: a statement that fails ends the transaction, so that there is nothing to undo within it, and no journal of it.
 
-use std::{collections::HashSet, sync::Arc, time::Duration};
+use std::{sync::Arc, time::Duration};
 
 use bytes::Bytes;
 use jiff::Timestamp;
-use sqlx::{QueryBuilder, Row as _, Sqlite};
+use sqlx::{QueryBuilder, Sqlite};
 use tokio::sync::mpsc;
 
 use super::{
@@ -173,9 +173,9 @@ async fn commit(store: &Store, keys: &DataKeys, group: &Group) -> Result<Found> 
         crate::fail::point("lane.record.commit");
         let rows = store::run_whole(pool, at_once(group, &sealed)).await?;
         crate::fail::point("lane.record.committed");
-        let stored = rows.iter().map(|row| row.try_get(0)).collect::<Result<HashSet<i64>, _>>()?;
-        let ids = group.inserts.iter().map(|insert| insert.delivery.id);
-        return Ok(Found { repeated: ids.filter(|id| !stored.contains(id)).collect(), ..Found::default() });
+        let missing = rows.len() < group.inserts.len();
+        let repeated = if missing { repeated(store, &group.inserts).await? } else { Vec::new() };
+        return Ok(Found { repeated, ..Found::default() });
     }
     let mut tx = store.begin().await?;
     let inserted = insert_deliveries(&mut tx, &group.inserts, &sealed.contents).await?;
@@ -204,7 +204,7 @@ async fn commit(store: &Store, keys: &DataKeys, group: &Group) -> Result<Found> 
     Ok(Found { released, repeated })
 }
 
-/// Deliveries and their attempts in one trip to SQLite, which gives the ids of those that it didn't have.
+/// Deliveries and their attempts in one trip to SQLite, which gives a row for each that it didn't have.
 fn at_once(group: &Group, sealed: &Sealed) -> QueryBuilder<Sqlite> {
     let mut query = QueryBuilder::new("BEGIN IMMEDIATE; ");
     delivery_values(&mut query, &group.inserts.iter().zip(&sealed.contents).collect::<Vec<_>>());
