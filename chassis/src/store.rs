@@ -18,7 +18,7 @@ use futures_util::future::{BoxFuture, FutureExt as _};
 use sqlx::{
     Connection as _, PgConnection, PgPool, Postgres, QueryBuilder, Sqlite, SqliteConnection, SqlitePool, Transaction,
     migrate::{Migration, Migrator},
-    pool::PoolConnectionMetadata,
+    pool::{PoolConnection, PoolConnectionMetadata},
     postgres::{PgConnectOptions, PgPoolOptions},
     sqlite::{
         SqliteAutoVacuum, SqliteConnectOptions, SqliteJournalMode, SqlitePoolOptions, SqliteRow, SqliteSynchronous,
@@ -246,23 +246,34 @@ impl Tx {
 }
 
 /// Runs statements on SQLite that begin and commit a transaction of their own, in one trip to its thread. If one fails,
-/// what they did is undone. Gives the rows that they return: SQLite's count of changes is that of the last statement that
-/// changed any, once more for each that changes none. To be called in a task that is never cut off: a
-/// transaction that isn't waited for stays open.
+/// what they did is undone, and likewise if nobody waits for them to end. Gives the rows that they return: SQLite's count of changes is that of the last statement that
+/// changed any, once more for each that changes none.
 ///
 /// # Errors
 /// Of the statement that failed; the transaction was rolled back, unless the connection broke.
 pub async fn run_whole(pool: &SqlitePool, mut statements: QueryBuilder<Sqlite>) -> Result<Vec<SqliteRow>, sqlx::Error> {
-    let mut connection = pool.acquire().await?;
-    let error = match statements.build().fetch_all(&mut *connection).await {
-        Ok(rows) => return Ok(rows),
-        Err(error) => error,
-    };
+    let mut connection = Unfinished(pool.acquire().await?.into());
+    let done = statements.build().fetch_all(connection.get()).await;
     // One that didn't get as far as to begin has nothing to roll back.
-    if sqlx::query("ROLLBACK").execute(&mut *connection).await.is_err() {
-        connection.close().await.ok();
+    if done.is_ok() || sqlx::query("ROLLBACK").execute(connection.get()).await.is_ok() {
+        connection.0 = None;
     }
-    Err(error)
+    done
+}
+
+/// A connection on which a transaction may be open that sqlx doesn't know of; dropped, it is closed, which ends that.
+struct Unfinished(Option<PoolConnection<Sqlite>>);
+
+impl Unfinished {
+    fn get(&mut self) -> &mut SqliteConnection {
+        self.0.as_mut().expect("it is given back at the end alone")
+    }
+}
+
+impl Drop for Unfinished {
+    fn drop(&mut self) {
+        drop(self.0.take().map(PoolConnection::detach));
+    }
 }
 
 /// Rows in one statement on SQLite.

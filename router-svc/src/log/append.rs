@@ -28,8 +28,9 @@ pub(super) async fn at_once(store: &Store, drafts: &[&Draft], head: u64, epoch: 
     let done = match store.writer() {
         Engine::Sqlite(_) if fresh.len() > AT_ONCE_MAX => return Ok(false),
         Engine::Sqlite(pool) => {
-            let mut query = QueryBuilder::new(INTO_EVENTS);
-            query.push("SELECT * FROM (");
+            // `OR ROLLBACK`: `OR FAIL` would keep the rows before the one that is refused.
+            let mut query = QueryBuilder::new("INSERT OR ROLLBACK ");
+            query.push(INTO_EVENTS).push("SELECT * FROM (");
             push_values(&mut query, &fresh, now);
             query.push(") WHERE EXISTS (SELECT 1 FROM log WHERE epoch = ").push_bind(epoch);
             query.push(" AND head = ").push_bind(stored(head)).push(")");
@@ -144,7 +145,8 @@ async fn insert_fresh(tx: &mut Tx, fresh: &[(i64, &Draft)], now: i64) -> Result<
     match tx.on() {
         Engine::Sqlite(connection) => {
             for part in store::parts(fresh) {
-                let mut query = QueryBuilder::new(INTO_EVENTS);
+                let mut query = QueryBuilder::new("INSERT OR FAIL ");
+                query.push(INTO_EVENTS);
                 push_values(&mut query, part, now);
                 query.build().execute(&mut *connection).await?;
             }
@@ -163,7 +165,8 @@ async fn insert_fresh(tx: &mut Tx, fresh: &[(i64, &Draft)], now: i64) -> Result<
 }
 
 /// What SQLite takes rows of values by; its trigger moves the head.
-const INTO_EVENTS: &str = "INSERT OR FAIL INTO events (sequence, organization_id, id, uid, type, ordering_key, priority, content_hash, recorded_at, body) ";
+const INTO_EVENTS: &str =
+    "INTO events (sequence, organization_id, id, uid, type, ordering_key, priority, content_hash, recorded_at, body) ";
 
 fn push_values(query: &mut QueryBuilder<Sqlite>, fresh: &[(i64, &Draft)], now: i64) {
     query.push_values(fresh, |mut row, (sequence, draft)| {

@@ -3,7 +3,7 @@
 use std::collections::{BTreeSet, HashMap};
 
 use proto::router::v1::{
-    ConsumeRequest, ConsumedEvent, Credit, DeleteGroupRequest, Group, ListGroupsRequest, ReplayEventsRequest,
+    ConsumeRequest, ConsumedEvent, Credit, DeleteGroupRequest, Event, Group, ListGroupsRequest, ReplayEventsRequest,
     StartConsuming, consume_request::Message,
 };
 use serde_json::json;
@@ -37,6 +37,11 @@ async fn from_the_first(client: &Client, group: &str, types: &[&str]) -> Member 
         credit: Some(Credit { events: 1_000, bytes: 0 }),
     };
     client.start(start).await.unwrap()
+}
+
+/// An event that people are told of.
+fn told(id: &str) -> Event {
+    content(id, "payment.received", json!({"amount": 1}))
 }
 
 #[tokio::test]
@@ -80,8 +85,10 @@ async fn whoever_does_not_start_is_told_so_and_built_in_groups_are_for_services(
             assert_eq!(client.start(start(group)).await.err().unwrap().code(), Code::PermissionDenied, "{group}");
         }
         assert_eq!(field(world.service().start(start("other")).await.err().unwrap()), "start.group");
-        a.publish(keyed("e1", "k")).await;
-        world.organization("b").await.publish(keyed("e1", "k")).await;
+        // What the plan asks nothing of a service for isn't handed to it.
+        a.publish(keyed("e0", "k")).await;
+        a.publish(told("e1")).await;
+        world.organization("b").await.publish(told("e1")).await;
         let mut notifier = world.service().join("notifier", 10).await;
         assert_eq!(notifier.ids(2).await, ["e1", "e1"], "of every organization, from the first event on");
         assert_eq!(
@@ -284,14 +291,15 @@ async fn a_replay_offers_stored_events_again_once_to_that_group_alone() {
 async fn a_replay_to_a_built_in_group_holds_the_callers_events_alone_and_survives_a_restart() {
     on_each(|world| async move {
         let (a, b) = (world.organization("a").await, world.organization("b").await);
-        a.publish(keyed("a1", "k")).await;
-        b.publish(keyed("b1", "k")).await;
+        a.publish(told("a1")).await;
+        a.publish(keyed("a2", "k")).await;
+        b.publish(told("b1")).await;
         let mut notifier = world.service().join("notifier", 100).await;
         let events = notifier.rest().await;
         notifier.acknowledge(&events).await;
-        acknowledged(&world.service(), "notifier", 2).await;
+        acknowledged(&world.service(), "notifier", 3).await;
         drop(notifier);
-        assert_eq!(replay(&a, "notifier", 0, false).await, 1);
+        assert_eq!(replay(&a, "notifier", 0, false).await, 2);
         let world: World = world.restart().await;
         let mut notifier = world.service().join("notifier", 100).await;
         let again = notifier.rest().await;

@@ -97,7 +97,9 @@ impl Pendings {
         if urgent {
             self.hurry();
         } else if open == 0 {
+            // Nothing more will be known of it soon.
             self.make_ready(number);
+            self.ready_at = Some(Instant::now());
         }
     }
 
