@@ -20,14 +20,28 @@ pub(crate) struct Figure {
 
 impl Figure {
     /// At least this part of what the machine does.
-    pub(crate) fn share(name: &str, store: &'static str, value: f64, unit: &'static str, limit: f64, part: f64) -> Self {
+    pub(crate) fn share(
+        name: &str,
+        store: &'static str,
+        value: f64,
+        unit: &'static str,
+        limit: f64,
+        part: f64,
+    ) -> Self {
         let ratio = value / limit;
         let goal = format!("at least {part:.2} of the limit");
         Self::new(name, store, value, unit, goal, ratio >= part).beside(limit)
     }
 
     /// At most what the machine itself needs, and this much more.
-    pub(crate) fn above(name: &str, store: &'static str, value: f64, unit: &'static str, limit: f64, more: f64) -> Self {
+    pub(crate) fn above(
+        name: &str,
+        store: &'static str,
+        value: f64,
+        unit: &'static str,
+        limit: f64,
+        more: f64,
+    ) -> Self {
         let goal = format!("at most {:.3} {unit}: the limit and {more} {unit}", limit + more);
         Self::new(name, store, value, unit, goal, value <= limit + more).beside(limit)
     }
@@ -35,6 +49,20 @@ impl Figure {
     /// At most this.
     pub(crate) fn at_most(name: &str, store: &'static str, value: f64, unit: &'static str, most: f64) -> Self {
         Self::new(name, store, value, unit, format!("at most {most} {unit}"), value <= most)
+    }
+
+    /// At most `most`, which follows from what was measured without the load, `limit`, as `how` says.
+    pub(crate) fn compared(
+        name: &str,
+        store: &'static str,
+        value: f64,
+        unit: &'static str,
+        limit: f64,
+        most: f64,
+        how: &str,
+    ) -> Self {
+        let goal = format!("at most {most:.3} {unit}: {how}");
+        Self::new(name, store, value, unit, goal, value <= most).beside(limit)
     }
 
     /// At least this.

@@ -5,6 +5,8 @@
 
 // `cfg(test)` tells the lints that everything here is test code.
 #[cfg(test)]
+mod backlog;
+#[cfg(test)]
 mod bad_receivers;
 #[cfg(test)]
 #[path = "../crash/mod.rs"]

@@ -38,6 +38,8 @@ pub(crate) struct Wanted {
     pub(crate) only: Option<String>,
     /// Events in the log before throughput is measured.
     pub(crate) rows: usize,
+    /// Endpoints of the backlog, and events that wait for each.
+    pub(crate) backlog: usize,
 }
 
 impl Wanted {
