@@ -30,6 +30,8 @@ mod machine;
 #[cfg(test)]
 mod measure;
 #[cfg(test)]
+mod neighbours;
+#[cfg(test)]
 mod path;
 #[cfg(test)]
 mod plan;

@@ -4,13 +4,14 @@
 use clap::Args;
 
 use crate::{
-    backlog, bad_receivers, inbound, live,
+    backlog, bad_receivers, inbound, live, neighbours,
     path::{self, Wanted},
     plan,
     report::{Stores, print},
 };
 
 const ROWS: usize = 1_000_000;
+const RATE: u32 = 2_000;
 const BACKLOG: usize = 1_000;
 
 #[derive(Debug, Args)]
@@ -23,6 +24,9 @@ pub(crate) struct Measure {
     /// Events in the log before throughput is measured.
     #[arg(long, default_value_t = ROWS)]
     rows: usize,
+    /// Events a second, all together, while some endpoints hang.
+    #[arg(long, default_value_t = RATE)]
+    rate: u32,
     /// Endpoints of the backlog, and events that wait for each.
     #[arg(long, default_value_t = BACKLOG)]
     backlog: usize,
@@ -30,13 +34,13 @@ pub(crate) struct Measure {
 
 impl Default for Measure {
     fn default() -> Self {
-        Self { store: Stores::Both, only: None, rows: ROWS, backlog: BACKLOG }
+        Self { store: Stores::Both, only: None, rows: ROWS, rate: RATE, backlog: BACKLOG }
     }
 }
 
 impl Measure {
     pub(crate) async fn run(self) -> bool {
-        let wanted = Wanted { only: self.only, rows: self.rows, backlog: self.backlog };
+        let wanted = Wanted { only: self.only, rows: self.rows, rate: self.rate, backlog: self.backlog };
         let mut good = true;
         let mut told = |figure: crate::figure::Figure| {
             good &= figure.ok;
@@ -47,6 +51,7 @@ impl Measure {
             path::run(&engine, &wanted, &mut told).await;
             inbound::run(&engine, &wanted, &mut told).await;
             live::run(&engine, &wanted, &mut told).await;
+            neighbours::run(&engine, &wanted, &mut told).await;
             bad_receivers::run(&engine, &wanted, &mut told).await;
             backlog::run(&engine, &wanted, &mut told).await;
         }
