@@ -29,7 +29,6 @@ const NEW: &str =
 
 /// Plans one update of a wedding per call, among the built-in routes and `count` of the organization's own, of which a
 /// handful fit its type and channels.
-#[must_use]
 pub fn planner(count: usize) -> impl FnMut() {
     let built_in = BuiltIn::load().expect("the built-in routes are tested");
     let routes = Routes::new(&built_in, &HashSet::new(), (0..count).map(|number| Arc::new(route(number))), Vec::new());

@@ -28,6 +28,7 @@ use crate::{
     harness::{Engine, Key, Wedsync, client},
 };
 
+const MEMORY: &str = "bad_receivers_memory";
 /// Events to each of them.
 const EVENTS: usize = 20;
 /// How long they are watched, so that the breaker lets some be tried again; then until no attempt is under way.
@@ -41,7 +42,8 @@ const MIB_OF_ITS_OWN: f64 = 20.0;
 
 /// Measures on one store; `told` hears of each figure.
 pub(crate) async fn run(engine: &Engine, wanted: &Wanted, told: &mut impl FnMut(Figure)) {
-    if !wanted.wants("bad_receivers") {
+    let mut figures = manners().into_iter().map(|manner| figure_of(manner.name)).chain([MEMORY.to_owned()]);
+    if !figures.any(|name| wanted.wants(&name)) {
         return;
     }
     let system = Wedsync::start_on(engine, &[]).await;
@@ -62,9 +64,14 @@ pub(crate) async fn run(engine: &Engine, wanted: &Wanted, told: &mut impl FnMut(
     let (store, attempts) = (name(engine), seen.attempts.iter().map(Vec::len).sum::<usize>() as f64);
     for (manner, attempts) in names.into_iter().zip(&seen.attempts) {
         let longest = attempts.iter().max().expect("each was tried").as_secs_f64();
-        told(Figure::at_most(&format!("bad_receivers_{manner}"), store, longest, "s", LONGEST_S));
+        told(Figure::at_most(&figure_of(manner), store, longest, "s", LONGEST_S));
     }
-    told(Figure::at_most("bad_receivers_memory", store, grown, "MiB", MIB_PER_ATTEMPT * attempts + MIB_OF_ITS_OWN));
+    told(Figure::at_most(MEMORY, store, grown, "MiB", MIB_PER_ATTEMPT * attempts + MIB_OF_ITS_OWN));
+}
+
+/// Each manner has a figure of its own, which names it.
+fn figure_of(manner: &str) -> String {
+    format!("bad_receivers_{manner}")
 }
 
 /// What the system did about them.
@@ -180,8 +187,8 @@ impl Manner {
     }
 
     async fn answer(&self, mut stream: TcpStream) -> io::Result<()> {
-        // Some of the request is enough; unread bytes of it don't matter.
-        stream.read(&mut [0; 64 * 1024]).await?;
+        // A request is longer than this, and what is left of it doesn't matter.
+        stream.read_exact(&mut [0; 1024]).await?;
         if self.head.is_empty() {
             return stream.set_zero_linger();
         }

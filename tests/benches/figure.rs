@@ -51,6 +51,20 @@ impl Figure {
         Self::new(name, store, value, unit, format!("at most {most} {unit}"), value <= most)
     }
 
+    /// At most `most`, which follows from what was measured without the load, `limit`, as `how` says.
+    pub(crate) fn compared(
+        name: &str,
+        store: &'static str,
+        value: f64,
+        unit: &'static str,
+        limit: f64,
+        most: f64,
+        how: &str,
+    ) -> Self {
+        let goal = format!("at most {most:.3} {unit}: {how}");
+        Self::new(name, store, value, unit, goal, value <= most).beside(limit)
+    }
+
     /// At least this.
     pub(crate) fn at_least(name: &str, store: &'static str, value: f64, unit: &'static str, least: f64) -> Self {
         Self::new(name, store, value, unit, format!("at least {least} {unit}"), value >= least)

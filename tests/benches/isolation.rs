@@ -28,6 +28,8 @@ use crate::{
     report::print,
 };
 
+/// What both endpoints get.
+const PATTERN: &str = "client.*";
 /// How much slower the healthy one's p95 may be beside the hanging one.
 const FACTOR: f64 = 1.5;
 /// What a machine's own noise may add to it.
@@ -83,14 +85,14 @@ impl Isolation {
     pub(crate) async fn run(self) -> bool {
         let system = Wedsync::start().await;
         let key = system.tenant("Isolation").await;
-        let healthy = Target::open(&system, &key, "client.*", false).await;
+        let healthy = Target::open(&system, &key, PATTERN, false).await;
         let mut publisher = Publisher { system: &system, key: &key, rate: self.rate, part: 0 };
         publisher.publish(3).await; // Connections open, caches fill.
 
         let mut hanging = Hanging::start().await;
         let (mut alone, mut beside) = (Part::default(), Part::default());
         alone.take(&healthy, &publisher.publish(self.seconds / 2).await).await;
-        let id = hanging.join(&system, &key).await;
+        let id = hanging.join(&system, &key, PATTERN).await;
         beside.take(&healthy, &publisher.publish(self.seconds).await).await;
         remove(&system, &key, id).await;
         alone.take(&healthy, &publisher.publish(self.seconds / 2).await).await;
@@ -212,14 +214,14 @@ fn ms(duration: Duration) -> f64 {
 }
 
 /// An endpoint that accepts every connection, keeps it and says nothing.
-struct Hanging {
+pub(crate) struct Hanging {
     address: SocketAddr,
     accepted: mpsc::UnboundedReceiver<()>,
     _server: JoinSet<()>,
 }
 
 impl Hanging {
-    async fn start() -> Self {
+    pub(crate) async fn start() -> Self {
         let listener = TcpListener::bind("127.0.0.1:0").await.expect("a free port");
         let address = listener.local_addr().expect("it is bound");
         let (sender, accepted) = mpsc::unbounded_channel();
@@ -235,13 +237,14 @@ impl Hanging {
         Self { address, accepted, _server: server }
     }
 
-    /// Makes it an endpoint for the events that the healthy one gets, and gives its id.
-    async fn join(&self, system: &Wedsync, key: &Key) -> String {
+    /// Makes it an endpoint for events of `pattern`, and gives its id.
+    pub(crate) async fn join(&self, system: &Wedsync, key: &Key, pattern: &str) -> String {
         let url = format!("http://{}/webhook", self.address);
-        create(system, key, Endpoint { url, ..endpoint("client.*", false) }).await.0
+        create(system, key, Endpoint { url, ..endpoint(pattern, false) }).await.0
     }
 
-    fn held(&mut self) -> u64 {
+    /// Connections since the last question.
+    pub(crate) fn held(&mut self) -> u64 {
         std::iter::from_fn(|| self.accepted.try_recv().ok()).count() as u64
     }
 }

@@ -5,6 +5,8 @@
 
 // `cfg(test)` tells the lints that everything here is test code.
 #[cfg(test)]
+mod backlog;
+#[cfg(test)]
 mod bad_receivers;
 #[cfg(test)]
 mod chaos;
@@ -31,6 +33,8 @@ mod live;
 mod machine;
 #[cfg(test)]
 mod measure;
+#[cfg(test)]
+mod neighbours;
 #[cfg(test)]
 mod path;
 #[cfg(test)]

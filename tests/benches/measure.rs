@@ -4,13 +4,15 @@
 use clap::Args;
 
 use crate::{
-    bad_receivers, inbound, live,
+    backlog, bad_receivers, inbound, live, neighbours,
     path::{self, Wanted},
     plan,
     report::{Stores, print},
 };
 
 const ROWS: usize = 1_000_000;
+const RATE: u32 = 2_000;
+const BACKLOG: usize = 1_000;
 
 #[derive(Debug, Args)]
 pub(crate) struct Measure {
@@ -22,17 +24,23 @@ pub(crate) struct Measure {
     /// Events in the log before throughput is measured.
     #[arg(long, default_value_t = ROWS)]
     rows: usize,
+    /// Events a second, all together, while some endpoints hang.
+    #[arg(long, default_value_t = RATE)]
+    rate: u32,
+    /// Endpoints of the backlog, and events that wait for each.
+    #[arg(long, default_value_t = BACKLOG)]
+    backlog: usize,
 }
 
 impl Default for Measure {
     fn default() -> Self {
-        Self { store: Stores::Both, only: None, rows: ROWS }
+        Self { store: Stores::Both, only: None, rows: ROWS, rate: RATE, backlog: BACKLOG }
     }
 }
 
 impl Measure {
     pub(crate) async fn run(self) -> bool {
-        let wanted = Wanted { only: self.only, rows: self.rows };
+        let wanted = Wanted { only: self.only, rows: self.rows, rate: self.rate, backlog: self.backlog };
         let mut good = true;
         let mut told = |figure: crate::figure::Figure| {
             good &= figure.ok;
@@ -43,7 +51,9 @@ impl Measure {
             path::run(&engine, &wanted, &mut told).await;
             inbound::run(&engine, &wanted, &mut told).await;
             live::run(&engine, &wanted, &mut told).await;
+            neighbours::run(&engine, &wanted, &mut told).await;
             bad_receivers::run(&engine, &wanted, &mut told).await;
+            backlog::run(&engine, &wanted, &mut told).await;
         }
         good
     }

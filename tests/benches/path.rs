@@ -38,6 +38,10 @@ pub(crate) struct Wanted {
     pub(crate) only: Option<String>,
     /// Events in the log before throughput is measured.
     pub(crate) rows: usize,
+    /// Events a second, all together, while some endpoints hang.
+    pub(crate) rate: u32,
+    /// Endpoints of the backlog, and events that wait for each.
+    pub(crate) backlog: usize,
 }
 
 impl Wanted {

@@ -11,9 +11,10 @@ use proto::router::v1::{
 };
 use tokio::{sync::mpsc, task::JoinSet};
 use tokio_stream::wrappers::ReceiverStream;
+use tonic::{Code, Status};
 
 use super::sink::on_one_thread;
-use crate::harness::{Key, client};
+use crate::harness::{Key, PATIENCE, client};
 
 /// The content of every event, in bytes.
 pub(crate) const DATA_BYTES: usize = 1_000;
@@ -21,6 +22,8 @@ pub(crate) const DATA_BYTES: usize = 1_000;
 const KEYS: usize = 1_000;
 /// Connections of the publisher that keeps to a schedule.
 const CONNECTIONS: usize = 4;
+/// When it tries again what wasn't taken.
+const AGAIN_AFTER: Duration = Duration::from_millis(100);
 
 /// Goes to webhooks, and to nobody else.
 pub(crate) const TO_WEBHOOKS: &str = "client_list_cache.refreshed";
@@ -62,6 +65,57 @@ pub(crate) fn stream(router: SocketAddr, key: &Key, type_: &'static str, numbers
             assert!(matches!(result, Some(publish_result::Result::Receipt(_))), "refused: {result:?}");
         }
     });
+}
+
+/// What came of events that were offered whether or not they would be taken.
+#[derive(Debug, Default)]
+pub(crate) struct Offered {
+    pub(crate) taken: usize,
+    /// As too many.
+    pub(crate) refused: usize,
+    /// For another reason.
+    pub(crate) failed: usize,
+}
+
+/// Offers these numbers over one stream, `rate` a second, and counts what comes of them.
+pub(crate) fn offer(
+    router: SocketAddr,
+    key: &Key,
+    type_: &'static str,
+    rate: u32,
+    numbers: std::ops::Range<usize>,
+) -> Offered {
+    let count = numbers.len();
+    let mut pace = pace(rate, numbers);
+    on_one_thread(async {
+        let mut events = EventServiceClient::new(client(router, key));
+        let (requests, outgoing) = mpsc::channel(256);
+        let mut publishing = JoinSet::new();
+        publishing.spawn(async move {
+            while let Some((number, _)) = pace.recv().await {
+                let request = PublishStreamRequest { correlation_id: number as u64, event: Some(event(type_, number)) };
+                requests.send(request).await.expect("the stream goes on");
+            }
+        });
+        let mut answers = events.publish_stream(ReceiverStream::new(outgoing)).await.expect("a stream").into_inner();
+        let mut offered = Offered::default();
+        for _ in 0..count {
+            let answer = answers.message().await.expect("the stream goes on").expect("an answer to each");
+            match answer.result.and_then(|result| result.result) {
+                Some(publish_result::Result::Receipt(_)) => offered.taken += 1,
+                Some(publish_result::Result::Refusal(refusal)) if refusal.code == Code::ResourceExhausted as i32 => {
+                    offered.refused += 1;
+                }
+                _ => offered.failed += 1,
+            }
+        }
+        offered
+    })
+}
+
+/// Whether it may be taken when it is tried again.
+fn is_passing(status: &Status) -> bool {
+    [Code::Unavailable, Code::DeadlineExceeded, Code::Cancelled].contains(&status.code())
 }
 
 /// When an event was due, and how long its publish took until it was durable.
@@ -116,7 +170,11 @@ pub(crate) fn paced_events(
             let mut events = clients[number % CONNECTIONS].clone();
             let request = PublishRequest { event: Some(event(number)) };
             under_way.spawn(async move {
-                events.publish(request).await.expect("it is taken");
+                // Tried again it is the same event, and still counts from when it was due.
+                while let Err(status) = events.publish(request.clone()).await {
+                    assert!(is_passing(&status) && due.elapsed() < PATIENCE, "not taken: {status}");
+                    tokio::time::sleep(AGAIN_AFTER).await;
+                }
                 Published { number, due, durable: due.elapsed() }
             });
         }

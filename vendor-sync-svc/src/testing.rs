@@ -28,7 +28,6 @@ const NEW: &str =
 
 /// Finds the endpoints of one update of a wedding per call, among `count` of its organization: those of its supplier,
 /// and a handful of the whole organization's.
-#[must_use]
 pub fn matcher(count: usize) -> impl FnMut() {
     let mut index = Index::default();
     (0..count).for_each(|number| index.insert(&Arc::new(endpoint(number))));
