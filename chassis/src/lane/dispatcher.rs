@@ -129,6 +129,10 @@ enum Request {
         settings: Settings,
         remembered: rows::Remembered,
     },
+    /// Record all that was offered until now, as it stands.
+    Record {
+        done: oneshot::Sender<()>,
+    },
     Drop {
         lane: i64,
         done: oneshot::Sender<()>,
@@ -235,6 +239,10 @@ impl Dispatcher {
     /// Those of the store; `Error::Unavailable` while stopping.
     pub async fn remove(&self, id: &str, organization: &OrganizationId, state: State, reason: &str) -> Result<u64> {
         let lane = rows::lane(&self.store, id, organization).await?;
+        // What isn't recorded yet would be ended unseen, and not counted.
+        let (done, recorded) = oneshot::channel();
+        self.ask(Request::Record { done }).await?;
+        recorded.await.map_err(|_| stopping())?;
         let (done, dropped) = oneshot::channel();
         self.ask(Request::Drop { lane, done }).await?;
         dropped.await.map_err(|_| stopping())?;

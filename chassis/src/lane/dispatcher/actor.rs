@@ -227,6 +227,10 @@ impl<C: Courier> Actor<C> {
                 }
                 self.consider(number, now);
             }
+            Request::Record { done } => {
+                self.pendings.hurry();
+                self.barriers.push(done);
+            }
             Request::Drop { lane, done } => {
                 if let Some(lane) = self.lanes.remove(&lane) {
                     self.numbers.remove(&lane.id);

@@ -109,7 +109,7 @@ impl Pendings {
     }
 
     /// Makes everything ready as it is, in its order: what comes next must not be durable before it.
-    fn hurry(&mut self) {
+    pub(super) fn hurry(&mut self) {
         let mut waiting: Vec<u64> = self.lingering.drain(..).chain(self.held.drain(..)).collect();
         waiting.sort_unstable();
         self.ready.extend(waiting);
