@@ -187,7 +187,7 @@ impl Group {
         }
         loop {
             self.begin_replay().await?;
-            self.fill().await?;
+            let moved = self.fill().await?;
             let mut batches: HashMap<u64, (usize, ConsumeResponse)> = HashMap::new();
             let mut handed_out = 0;
             let mut look = None;
@@ -210,7 +210,8 @@ impl Group {
             }
             match look {
                 Some((entry, since)) => self.look(&entry, since).await?,
-                None if handed_out == 0 && !self.end_replay().await? => return Ok(()),
+                // Of what was read nothing may have been for this group: what comes after it may be.
+                None if handed_out == 0 && !moved && !self.end_replay().await? => return Ok(()),
                 None => {}
             }
         }
@@ -248,15 +249,17 @@ impl Group {
     }
 
     /// Reads the log into queues that want more: once for all where they stand at the same place close to the head, else
-    /// each by itself, so that what is urgent is found behind any backlog.
-    async fn fill(&mut self) -> Result<()> {
+    /// each by itself, so that what is urgent is found behind any backlog. True if it came any further.
+    async fn fill(&mut self) -> Result<bool> {
         let head = self.log.head();
         let wants: Vec<Option<u64>> = (0..4).map(|index| self.state.wants(index)).collect();
         let is_near = |since: u64| head.saturating_sub(since) <= PAGE as u64;
+        let mut moved = false;
         let together = wants[0].filter(|since| is_near(*since) && wants.iter().all(|other| *other == Some(*since)));
         match together {
             Some(since) if since < head => {
                 let page = self.log.read(self.organization.as_ref(), since).await?;
+                moved |= page.until > since;
                 let entries = self.matching(page.entries);
                 for index in 0..4 {
                     let of_queue = entries.iter().filter(|entry| queue_of(entry) == index).cloned();
@@ -269,24 +272,25 @@ impl Group {
                     if let Some(since) = since.filter(|since| *since < head) {
                         let page =
                             self.log.read_priority(index as i64 + 1, self.organization.as_ref(), since, head).await?;
+                        moved |= page.until > since;
                         let entries = self.matching(page.entries);
                         self.state.fill(index, entries, page.until);
                     }
                 }
             }
         }
-        self.fill_replay().await
+        Ok(self.fill_replay().await? || moved)
     }
 
-    async fn fill_replay(&mut self) -> Result<()> {
-        let Some(replay) = &self.replay else { return Ok(()) };
+    async fn fill_replay(&mut self) -> Result<bool> {
+        let Some(replay) = &self.replay else { return Ok(false) };
         let until = u64::try_from(replay.until).unwrap_or(0);
-        let Some(since) = self.state.wants(REPLAY).filter(|since| *since < until) else { return Ok(()) };
+        let Some(since) = self.state.wants(REPLAY).filter(|since| *since < until) else { return Ok(false) };
         let organization = OrganizationId::parse(&replay.organization_id)?;
         let page = self.log.read_of(&organization, since, until, PAGE).await?;
         let entries = self.matching(page.entries);
         self.state.fill(REPLAY, entries, page.until);
-        Ok(())
+        Ok(page.until > since)
     }
 
     /// Finds what lies before an event in its key's order and was not read yet.

@@ -314,3 +314,20 @@ async fn a_replay_to_a_built_in_group_holds_the_callers_events_alone_and_survive
 async fn notifier_is_quiet(world: &World) -> bool {
     world.service().join("notifier", 100).await.rest().await.is_empty()
 }
+
+#[tokio::test]
+async fn what_is_not_for_a_group_never_hides_what_comes_after_it() {
+    on_each(|world| async move {
+        let a = world.organization("a").await;
+        let start =
+            StartConsuming { group: "g".to_owned(), types: vec!["rare.event".to_owned()], ..Default::default() };
+        drop(a.start(start).await.unwrap());
+        // More than the group reads at once, while nobody is there to read.
+        let common: Vec<String> = (0..600).map(|number| number.to_string()).collect();
+        join_all(common.iter().map(|id| a.publish(keyed(id, "k")))).await;
+        a.publish(content("late", "rare.event", json!({}))).await;
+        let mut member = a.join("g", 10).await;
+        assert_eq!(member.ids(1).await, ["late"]);
+    })
+    .await;
+}
