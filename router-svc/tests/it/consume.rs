@@ -2,6 +2,7 @@
 
 use std::collections::{BTreeSet, HashMap};
 
+use futures_util::future::join_all;
 use proto::router::v1::{
     ConsumeRequest, ConsumedEvent, Credit, DeleteGroupRequest, Event, Group, ListGroupsRequest, ReplayEventsRequest,
     StartConsuming, consume_request::Message,
