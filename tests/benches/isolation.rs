@@ -24,6 +24,7 @@ use tokio_stream::wrappers::ReceiverStream;
 
 use crate::{
     crash::{Item, Target, create, endpoint, remove},
+    figure::percentile,
     harness::{Key, PATIENCE, Wedsync, client},
     report::print,
 };
@@ -195,18 +196,13 @@ impl Part {
             part,
             events: self.events,
             arrived: self.latencies.len(),
-            p50_ms: percentile(50),
-            p95_ms: percentile(95),
-            p99_ms: percentile(99),
-            longest_ms: percentile(100),
+            p50_ms: percentile(50.0),
+            p95_ms: percentile(95.0),
+            p99_ms: percentile(99.0),
+            longest_ms: percentile(100.0),
             longest_gap_ms: ms(self.longest_gap),
         }
     }
-}
-
-fn percentile(sorted: &[f64], percent: usize) -> f64 {
-    let rank = (sorted.len() * percent).div_ceil(100).saturating_sub(1);
-    sorted.get(rank).copied().unwrap_or(f64::NAN)
 }
 
 fn ms(duration: Duration) -> f64 {
