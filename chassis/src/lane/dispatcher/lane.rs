@@ -23,10 +23,11 @@ use crate::{
 };
 
 /// Attempts of a limited lane that may be on their way to the record, or under way: a crash keeps no more than these from
-/// it, and after one the lane holds back so many. At 4, a lane with slow attempts still comes to its limit: a minute holds
-/// six attempts of 10 s, one after the other.
+/// it, and after one the lane holds back so many. At a quarter, a lane with slow attempts still comes to its limit: a minute
+/// holds six attempts of 10 s, one after the other. Eight times what ever runs at once is enough for any lane: one that is
+/// allowed more goes on however often the process dies.
 fn unrecorded_max(rate_limit: u32) -> u32 {
-    (rate_limit / 4).max(1)
+    (rate_limit / 4).clamp(1, 2_048)
 }
 
 /// A lane where no attempt succeeded for so long doesn't flow.

@@ -329,6 +329,23 @@ async fn after_a_death_a_limited_lane_holds_back_what_may_be_missing_from_the_re
 }
 
 #[tokio::test]
+async fn a_lane_with_a_high_limit_goes_on_after_many_deaths() {
+    on_each_engine(|store| async {
+        let mut world = World::<true>::new(store).await;
+        let high = Settings { rate_limit: 1_000_000, ..Settings::default() };
+        for _ in 1..=8 {
+            world.open("ada/a", high.clone()).await;
+            world.crash().await;
+        }
+        world.open("ada/a", high).await;
+        world.give(offer("ada/a", 1)).await;
+        world.quiet().await;
+        assert_eq!(world.courier.events("ada/a"), [1]);
+    })
+    .await;
+}
+
+#[tokio::test]
 async fn of_a_limited_lane_no_more_is_under_way_than_a_death_may_keep_from_the_record() {
     on_each_engine(|store| async {
         let mut world = World::<true>::new(store).await;
