@@ -21,7 +21,7 @@ use crate::{
 };
 
 /// Events that may be under way at once.
-const CREDIT_EVENTS: u32 = 2_048;
+const CREDIT_EVENTS: u32 = 1_024;
 /// Bytes that may be under way at once.
 const CREDIT_BYTES: u64 = 2 << 20;
 /// Acknowledgements in one message.

@@ -74,9 +74,10 @@ struct SqlitePools {
     read: SqlitePool,
 }
 
-/// SQLite's page cache of the connection that writes, in KiB as SQLite says it: the inner pages of every index of a log of
-/// a million rows.
-const WRITER_CACHE: &str = "-16384";
+/// SQLite's page cache, in KiB as SQLite says it, of the connection that writes (the inner pages of every index of a log of
+/// a million rows), and of each that reads: what neither holds, the system's own cache does.
+const WRITER_CACHE: &str = "-8192";
+const READER_CACHE: &str = "-512";
 
 /// How often SQLite's log is looked at; how many pages (of 4 KiB) it may hold before they are moved into the database, and
 /// for how long; and the bound at which the writer moves them itself, should the checkpoints beside it fall behind.
@@ -131,7 +132,7 @@ impl Store {
         fail::point("store.migrate.done");
         let readers = settings.max_connections.max(1);
         let read = forever(SqlitePoolOptions::new().max_connections(readers))
-            .connect_with(options.pragma("query_only", "on"))
+            .connect_with(options.pragma("query_only", "on").pragma("cache_size", READER_CACHE))
             .await?;
         Ok(Self { pools: Engine::Sqlite(SqlitePools { write, read }), owner: Arc::new(owner) })
     }

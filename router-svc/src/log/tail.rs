@@ -9,7 +9,7 @@ use std::{
 use super::Entry;
 
 /// Bytes that the tail holds.
-const BYTES_MAX: usize = 8 << 20;
+const BYTES_MAX: usize = 4 << 20;
 
 #[derive(Debug)]
 pub(super) struct Tail(RwLock<Range>);

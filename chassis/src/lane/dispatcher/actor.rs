@@ -37,8 +37,9 @@ use crate::{
     tasks::{Tasks, panic_text},
 };
 
-/// Offers that may wait for their commit; at the bound no more are taken, and the consumer's credits run out.
-const PENDING_MAX: usize = 4_096;
+/// Deliveries of offers that may wait for their commit; at the bound no more offers are taken, and the consumer's credits
+/// run out.
+const PENDING_MAX: usize = 2_048;
 /// Fresh deliveries that wait in memory for a slot of their lane, and altogether. Beyond these no offers are taken, for so
 /// long at most: what isn't taken yet is safe in the router's log. After that further ones wait in the store.
 const QUEUE_MAX: usize = 64;
@@ -154,7 +155,7 @@ impl<C: Courier> Actor<C> {
         let clock = self.clock.clone();
         while !stopping.is_cancelled() {
             let pause_ends = self.crowded_since.map(|since| since + PAUSE).filter(|ends| *ends > Instant::now());
-            let taking = !self.stalled && self.pendings.len() < PENDING_MAX && pause_ends.is_none();
+            let taking = !self.stalled && self.pendings.rows() < PENDING_MAX && pause_ends.is_none();
             let (wake, due) = (self.next_wake(), if self.recording { None } else { self.pendings.due() });
             let due = [due, pause_ends].into_iter().flatten().min();
             tokio::select! {
@@ -270,7 +271,7 @@ impl<C: Courier> Actor<C> {
                     && self.releases.is_empty()
                     && self.barriers.is_empty()
                     && self.changed_lanes.is_empty()
-                    && self.pendings.len() == 0
+                    && self.pendings.is_empty()
                     && self.next_wake().is_none_or(|at| at > now);
                 let _ = answer.send((idle, self.running));
             }

@@ -72,6 +72,8 @@ impl Pending {
 #[derive(Debug, Default)]
 pub(super) struct Pendings {
     offers: HashMap<u64, Pending>,
+    /// Deliveries of all of them.
+    rows: usize,
     ready: VecDeque<u64>,
     /// When those that are ready are committed.
     ready_at: Option<Instant>,
@@ -93,6 +95,7 @@ impl Pendings {
             true => self.held.push_back(number),
             false => self.lingering.push_back(number),
         }
+        self.rows += pending.inserts.len();
         self.offers.insert(number, pending);
         if urgent {
             self.hurry();
@@ -144,6 +147,7 @@ impl Pendings {
                 None => self.overdue(now)?,
             };
             if let Some(pending) = self.offers.remove(&number) {
+                self.rows -= pending.inserts.len();
                 return Some((number, pending));
             }
         }
@@ -171,8 +175,13 @@ impl Pendings {
         None
     }
 
-    pub(super) fn len(&self) -> usize {
-        self.offers.len()
+    pub(super) fn is_empty(&self) -> bool {
+        self.offers.is_empty()
+    }
+
+    /// Deliveries that wait for their commit.
+    pub(super) fn rows(&self) -> usize {
+        self.rows
     }
 }
 
