@@ -10,7 +10,7 @@ use std::{
 };
 
 use chassis::{error::Result, id::OrganizationId, store::Store, with};
-use proto::router::v1::{ConsumeResponse, ConsumedEvent, Started, destination::Kind, event::Payload};
+use proto::router::v1::{Change, ConsumeResponse, ConsumedEvent, Started, destination::Kind, event::Payload};
 use tokio::sync::mpsc;
 use tokio_util::sync::CancellationToken;
 
@@ -354,8 +354,11 @@ impl Group {
     }
 }
 
+/// Tables that say who is who: the notifier learns from them.
+const DIRECTORY: [&str; 3] = ["suppliers", "wedding_vendors", "wedding_details"];
+
 /// Whether the service behind a built-in group has to do with an event: it acts on what the plan asks of it, and the
-/// notifier learns from changes who is who. What isn't handed out needs no acknowledgement.
+/// notifier learns from its tables. What isn't handed out needs no acknowledgement.
 fn is_for(group: &str, entry: &Entry) -> bool {
     let destinations = entry.logged.plan.iter().flat_map(|plan| &plan.destinations);
     let mut kinds = destinations.filter_map(|destination| destination.kind.as_ref());
@@ -363,7 +366,9 @@ fn is_for(group: &str, entry: &Entry) -> bool {
         "vendor-sync" => kinds.any(|kind| matches!(kind, Kind::Webhooks(_) | Kind::Integration(_))),
         "notifier" => {
             let payload = entry.logged.event.as_ref().and_then(|event| event.payload.as_ref());
-            matches!(payload, Some(Payload::Change(_))) || kinds.any(|kind| matches!(kind, Kind::Notification(_)))
+            let teaches = |change: &Change| DIRECTORY.contains(&change.table.as_str());
+            matches!(payload, Some(Payload::Change(change)) if teaches(change))
+                || kinds.any(|kind| matches!(kind, Kind::Notification(_)))
         }
         _ => true,
     }
