@@ -2,6 +2,9 @@
 
 #![expect(dead_code, reason = "the socket that uses these pieces is yet to come")]
 
+mod claims;
 mod filter;
+mod jwks;
 mod number;
 mod row;
+mod token;
