@@ -4,6 +4,7 @@
 
 mod claims;
 mod filter;
+mod index;
 mod jwks;
 mod number;
 mod row;
