@@ -14,6 +14,7 @@ mod limit;
 mod openapi;
 mod peers;
 mod problem;
+mod realtime;
 mod routes;
 mod webhooks;
 mod wire;
