@@ -65,7 +65,7 @@ pub(super) struct Tenant {
 }
 
 impl Tenant {
-    async fn of(system: &Wedsync, name: &str) -> Self {
+    pub(super) async fn of(system: &Wedsync, name: &str) -> Self {
         let (addresses, key) = (system.addresses, system.tenant(name).await);
         Self {
             addresses,
