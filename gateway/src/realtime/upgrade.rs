@@ -58,7 +58,8 @@ pub(crate) async fn websocket(
     let upgrade = upgrade.read_buffer_size(READ_BUFFER).write_buffer_size(0);
     upgrade.max_message_size(MESSAGE_BYTES).max_frame_size(MESSAGE_BYTES).on_upgrade(async move |socket| {
         let tasks = realtime.chassis.tasks.clone();
-        tasks.spawn("realtime.socket", Socket::new(socket, realtime, encoding, key, connected).run());
+        // Boxed, since each layer around a task holds what it wraps twice.
+        tasks.spawn("realtime.socket", Box::pin(Socket::new(socket, realtime, encoding, key, connected).run()));
     })
 }
 
