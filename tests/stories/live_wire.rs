@@ -4,7 +4,7 @@ use proto::router::v1::{GetOrganizationRequest, organization_service_client::Org
 use serde_json::{Value, json};
 
 use super::{
-    story::{Story, Tenant, told},
+    story::{Story, Tenant, on_each_engine, told},
     web,
     wire::{Events, Socket, token},
 };
@@ -123,6 +123,77 @@ async fn one_who_reads_slowly_misses_nothing_that_is_in_the_log() {
     }
     story.pay(101).await;
     assert_eq!(socket.event(TOPIC, "broadcast").await["payload"]["n"], 101, "and is live again");
+}
+
+/// Events that are published while a socket is cut again and again.
+const EVENTS: u64 = 400;
+
+#[tokio::test]
+async fn a_socket_that_is_cut_again_and_again_gets_every_event_once_and_in_order() {
+    on_each_engine(async |story| {
+        let mut reader = Reader::new(&story).await;
+        let publish = async {
+            for number in 1..=EVENTS {
+                story.pay(number).await;
+            }
+        };
+        let read = async {
+            for cut in 0.. {
+                if reader.read_some(&story, cut * 7 % 31).await {
+                    break;
+                }
+            }
+        };
+        tokio::join!(publish, read);
+    })
+    .await;
+}
+
+#[tokio::test]
+async fn what_happened_before_everything_was_killed_comes_after_it_is_back() {
+    on_each_engine(async |mut story| {
+        let mut reader = Reader::new(&story).await;
+        for number in 1..=EVENTS {
+            if number % 100 == 50 {
+                reader.read_some(&story, 20).await;
+                story.system.kill().await;
+                story.system.restart().await;
+            }
+            story.pay(number).await;
+        }
+        while !reader.read_some(&story, EVENTS).await {}
+    })
+    .await;
+}
+
+/// Somebody who remembers how far it is.
+struct Reader {
+    token: String,
+    resume: Value,
+    next: u64,
+}
+
+impl Reader {
+    /// Joins once, so as to have a position.
+    async fn new(story: &Story) -> Self {
+        let mut reader = Self { token: story.supplier("s1").await, resume: true.into(), next: 1 };
+        let mut socket = Socket::open(&story.system, &reader.token).await;
+        socket.join("1", TOPIC, json!({ "resume": true })).await;
+        reader.resume = socket.event(TOPIC, "system").await;
+        reader
+    }
+
+    /// Comes back and reads so many of the events that go on from where it was; whether it has them all.
+    async fn read_some(&mut self, story: &Story, count: u64) -> bool {
+        let mut socket = Socket::open(&story.system, &self.token).await;
+        assert_eq!(socket.join("1", TOPIC, json!({ "resume": self.resume })).await["status"], "ok");
+        for _ in 0..count.min(EVENTS + 1 - self.next) {
+            let told = socket.event(TOPIC, "broadcast").await;
+            assert_eq!(told["payload"]["n"], self.next);
+            (self.resume, self.next) = (told["meta"].clone(), self.next + 1);
+        }
+        self.next > EVENTS
+    }
 }
 
 #[tokio::test]
