@@ -3,13 +3,13 @@
 use std::time::Duration;
 
 use proto::router::v1::{
-    BroadcastRequest, Change, Content, Event, GetOrganizationRequest, Operation, event::Payload,
+    BroadcastRequest, Content, GetOrganizationRequest, Operation,
     organization_service_client::OrganizationServiceClient, subscription_service_client::SubscriptionServiceClient,
 };
 use serde_json::{Value, json};
 
 use super::{
-    story::{Story, Tenant, told},
+    story::{Story, Tenant, change, inserted, told},
     tab::{Library, Tab},
 };
 use crate::harness::{Wedsync, client};
@@ -30,22 +30,6 @@ async fn organization(tenant: &Tenant) -> String {
 
 async fn supplier(tenant: &Tenant, id: &str) -> Value {
     json!({ "organization_id": organization(tenant).await, "supplier_id": id, "role": "authenticated", "app_role": "supplier" })
-}
-
-fn change(table: &str, operation: Operation, old: Value, new: Value) -> Event {
-    let record = |value: Value| if value.is_null() { String::new() } else { value.to_string() }.into_bytes().into();
-    let change = Change {
-        schema: "public".to_owned(),
-        table: table.to_owned(),
-        operation: operation.into(),
-        old_record: record(old),
-        new_record: record(new),
-    };
-    Event { payload: Some(Payload::Change(change)), ..Event::default() }
-}
-
-fn inserted(table: &str, new: Value) -> Event {
-    change(table, Operation::Insert, Value::Null, new)
 }
 
 #[tokio::test]

@@ -4,7 +4,7 @@ use proto::router::v1::{GetOrganizationRequest, organization_service_client::Org
 use serde_json::{Value, json};
 
 use super::{
-    story::{Story, Tenant, on_each_engine, told},
+    story::{Story, Tenant, eventually, inserted, on_each_engine, told},
     web,
     wire::{Events, Socket, token},
 };
@@ -21,7 +21,10 @@ async fn start_with(settings: &[(&str, &str)]) -> Story {
 impl Story {
     /// A supplier's token.
     async fn supplier(&self, id: &str) -> String {
-        let tenant = &self.acme;
+        self.supplier_of(&self.acme, id).await
+    }
+
+    async fn supplier_of(&self, tenant: &Tenant, id: &str) -> String {
         let mut organizations = OrganizationServiceClient::new(client(tenant.addresses.router, &tenant.key));
         let found = organizations.get_organization(GetOrganizationRequest::default()).await.expect("its own");
         let organization = found.into_inner().organization.expect("the answer holds it").id;
@@ -264,6 +267,80 @@ async fn broadcasts_over_http_reach_sockets_and_a_page_may_ask() {
     let body = json!({ "messages": [{ "topic": "supplier_s2", "event": "e" }] });
     assert_eq!(web::post(at, "/realtime/v1/api/broadcast", &headers, body.to_string().as_bytes()).await.status, 403);
     assert_eq!(web::post(at, "/realtime/v1/api/broadcast", &headers, b"{").await.status, 422);
+}
+
+#[tokio::test]
+async fn an_organizations_rooms_streams_and_presence_are_its_own() {
+    let story = start_with(&[]).await;
+    let rival = story.tenant("Rival").await;
+    let (ours, theirs) = (story.supplier("s1").await, story.supplier_of(&rival, "s1").await);
+    let mut socket = Socket::open(&story.system, &theirs).await;
+    socket.join("1", TOPIC, json!({})).await;
+    socket.event(TOPIC, "system").await;
+    let mut events = Events::open(&story.system, "channel=supplier_s1", &theirs, "").await;
+    events.next().await;
+    let mut neighbour = Socket::open(&story.system, &ours).await;
+    neighbour.join("1", TOPIC, json!({})).await;
+    neighbour.send(json!(["1", "2", TOPIC, "presence", { "event": "track", "payload": {} }])).await;
+    assert_eq!(neighbour.event(TOPIC, "phx_reply").await["status"], "ok");
+    let body = json!({ "messages": [{ "topic": "supplier_s1", "event": "ours" }] }).to_string();
+    let at = story.system.addresses.gateway;
+    let headers = [("apikey", ours.as_str())];
+    assert_eq!(web::post(at, "/realtime/v1/api/broadcast", &headers, body.as_bytes()).await.status, 202);
+    neighbour.event(TOPIC, "broadcast").await;
+    story.pay(1).await;
+    neighbour.event(TOPIC, "broadcast").await;
+    rival.publish(told("", "payment.received", r#"{"supplier_id":"s1","n":2}"#)).await;
+    let first = socket.next().await.expect("it stays open");
+    assert_eq!((&first[3], &first[4]["payload"]["n"]), (&json!("broadcast"), &json!(2)), "nothing came before");
+    assert_eq!(events.next().await.data["n"], 2);
+    let other = neighbour.join("3", "realtime:room", json!({ "access_token": theirs })).await;
+    assert!(reason(&other).starts_with("Unauthorized: "), "a connection is one organization's");
+}
+
+#[tokio::test]
+async fn an_event_stream_of_a_table_has_the_rows_that_its_holder_may_see() {
+    let story = start_with(&[]).await;
+    let mut events =
+        Events::open(&story.system, "table=orders&filter=total=gt.5", &story.supplier("s1").await, "").await;
+    events.next().await;
+    let rows = [("s1", 3), ("s2", 9), ("s1", 7)];
+    for (supplier, total) in rows {
+        let row = json!({ "id": total, "supplier_id": supplier, "total": total, "wedding_id": "w1" });
+        story.acme.publish(inserted("orders", row)).await;
+    }
+    let told = events.next().await;
+    assert_eq!((&*told.name, &told.data["data"]["record"]["id"]), ("postgres_changes", &json!(7)));
+}
+
+#[tokio::test]
+async fn an_organization_and_a_client_have_so_many_of_each() {
+    let story = start_with(&[("WEDSYNC_GATEWAY__REALTIME__CONNECTIONS_PER_ORGANIZATION", "2")]).await;
+    let token = story.supplier("s1").await;
+    let mut sockets = Vec::new();
+    for _ in 0..2 {
+        let mut socket = Socket::open(&story.system, &token).await;
+        assert_eq!(socket.join("1", "realtime:room", json!({})).await["status"], "ok");
+        sockets.push(socket);
+    }
+    let mut third = Socket::open(&story.system, &token).await;
+    let refused = third.join("1", "realtime:room", json!({})).await;
+    assert!(reason(&refused).starts_with("ConnectionRateLimitReached: "));
+    let mut first = sockets.remove(0);
+    for _ in 0..6 {
+        first.send(json!(["1", "2", "realtime:room", "presence", { "event": "track", "payload": {} }])).await;
+    }
+    for _ in 0..5 {
+        assert_eq!(first.event("realtime:room", "phx_reply").await["status"], "ok");
+    }
+    let refused = first.event("realtime:room", "phx_reply").await;
+    assert!(reason(&refused).starts_with("ClientPresenceRateLimitReached: "));
+    drop(first);
+    eventually("one that left makes room", async || {
+        let reply = third.join("2", "realtime:room", json!({})).await;
+        if reply["status"] == "ok" { Ok(()) } else { Err(reply.to_string()) }
+    })
+    .await;
 }
 
 #[tokio::test]
