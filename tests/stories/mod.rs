@@ -12,6 +12,7 @@ mod inbound;
 mod inbound_refused;
 mod life;
 mod live;
+mod live_feed;
 mod live_wire;
 mod observed;
 mod receiver;

@@ -1,5 +1,7 @@
 //! The gateway's live paths, frame by frame: a plain WebSocket, a plain event stream, and tokens made here.
 
+use std::net::SocketAddr;
+
 use base64::{Engine as _, prelude::BASE64_URL_SAFE_NO_PAD};
 use chassis::signature::hex_sign;
 use futures_util::{SinkExt as _, StreamExt as _};
@@ -14,14 +16,19 @@ use tokio_tungstenite::{MaybeTlsStream, WebSocketStream, connect_async, tungsten
 use crate::harness::{PATIENCE, Wedsync};
 
 /// A token of this system with these claims, good for an hour unless they say otherwise.
-pub(super) fn token(system: &Wedsync, mut claims: Value) -> String {
+pub(super) fn token(system: &Wedsync, claims: Value) -> String {
     let secret = std::fs::read_to_string(system.data().join("jwt-secret")).expect("development mode makes one");
+    signed(secret.trim(), claims)
+}
+
+/// A token that this secret signs.
+pub(super) fn signed(secret: &str, mut claims: Value) -> String {
     if claims["exp"].is_null() {
         claims["exp"] = (super::story::now().as_second() + 3600).into();
     }
     let encode = |value: &Value| BASE64_URL_SAFE_NO_PAD.encode(value.to_string());
     let signed = format!("{}.{}", encode(&json!({ "alg": "HS256", "typ": "JWT" })), encode(&claims));
-    let mac = hex::decode(hex_sign(secret.trim().as_bytes(), signed.as_bytes())).expect("hex");
+    let mac = hex::decode(hex_sign(secret.as_bytes(), signed.as_bytes())).expect("hex");
     format!("{signed}.{}", BASE64_URL_SAFE_NO_PAD.encode(mac))
 }
 
@@ -30,7 +37,11 @@ pub(super) struct Socket(WebSocketStream<MaybeTlsStream<TcpStream>>);
 
 impl Socket {
     pub(super) async fn open(system: &Wedsync, key: &str) -> Self {
-        let url = format!("ws://{}/realtime/v1/websocket?apikey={key}&vsn=2.0.0", system.addresses.gateway);
+        Self::open_at(system.addresses.gateway, key).await
+    }
+
+    pub(super) async fn open_at(gateway: SocketAddr, key: &str) -> Self {
+        let url = format!("ws://{gateway}/realtime/v1/websocket?apikey={key}&vsn=2.0.0");
         Self(connect_async(url).await.expect("a socket").0)
     }
 
