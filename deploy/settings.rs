@@ -75,6 +75,10 @@ impl Settings {
             self.shared.auth.service_secret =
                 kept(&data.join("service-secret"), || hex::encode(secret::random::<32>()))?;
         }
+        let realtime = &mut self.gateway.realtime;
+        if realtime.jwt_secret.is_empty() && realtime.jwks_url.is_empty() && realtime.jwks_file.as_os_str().is_empty() {
+            realtime.jwt_secret = kept(&data.join("jwt-secret"), || hex::encode(secret::random::<32>()))?;
+        }
         if self.shared.outbound.allow_networks.is_empty() {
             self.shared.outbound.allow_networks = vec!["127.0.0.0/8".into(), "::1/128".into()];
             self.shared.outbound.allow_http = true;

@@ -1,4 +1,4 @@
-//! The HTTP edge: vendors' webhooks in, and what people's browsers and scripts ask for over HTTP.
+//! The HTTP edge: vendors' webhooks in, what people's browsers and scripts ask for over HTTP, and what happens, live.
 //!
 //! It holds no rule and no database. Requests are bounded here and turned into calls; the services behind decide, in the
 //! caller's own name where it shows an API key. `routes` is the whole surface, `edge` what happens around each request.
@@ -14,6 +14,7 @@ mod limit;
 mod openapi;
 mod peers;
 mod problem;
+mod realtime;
 mod routes;
 mod webhooks;
 mod wire;
@@ -28,7 +29,8 @@ use chassis::{
 };
 use serde::{Deserialize, Serialize};
 
-use self::{edge::Edge, peers::Peers, webhooks::Webhooks};
+pub use self::realtime::RealtimeConfig;
+use self::{edge::Edge, peers::Peers, realtime::Realtime, webhooks::Webhooks};
 
 /// `[gateway]`
 #[derive(Debug, Clone, Serialize, Deserialize)]
@@ -54,6 +56,8 @@ pub struct Config {
     pub request_timeout_ms: u64,
     /// How long a request's body may take to arrive, in milliseconds; default 5,000.
     pub body_timeout_ms: u64,
+    /// Live subscriptions of browsers.
+    pub realtime: RealtimeConfig,
 }
 
 impl Default for Config {
@@ -69,6 +73,7 @@ impl Default for Config {
             max_requests_in_flight: 512,
             request_timeout_ms: 10_000,
             body_timeout_ms: 5_000,
+            realtime: RealtimeConfig::default(),
         }
     }
 }
@@ -88,6 +93,7 @@ pub(crate) struct Gateway {
     edge: Arc<Edge>,
     peers: Peers,
     webhooks: Webhooks,
+    realtime: Arc<Realtime>,
 }
 
 /// Starts the gateway: it answers when this returns, and is ready once the services behind it serve.
@@ -98,8 +104,9 @@ pub async fn start(config: Config, chassis: &Chassis) -> Result<Service> {
     let edge = Arc::new(Edge::new(&config, chassis)?);
     let peers = Peers::new(&config, chassis)?;
     let webhooks = Webhooks::new(peers.vendor_sync.separate().channel()).max_decoding_message_size(MESSAGE_LIMIT);
+    let realtime = Realtime::start(&config.realtime, &peers.router, chassis).await?;
     let server = Server::bind("gateway", config.listen, chassis).await?;
     peers.watch(server.health(), chassis);
-    let running = server.http(routes::router(Gateway { edge, peers, webhooks })).serve()?;
+    let running = server.http(routes::router(Gateway { edge, peers, webhooks, realtime })).serve()?;
     Ok(Service { address: running.address, health: running.health })
 }

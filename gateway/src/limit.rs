@@ -55,7 +55,7 @@ impl Limit {
 
 /// The new `spent_at` after a request at `now`, or how long to wait for it. A clock that was set back makes nobody wait
 /// longer than a full burst takes.
-fn step(spent_at: i64, now: i64, interval: i64, ahead: i64) -> Result<i64, i64> {
+pub(crate) fn step(spent_at: i64, now: i64, interval: i64, ahead: i64) -> Result<i64, i64> {
     let next = spent_at.clamp(now, now + ahead) + interval;
     let excess = next - (now + ahead);
     if excess > 0 { Err(excess) } else { Ok(next) }

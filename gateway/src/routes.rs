@@ -9,7 +9,12 @@ use axum::{
 };
 use http::Method;
 
-use crate::{Gateway, channel_config, delivery_status, edge, health, openapi, problem::Problem, webhooks};
+use crate::{
+    Gateway, channel_config, delivery_status, edge, health, openapi,
+    problem::Problem,
+    realtime::{rest, sse, upgrade},
+    webhooks,
+};
 
 /// The prefix under which paths that had it in the original system are served too.
 pub(crate) const ALIAS: &str = "/api";
@@ -25,6 +30,15 @@ fn table() -> Vec<Route> {
         get("/webhooks/delivery-status", delivery_status::list).aliased(),
         post("/integrations/channel-config", channel_config::configure).aliased(),
         get("/integrations/health", health::report).aliased(),
+        // What happens, live, for whoever shows a token.
+        get("/realtime/v1/websocket", upgrade::websocket),
+        get("/socket/websocket", upgrade::websocket),
+        get("/realtime/v1/sse", sse::stream),
+        options("/realtime/v1/sse", rest::preflight),
+        post("/realtime/v1/api/broadcast", rest::several),
+        options("/realtime/v1/api/broadcast", rest::preflight),
+        post("/realtime/v1/api/broadcast/{topic}/events/{event}", rest::one),
+        options("/realtime/v1/api/broadcast/{topic}/events/{event}", rest::preflight),
         // What is open to everybody.
         get("/openapi.json", openapi::document),
     ]
@@ -66,6 +80,10 @@ fn get<T: 'static>(path: &'static str, handler: impl Handler<T, Gateway>) -> Rou
 
 fn post<T: 'static>(path: &'static str, handler: impl Handler<T, Gateway>) -> Route {
     Route { method: Method::POST, path, aliased: false, handler: routing::post(handler) }
+}
+
+fn options<T: 'static>(path: &'static str, handler: impl Handler<T, Gateway>) -> Route {
+    Route { method: Method::OPTIONS, path, aliased: false, handler: routing::options(handler) }
 }
 
 /// Every route's method and path, and whether it has an alias.

@@ -2,7 +2,7 @@
 //!
 //! Which channels an event is on is said by `table.rs` and `facts.rs`; who listens is the business of `live.rs`.
 
-use std::{collections::HashMap, fmt, sync::Arc};
+use std::{borrow::Cow, collections::HashMap, fmt, sync::Arc};
 
 use chassis::error::{Error, Result};
 
@@ -53,6 +53,19 @@ pub(crate) fn is_segment(text: &str) -> bool {
     !text.is_empty() && !text.chars().any(|c| c.is_control() || c.is_whitespace() || c == ':' || c == '*')
 }
 
+/// Every couple's channel, and a room of its own.
+pub(crate) const CLIENT_UPDATES: &str = "client-updates";
+
+/// The channel behind a name that browser clients use, where the name stands for one; else the name itself.
+pub(crate) fn resolve_alias(name: &str) -> Cow<'_, str> {
+    for (alias, channel) in [("client-list-", "client-list:"), ("supplier_", "supplier:dashboard:")] {
+        if let Some(id) = name.strip_prefix(alias).filter(|id| is_segment(id)) {
+            return format!("{channel}{id}").into();
+        }
+    }
+    name.into()
+}
+
 /// Chooses channels: `*` stands for one segment, a final `**` for one or more.
 #[derive(Clone, Debug, PartialEq, Eq, Hash, PartialOrd, Ord)]
 pub(crate) struct ChannelPattern(Vec<Segment>);
@@ -87,15 +100,7 @@ impl ChannelPattern {
     /// Like `parse`, and knows the names that browser clients use: `client-list-<id>` is `client-list:<id>`,
     /// `supplier_<id>` is `supplier:dashboard:<id>`, `client-updates` is every couple's channel.
     pub(crate) fn parse_alias(text: &str) -> Result<Self> {
-        if text == "client-updates" {
-            return Self::parse("couple:*");
-        }
-        for (alias, channel) in [("client-list-", "client-list:"), ("supplier_", "supplier:dashboard:")] {
-            if let Some(id) = text.strip_prefix(alias).filter(|id| is_segment(id)) {
-                return Self::parse(&format!("{channel}{id}"));
-            }
-        }
-        Self::parse(text)
+        if text == CLIENT_UPDATES { Self::parse("couple:*") } else { Self::parse(&resolve_alias(text)) }
     }
 
     pub(crate) fn matches(&self, channel: &ChannelName) -> bool {

@@ -191,18 +191,17 @@ impl Event {
 impl Payload {
     fn check(&mut self) -> Result<()> {
         match self {
-            Self::Content { content_type, data } => {
-                if content_type.is_empty() {
-                    "application/json".clone_into(content_type);
-                }
-                check_content(content_type, data)
-            }
+            Self::Content { content_type, data } => check_content(content_type, data),
             Self::Change(change) => change.check(),
         }
     }
 }
 
-fn check_content(content_type: &str, data: &[u8]) -> Result<()> {
+/// Holds content to its limit and form; no media type means JSON.
+pub(crate) fn check_content(content_type: &mut String, data: &[u8]) -> Result<()> {
+    if content_type.is_empty() {
+        "application/json".clone_into(content_type);
+    }
     if !is_media_type(content_type) {
         return Err(Error::invalid("content.content_type", "must be a media type: `application/json`"));
     }

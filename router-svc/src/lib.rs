@@ -3,6 +3,7 @@
 //!
 //! The way of an event: `rpc/events` -> `publish` (its wedding, its plan) -> `log` (durable) -> `consumer` and `live`.
 
+mod broadcast;
 mod channel;
 mod collapse;
 mod config;
@@ -43,11 +44,11 @@ use proto::router::v1::{
     subscription_service_server::SubscriptionServiceServer, wedding_service_server::WeddingServiceServer,
 };
 
-pub use crate::{config::Config, table::TableNames};
 use crate::{
-    consumer::Consumers, limit::Limits, log::Log, organizations::Organizations, publish::Publisher, routes::RouteTable,
-    table::Tables, weddings::Weddings,
+    broadcast::Broadcasts, consumer::Consumers, limit::Limits, log::Log, organizations::Organizations,
+    publish::Publisher, routes::RouteTable, table::Tables, weddings::Weddings,
 };
+pub use crate::{config::Config, table::TableNames};
 
 /// Tables of the router.
 static MIGRATIONS: Migrations =
@@ -91,9 +92,15 @@ pub async fn start(config: Config, chassis: &Chassis) -> Result<Service> {
     let consumers = Consumers::open(store, log.clone(), clock.clone(), tasks.clone()).await?;
 
     let limits = Arc::new(Limits::new(config.publish_per_second, config.publish_burst));
-    let events = rpc::EventRpc { publisher: publisher.clone(), limits, log: log.clone(), consumers: consumers.clone() };
+    let events = rpc::EventRpc {
+        publisher: publisher.clone(),
+        limits: limits.clone(),
+        log: log.clone(),
+        consumers: consumers.clone(),
+    };
     let consume = rpc::ConsumerRpc { consumers, log: log.clone(), tasks, draining: chassis.draining() };
-    let subscribe = rpc::SubscriptionRpc { log };
+    let subscribe =
+        rpc::SubscriptionRpc { log, broadcasts: Broadcasts::default(), publisher: publisher.clone(), limits };
     let weddings = rpc::WeddingRpc { weddings, organizations: organizations.clone(), clock: clock.clone() };
     let running = server
         .authenticator(organizations::authenticator(&organizations))

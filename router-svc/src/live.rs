@@ -1,5 +1,6 @@
-//! Live subscriptions: the log from a position on, filtered by channel and type, then whatever comes. Each subscriber
-//! reads at its own pace, from the tail in memory while it keeps up and from the store when it doesn't; it slows nobody.
+//! Live subscriptions: the log from a position on, filtered by channel and type, then whatever comes, and the broadcasts
+//! sent meanwhile. Each subscriber reads at its own pace, from the tail in memory while it keeps up and from the store
+//! when it doesn't; it slows nobody.
 
 use std::time::Duration;
 
@@ -8,19 +9,23 @@ use chassis::{
     id::OrganizationId,
 };
 use futures_util::{Stream, StreamExt as _, stream};
-use proto::router::v1::{Progress, SubscribeResponse, subscribe_response::Message};
+use proto::router::v1::{BroadcastsLost, Progress, SubscribeResponse, subscribe_response::Message};
 use tokio::{sync::watch, time::Instant};
 
 use crate::{
-    channel::{ChannelName, ChannelPattern},
+    broadcast::{Broadcast, Listener},
+    channel::{CLIENT_UPDATES, ChannelName, ChannelPattern},
     event_type::{EventType, TypePattern},
     log::{Entry, Log, PAGE},
+    rpc::wire::print_broadcast,
 };
 
 /// A quiet subscription hears this often how far it is.
 const PROGRESS_EVERY: Duration = Duration::from_secs(10);
 /// Channels and types that one subscription names.
 const PATTERNS_MAX: usize = 256;
+/// Of a broadcast's name in its type.
+const TYPE_CHARACTERS: usize = 100;
 
 /// Which events a subscriber sees.
 #[derive(Debug)]
@@ -39,21 +44,51 @@ impl Filter {
         }
         Ok(Self {
             organization,
-            channels: channels.iter().map(|text| channel(text)).collect::<Result<_>>()?,
+            channels: channels
+                .iter()
+                .flat_map(|text| [Some(channel(text)), own_room(text)])
+                .flatten()
+                .collect::<Result<_>>()?,
             types: types.iter().map(|text| TypePattern::parse(text)).collect::<Result<_>>()?,
         })
     }
 
+    pub(crate) fn organization(&self) -> &OrganizationId {
+        &self.organization
+    }
+
     fn matches(&self, entry: &Entry) -> bool {
         let event = entry.logged.event.as_ref();
-        let on_channel = |name: &String| {
-            ChannelName::parse(name).is_ok_and(|name| self.channels.iter().any(|pattern| pattern.matches(&name)))
-        };
-        let of_type = |type_: EventType| self.types.iter().any(|pattern| pattern.matches(&type_));
+        let on_channel = || event.is_some_and(|event| event.channels.iter().any(|name| self.on_channel(name)));
         entry.organization == self.organization
-            && (self.channels.is_empty() || event.is_some_and(|event| event.channels.iter().any(on_channel)))
-            && (self.types.is_empty() || EventType::parse(&entry.type_).is_ok_and(of_type))
+            && (self.channels.is_empty() || on_channel())
+            && (self.types.is_empty() || self.of_type(&entry.type_))
     }
+
+    fn hears(&self, broadcast: &Broadcast) -> bool {
+        (self.channels.is_empty() || self.on_channel(&broadcast.channel))
+            && (self.types.is_empty() || self.of_type(&type_of(&broadcast.event)))
+    }
+
+    fn on_channel(&self, name: &str) -> bool {
+        ChannelName::parse(name).is_ok_and(|name| self.channels.iter().any(|pattern| pattern.matches(&name)))
+    }
+
+    fn of_type(&self, type_: &str) -> bool {
+        EventType::parse(type_).is_ok_and(|type_| self.types.iter().any(|pattern| pattern.matches(&type_)))
+    }
+}
+
+/// The type that a broadcast's event has: its name below `broadcast`, with what a type can't hold made lower case or `_`.
+pub(crate) fn type_of(event: &str) -> String {
+    let segment = |c: char| if c.is_ascii_alphanumeric() { c.to_ascii_lowercase() } else { '_' };
+    let name: String = event.chars().map(segment).take(TYPE_CHARACTERS).collect();
+    format!("broadcast.{name}")
+}
+
+/// That alias is a room of its own as well.
+fn own_room(text: &str) -> Option<Result<ChannelPattern>> {
+    (text == CLIENT_UPDATES).then(|| ChannelPattern::parse(text))
 }
 
 fn channel(text: &str) -> Result<ChannelPattern> {
@@ -63,11 +98,17 @@ fn channel(text: &str) -> Result<ChannelPattern> {
     })
 }
 
-/// Every event after `since` that matches, in order, without gap or repeat, for as long as it is polled.
-pub(crate) fn subscribe(log: Log, filter: Filter, since: u64) -> impl Stream<Item = Result<SubscribeResponse>> {
+/// Every event after `since` that matches, in order, without gap or repeat, for as long as it is polled; and what
+/// `broadcasts` brings meanwhile.
+pub(crate) fn subscribe(
+    log: Log,
+    broadcasts: Listener,
+    filter: Filter,
+    since: u64,
+) -> impl Stream<Item = Result<SubscribeResponse>> {
     let head = log.watch();
     stream::unfold(
-        Subscriber { log, filter, head, since, behind: true, told: Instant::now() },
+        Subscriber { log, broadcasts, filter, head, since, behind: true, told: Instant::now() },
         |mut subscriber| async move {
             let found = subscriber.next().await?;
             Some((found, subscriber))
@@ -78,6 +119,7 @@ pub(crate) fn subscribe(log: Log, filter: Filter, since: u64) -> impl Stream<Ite
 
 struct Subscriber {
     log: Log,
+    broadcasts: Listener,
     filter: Filter,
     head: watch::Receiver<u64>,
     /// Everything up to here was sent or doesn't match.
@@ -98,7 +140,7 @@ impl Subscriber {
         let events = page.entries.iter().filter(|entry| self.filter.matches(entry));
         let events = events.filter_map(|entry| entry.logged.event.clone());
         let mut found: Vec<_> = events.map(|event| Ok(message(Message::Event(event)))).collect();
-        let moved = page.until > self.since;
+        let moved = page.until > self.since || self.hear(&mut found);
         self.since = page.until;
         self.behind |= page.entries.len() == PAGE;
         let caught_up = self.since >= self.log.head();
@@ -111,11 +153,23 @@ impl Subscriber {
         Some(found)
     }
 
-    /// Waits until the head moves, or until it is time to tell again. None when the log is gone.
+    /// Adds the broadcasts that came meanwhile, and how many were lost; whether there was any.
+    fn hear(&mut self, found: &mut Vec<Result<SubscribeResponse>>) -> bool {
+        let (lost, heard) = self.broadcasts.read();
+        if lost > 0 {
+            found.push(Ok(message(Message::BroadcastsLost(BroadcastsLost { count: lost }))));
+        }
+        let wanted = heard.iter().filter(|broadcast| self.filter.hears(broadcast));
+        found.extend(wanted.map(|broadcast| Ok(message(Message::Broadcast(print_broadcast(broadcast))))));
+        lost > 0 || !heard.is_empty()
+    }
+
+    /// Waits until the head moves, a broadcast comes, or it is time to tell again. None when the log is gone.
     async fn wait(&mut self) -> Option<()> {
-        match tokio::time::timeout_at(self.told + PROGRESS_EVERY, self.head.changed()).await {
-            Ok(changed) => changed.ok(),
-            Err(_) => Some(()),
+        tokio::select! {
+            changed = self.head.changed() => changed.ok(),
+            () = self.broadcasts.wait() => Some(()),
+            () = tokio::time::sleep_until(self.told + PROGRESS_EVERY) => Some(()),
         }
     }
 }

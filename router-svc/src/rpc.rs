@@ -44,6 +44,7 @@ pub(crate) const ACCESS: AccessTable = &[
     ("/wedsync.router.v1.RouteService/ListRoutes", Access::Scope(Scope::Manage)),
     ("/wedsync.router.v1.RouteService/TestRoute", Access::Scope(Scope::Manage)),
     ("/wedsync.router.v1.RouteService/UpdateRoute", Access::Scope(Scope::Manage)),
+    ("/wedsync.router.v1.SubscriptionService/Broadcast", Access::Scope(Scope::Publish)),
     ("/wedsync.router.v1.SubscriptionService/Subscribe", Access::Scope(Scope::Consume)),
     ("/wedsync.router.v1.WeddingService/GetWedding", Access::Scope(Scope::Consume)),
     ("/wedsync.router.v1.WeddingService/UpsertWedding", Access::Scope(Scope::Publish)),

@@ -1,7 +1,7 @@
 //! Stories: what an organization does with its endpoints and integrations, and what comes of it, on the real binary and
 //! over its own ports, once on each engine.
 //!
-//! `story` is the stage (a system, its tenants, their endpoints), `receiver` who gets webhooks, `web` plain HTTP; each
+//! `story` is the stage (a system, its tenants, their endpoints), `receiver` who gets webhooks, `tab` a browser, `web` plain HTTP, `wire` plain sockets; each
 //! other file tells one subject.
 
 mod again;
@@ -11,9 +11,14 @@ mod failing;
 mod inbound;
 mod inbound_refused;
 mod life;
+mod live;
+mod live_feed;
+mod live_wire;
 mod observed;
 mod receiver;
 mod refused;
 mod story;
+mod tab;
 mod tenancy;
 mod web;
+mod wire;

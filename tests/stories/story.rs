@@ -65,7 +65,7 @@ pub(super) struct Tenant {
 }
 
 impl Tenant {
-    async fn of(system: &Wedsync, name: &str) -> Self {
+    pub(super) async fn of(system: &Wedsync, name: &str) -> Self {
         let (addresses, key) = (system.addresses, system.tenant(name).await);
         Self {
             addresses,
@@ -211,6 +211,24 @@ pub(super) fn updated(id: &str, old: &Value, new: &Value) -> Event {
         new_record: record(new),
     };
     Event { payload: Some(Payload::Change(change)), r#type: String::new(), ..told(id, "", "") }
+}
+
+/// A change of a row; a record that there is none of is null.
+pub(super) fn change(table: &str, operation: Operation, old: Value, new: Value) -> Event {
+    let record = |value: Value| if value.is_null() { String::new() } else { value.to_string() }.into_bytes().into();
+    let change = Change {
+        schema: "public".to_owned(),
+        table: table.to_owned(),
+        operation: operation.into(),
+        old_record: record(old),
+        new_record: record(new),
+    };
+    Event { payload: Some(Payload::Change(change)), ..Event::default() }
+}
+
+/// A new row.
+pub(super) fn inserted(table: &str, new: Value) -> Event {
+    change(table, Operation::Insert, Value::Null, new)
 }
 
 /// `event` as one of this supplier's.

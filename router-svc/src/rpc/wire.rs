@@ -14,10 +14,12 @@ use proto::{
 };
 
 use crate::{
+    broadcast::Broadcast,
     channel::{ChannelName, ChannelPattern},
     destination::{Target, Wish},
     event::{CHANNEL_LIMIT, Change, Event, Metadata, Operation, Origin, Payload},
     event_type::{EventType, TypePattern},
+    live::type_of,
     plan::{Decision, Destination, Outcome, Plan},
     priority::Priority,
     route::{ChannelConfiguration, Route, RouteCondition},
@@ -47,6 +49,54 @@ pub(crate) fn event(event: wire::Event, organization: OrganizationId, now: Times
         lowered: asked == Some(Priority::Low),
     };
     parsed.check()
+}
+
+/// A message to whoever listens.
+///
+/// # Errors
+/// `Error::Invalid` naming the field.
+pub(crate) fn broadcast(request: wire::BroadcastRequest) -> Result<Broadcast> {
+    let content = super::given("content", request.content)?;
+    let broadcast = Broadcast {
+        channel: request.channel,
+        event: request.event,
+        content_type: content.content_type,
+        data: content.data,
+        sender: request.sender_id,
+    };
+    broadcast.check()
+}
+
+/// The event that stands for a durable broadcast.
+///
+/// # Errors
+/// As for a broadcast; and names that an event can't have.
+pub(crate) fn durable(request: wire::BroadcastRequest, organization: OrganizationId, now: Timestamp) -> Result<Event> {
+    let Broadcast { channel, event, content_type, data, .. } = broadcast(request)?;
+    let content = wire::Content { content_type, data };
+    let logged = wire::Event {
+        r#type: type_of(&event),
+        subject: event,
+        ordering_key: channel.clone(),
+        channels: vec![channel],
+        payload: Some(WirePayload::Content(content)),
+        ..wire::Event::default()
+    };
+    self::event(logged, organization, now).map_err(|error| match error {
+        Error::Invalid { field, reason } if field == "channels" => Error::invalid("channel", reason),
+        other => other,
+    })
+}
+
+/// A message as those who listen get it.
+pub(crate) fn print_broadcast(broadcast: &Broadcast) -> wire::Broadcast {
+    let content = wire::Content { content_type: broadcast.content_type.clone(), data: broadcast.data.clone() };
+    wire::Broadcast {
+        channel: broadcast.channel.clone(),
+        event: broadcast.event.clone(),
+        content: Some(content),
+        sender_id: broadcast.sender.clone(),
+    }
 }
 
 /// An event as readers get it, with the priority of its plan.

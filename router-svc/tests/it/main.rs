@@ -3,6 +3,8 @@
 #[cfg(test)]
 mod access;
 #[cfg(test)]
+mod broadcast;
+#[cfg(test)]
 mod consume;
 #[cfg(test)]
 mod credit;

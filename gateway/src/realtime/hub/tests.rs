@@ -1,0 +1,191 @@
+//! What a hub promises, whatever the order of things: nobody misses, nobody hears twice, nobody hears what isn't theirs.
+
+use std::sync::Arc;
+
+use proptest::prelude::*;
+use proto::{
+    common::v1::Position,
+    router::v1::{Broadcast, Content, Event, Operation},
+};
+use serde_json::{Value, json};
+
+use super::*;
+use crate::realtime::{
+    claims::{Claims, Role},
+    frame::{Encoding, Wire},
+    join::Join,
+    member::Subscribed,
+    notice::tests::{change, content},
+    outbox::Outbox,
+    topic::Topic,
+};
+
+fn claims(role: Role, supplier: &str) -> Claims {
+    Claims {
+        organization: OrganizationId::parse("org").unwrap(),
+        role,
+        suppliers: vec![supplier.to_owned()],
+        couple: None,
+        weddings: Vec::new(),
+        expires: jiff::Timestamp::MAX,
+        subject: String::new(),
+    }
+}
+
+/// A subscriber of `name` to changes, as `supplier`.
+fn member(name: &str, changes: &Value, claims: Claims, limit: usize) -> Member {
+    let join = Join::parse(&json!({ "config": { "postgres_changes": changes } }).to_string()).expect("an object");
+    let predicate = Arc::new(claims.predicate());
+    Member {
+        topic: Topic::of_name(name).expect("a name"),
+        encoding: Encoding::V2,
+        outbox: Arc::new(Outbox::new(limit)),
+        changes: Subscribed::all(&join.changes, &predicate),
+        predicate,
+        claims: Arc::new(claims),
+        own: false,
+        presence_key: "me".to_owned(),
+        presence: true,
+        positions: false,
+        place: Place::Live(0),
+    }
+}
+
+fn at(sequence: u64, event: Event) -> Event {
+    Event { position: Some(Position { log_id: "log".to_owned(), sequence }), ..event }
+}
+
+fn frames(outbox: &Outbox) -> Vec<Value> {
+    std::iter::from_fn(|| outbox.take())
+        .map(|wire| {
+            let Wire::Text(text) = wire else { panic!("no text") };
+            serde_json::from_str(text.as_str()).expect("JSON")
+        })
+        .collect()
+}
+
+fn orders(filter: &str) -> Value {
+    json!([{ "event": "*", "schema": "public", "table": "orders", "filter": filter, "leave": true }])
+}
+
+fn hub() -> Arc<Hub> {
+    let hub = Hub::new(OrganizationId::parse("org").unwrap(), "gateway");
+    hub.progress(Position { log_id: "log".to_owned(), sequence: 0 });
+    Arc::new(hub)
+}
+
+#[test]
+fn a_row_is_told_to_whom_it_belongs_and_its_leaving_to_whom_it_leaves() {
+    let hub = hub();
+    let join = |supplier: &str, filter: &str| {
+        let member = member("room", &orders(filter), claims(Role::Supplier, supplier), 1 << 20);
+        let outbox = member.outbox.clone();
+        (hub.join(member, None, |_, _| {}), outbox)
+    };
+    let (one, two, other) = (join("s1", ""), join("s2", ""), join("s1", "id=eq.99"));
+    hub.deliver(&at(
+        1,
+        change("orders", Operation::Update, r#"{"id":1,"supplier_id":"s1"}"#, r#"{"id":1,"supplier_id":"s2"}"#),
+    ));
+    let data = |outbox: &Outbox| frames(outbox).iter().map(|frame| frame[4]["data"].clone()).collect::<Vec<_>>();
+    let left = data(&one.1);
+    assert_eq!((left.len(), &left[0]["type"], &left[0]["old_record"]["id"]), (1, &json!("DELETE"), &json!(1)));
+    assert_eq!(left[0].get("record"), None, "the new row is another's");
+    let came = data(&two.1);
+    assert_eq!((came.len(), &came[0]["type"], &came[0]["old_record"]), (1, &json!("UPDATE"), &json!({})));
+    assert!(data(&other.1).is_empty());
+    hub.deliver(&at(2, change("orders", Operation::Delete, r#"{"id":1,"supplier_id":"s2"}"#, "")));
+    assert_eq!((data(&one.1).len(), data(&two.1).len()), (0, 1), "a DELETE by its old row");
+}
+
+#[test]
+fn a_broadcast_reaches_the_room_by_either_name_and_its_sender_only_if_asked() {
+    let hub = hub();
+    let seats: Vec<_> = ["supplier_s1", "supplier:dashboard:s1", "client-updates"]
+        .into_iter()
+        .map(|name| {
+            let member = member(name, &json!([]), claims(Role::Supplier, "s1"), 1 << 20);
+            let outbox = member.outbox.clone();
+            (hub.join(member, None, |_, _| {}), outbox)
+        })
+        .collect();
+    let said = |channel: &str, sender_id: String| Broadcast {
+        channel: channel.to_owned(),
+        event: "e".to_owned(),
+        content: Some(Content { content_type: String::new(), data: "{}".into() }),
+        sender_id,
+    };
+    hub.broadcast(&said("supplier:dashboard:s1", seats[0].0.sender()));
+    hub.broadcast(&said("couple:c1", String::new()));
+    let heard: Vec<_> = seats.iter().map(|(_, outbox)| frames(outbox).len()).collect();
+    assert_eq!(heard, [0, 1, 0], "a supplier may not join a couple's channel, so it doesn't hear it elsewhere");
+    hub.broadcast(&said("supplier:dashboard:s1", "another gateway/1".to_owned()));
+    assert_eq!(frames(&seats[0].1)[0][2], "realtime:supplier_s1", "each under its own name");
+}
+
+#[test]
+fn who_leaves_is_no_longer_present_and_nothing_is_kept_of_it() {
+    let hub = hub();
+    let join = || {
+        let member = member("room", &orders(""), claims(Role::Admin, ""), 1 << 20);
+        let outbox = member.outbox.clone();
+        (hub.join(member, None, |_, _| {}), outbox)
+    };
+    let (watching, gone) = (join(), join());
+    gone.0.track(serde_json::Map::new()).expect("room");
+    drop(gone.0);
+    let told: Vec<_> = frames(&watching.1).iter().map(|frame| frame[4]["leaves"]["me"].is_object()).collect();
+    assert_eq!(told, [false, true]);
+    drop(watching.0);
+    let state = hub.state();
+    assert!(state.members.is_empty() && state.presences.is_empty() && state.is_empty());
+}
+
+proptest! {
+    /// Events are delivered, queues are emptied and the log is read in any order; a queue holds a few of them.
+    #[test]
+    fn nobody_misses_or_hears_twice(steps in prop::collection::vec(0u8..4, 1..120), resume in prop::option::of(0u64..4)) {
+        let hub = hub();
+        let log: Vec<Event> = (1..=200)
+            .map(|n| at(n, content("a.b", &json!({ "n": n }).to_string())))
+            .map(|event| Event { channels: vec!["room".to_owned()], ..event })
+            .collect();
+        (0..4).for_each(|n| hub.deliver(&log[n]));
+        let member = member("room", &json!([]), claims(Role::Supplier, "s1"), 1_000);
+        let outbox = member.outbox.clone();
+        let since = resume.map(|sequence| Position { log_id: "log".to_owned(), sequence });
+        let seat = hub.join(member, since, |_, _| {});
+        let (mut delivered, mut heard) = (4, Vec::new());
+        let catch_up = |heard: &mut Vec<Value>, delivered: usize| {
+            let Some(since) = seat.behind() else { return };
+            heard.extend(frames(&outbox));
+            // The log may be ahead of what was handed out.
+            let (first, ahead) = (since.sequence as usize, (delivered + 1).min(log.len()));
+            let page = &log[first..ahead.max(first).min(first + 3)];
+            let told = seat.read(page);
+            heard.extend(told.into_iter().map(|wire| {
+                let Wire::Text(text) = wire else { panic!("no text") };
+                serde_json::from_str::<Value>(text.as_str()).expect("JSON")
+            }));
+            if page.is_empty() {
+                seat.go_live(|_| {});
+            }
+        };
+        for step in steps {
+            match step {
+                0 | 1 => { hub.deliver(&log[delivered]); delivered += 1; }
+                2 => heard.extend(frames(&outbox)),
+                _ => catch_up(&mut heard, delivered),
+            }
+        }
+        for _ in 0..200 {
+            catch_up(&mut heard, delivered);
+        }
+        heard.extend(frames(&outbox));
+        let heard: Vec<_> = heard.iter().map(|frame| frame[4]["payload"]["n"].as_u64().expect("a number")).collect();
+        let first = resume.unwrap_or(4) + 1;
+        let expected: Vec<_> = (first..first + heard.len() as u64).collect();
+        prop_assert_eq!(&heard, &expected);
+        prop_assert!(first + heard.len() as u64 > delivered as u64, "up to what was handed out");
+    }
+}
