@@ -44,7 +44,7 @@ impl Decoder {
         is_cut: bool,
     ) -> Result<(), CaptureError> {
         if is_cut {
-            return self.cut(session, intake, output);
+            return self.cut(session, intake, output).await;
         }
         match Message::parse(output)? {
             Message::Begin(begin) => self.inside = Some((begin, 0)),
@@ -98,8 +98,7 @@ impl Decoder {
         let relation = self.relation(relation)?;
         let (operation, key) = (rows.operation().as_str(), rows.key(relation));
         let Some(owner) = session.source.owners.get(&name(relation)) else {
-            unlisted(session, intake, relation, id, operation, key);
-            return Ok(());
+            return unlisted(session, intake, relation, id, operation, key).await;
         };
         let owned = rows.owned(relation, owner, &session.types);
         let at = time(begin);
@@ -107,14 +106,14 @@ impl Decoder {
     }
 
     /// A row too long to be kept: its event would be too long by far as well.
-    fn cut(&mut self, session: &Session<'_>, intake: &mut Intake<'_>, output: Bytes) -> Result<(), CaptureError> {
+    async fn cut(&mut self, session: &Session<'_>, intake: &mut Intake<'_>, output: Bytes) -> Result<(), CaptureError> {
         let id = Message::relation_of_cut(output);
         let id = id.ok_or_else(|| CaptureError::Source("a message that is no row is too long".to_owned()))?;
         let (_, event_id) = self.next()?;
         let table = name(self.relation(id)?);
         if session.source.owners.contains_key(&table) {
             let (table, key) = (table.to_string(), String::new());
-            intake.refuse(Refusal { event_id, table, operation: "change", key }, TOO_LONG.to_owned());
+            intake.refuse(Refusal { event_id, table, operation: "change", key }, TOO_LONG).await?;
         }
         Ok(())
     }
@@ -129,8 +128,7 @@ impl Decoder {
         let (begin, id) = self.next()?;
         let relation = self.relation(relation)?;
         let Some(owner) = session.source.owners.get(&name(relation)) else {
-            unlisted(session, intake, relation, id, "truncate", String::new());
-            return Ok(());
+            return unlisted(session, intake, relation, id, "truncate", String::new()).await;
         };
         let (source, table) = (&session.source.name, name(relation).to_string());
         tracing::warn!(source, table, "a table was truncated: its rows are gone without a change of each");
@@ -147,25 +145,24 @@ fn name(relation: &Relation) -> Table {
 }
 
 /// A change of a table whose rows are nobody's.
-fn unlisted(
+async fn unlisted(
     session: &Session<'_>,
     intake: &mut Intake<'_>,
     relation: &Relation,
     event_id: String,
     operation: &'static str,
     key: String,
-) {
+) -> Result<(), CaptureError> {
     let table = name(relation).to_string();
     match session.source.unlisted {
         Unlisted::Ignore => {
             let source = session.source.name.clone();
             metrics::counter!("capture_ignored_total", "source" => source, "table" => table).increment(1);
+            Ok(())
         }
         Unlisted::Refuse => {
-            intake.refuse(
-                Refusal { event_id, table, operation, key },
-                "the table isn't among the source's tables".to_owned(),
-            );
+            let refusal = Refusal { event_id, table, operation, key };
+            intake.refuse(refusal, "the table isn't among the source's tables").await
         }
     }
 }

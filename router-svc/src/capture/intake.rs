@@ -4,9 +4,9 @@
 //! A change that the router refuses for good is kept as a refusal, and counts as done once that is stored. One that it
 //! can't take now ends the session: nothing after it gets into the log, and the source is read again from before it.
 
-use std::sync::Mutex;
+use std::sync::{Mutex, PoisonError};
 
-use chassis::error::{Error, Result};
+use chassis::error::Error;
 use futures_util::{
     StreamExt as _,
     future::{BoxFuture, FutureExt as _},
@@ -29,7 +29,7 @@ use crate::{
 };
 
 /// Changes that may be under way.
-const WINDOW: usize = 1_024;
+pub(super) const WINDOW: usize = 1_024;
 /// Times that a change may fail by an error of ours before it is refused: a store that is broken mends, a change that
 /// breaks the store doesn't.
 const FAILURES_MAX: u32 = 10;
@@ -59,13 +59,20 @@ pub(super) struct Captured<'a> {
 /// The change that failed last by an error of ours, and how often; outlives a session.
 pub(super) type Failing = Mutex<Option<(String, u32)>>;
 
+/// How a change that was handed in ended, before its refusal is stored.
+pub(super) enum Outcome {
+    Done(Done),
+    Refused(Box<Refusal>, Error),
+}
+
 pub(super) struct Intake<'s> {
     label: String,
     publisher: &'s Publisher,
     state: &'s State,
     failing: &'s Failing,
     order: Order,
-    under_way: FuturesOrdered<BoxFuture<'s, Result<Done>>>,
+    /// Waits for the log alone: nothing in here may hold what others need while nobody polls it.
+    under_way: FuturesOrdered<BoxFuture<'static, Outcome>>,
 }
 
 impl<'s> Intake<'s> {
@@ -81,20 +88,37 @@ impl<'s> Intake<'s> {
         self.under_way.is_empty()
     }
 
-    /// The next thing that is done, in order; none while nothing is under way.
-    pub(super) async fn done(&mut self) -> Result<Option<Done>, CaptureError> {
-        Ok(self.under_way.next().await.transpose()?)
+    /// The next thing that ended, in order; none while nothing is under way. May be given up and called again.
+    pub(super) async fn next(&mut self) -> Option<Outcome> {
+        self.under_way.next().await
     }
 
-    /// Waits until everything is durable.
-    pub(super) async fn finish(&mut self) -> Result<(), CaptureError> {
-        while self.done().await?.is_some() {}
+    /// What that means, once a refusal is stored.
+    pub(super) async fn settle(&mut self, outcome: Outcome) -> Result<Done, CaptureError> {
+        match outcome {
+            Outcome::Done(done) => Ok(done),
+            Outcome::Refused(refusal, error) if self.gives_up(&refusal, &error) => {
+                self.state.refuse(&refusal, &error.to_string()).await?;
+                Ok(Done::Change)
+            }
+            Outcome::Refused(_, error) => Err(error.into()),
+        }
+    }
+
+    /// Waits until everything is durable, or until there is room again.
+    pub(super) async fn drain(&mut self, to: usize) -> Result<(), CaptureError> {
+        while self.under_way.len() > to
+            && let Some(outcome) = self.next().await
+        {
+            self.settle(outcome).await?;
+        }
         Ok(())
     }
 
     /// Everything before is durable once this is reported.
     pub(super) fn mark(&mut self, end: Lsn, committed_at: Option<Timestamp>) {
-        self.under_way.push_back(std::future::ready(Ok(Done::Through { end, committed_at })).boxed());
+        let through = Outcome::Done(Done::Through { end, committed_at });
+        self.under_way.push_back(std::future::ready(through).boxed());
     }
 
     /// Takes a change in.
@@ -105,8 +129,7 @@ impl<'s> Intake<'s> {
         let owned = match owned {
             Ok(owned) => owned,
             Err(fault) => {
-                self.refuse(refusal, fault.to_string());
-                return Ok(());
+                return self.refuse(refusal, &fault.to_string()).await;
             }
         };
         for Owned { organization, operation, old, new } in owned {
@@ -143,69 +166,55 @@ impl<'s> Intake<'s> {
 
     /// Publishes one event behind the others.
     pub(super) async fn publish(&mut self, event: Event, refusal: Refusal) -> Result<(), CaptureError> {
+        if failed_for_good(self.failing, &refusal.event_id) {
+            return self.refuse(refusal, "the router failed on it again and again").await;
+        }
         let taken = match event.check() {
             Ok(event) => self.publisher.publish_in(event, Some(&self.order)).await,
             Err(error) => Err(error),
         };
-        let (state, failing) = (self.state, self.failing);
         match taken {
             Ok(promise) => {
-                let settled = async move {
-                    match promise.await {
-                        Ok(_) => {
-                            metrics::counter!("capture_events_total", "source" => state.source.clone()).increment(1);
-                            Ok(Done::Change)
-                        }
-                        Err(error) => settle(state, failing, refusal, error).await,
+                let counter = metrics::counter!("capture_events_total", "source" => self.state.source.clone());
+                let ended = promise.map(move |ended| match ended {
+                    Ok(_) => {
+                        counter.increment(1);
+                        Outcome::Done(Done::Change)
                     }
-                };
-                self.under_way.push_back(settled.boxed());
+                    Err(error) => Outcome::Refused(refusal.into(), error),
+                });
+                self.under_way.push_back(ended.boxed());
+                Ok(())
             }
-            Err(error) => {
-                if !is_final(&error) {
-                    self.order.break_off();
-                }
-                self.under_way.push_back(settle(state, failing, refusal, error).boxed());
-            }
+            Err(error) if self.gives_up(&refusal, &error) => self.refuse(refusal, &error.to_string()).await,
+            Err(error) => Err(error.into()),
         }
-        Ok(())
     }
 
     /// Keeps a change that can't become an event.
-    pub(super) fn refuse(&mut self, refusal: Refusal, reason: String) {
-        let state = self.state;
-        let kept = async move { state.refuse(&refusal, &reason).await.map(|()| Done::Change) };
-        self.under_way.push_back(kept.boxed());
+    pub(super) async fn refuse(&mut self, refusal: Refusal, reason: &str) -> Result<(), CaptureError> {
+        Ok(self.state.refuse(&refusal, reason).await?)
+    }
+
+    /// Whether a change that wasn't taken never will be. An error of ours is counted: it may pass.
+    fn gives_up(&self, refusal: &Refusal, error: &Error) -> bool {
+        if matches!(error, Error::Internal(_)) {
+            fails_again(self.failing, &refusal.event_id);
+            return false;
+        }
+        !error.is_retryable()
     }
 }
 
-/// What becomes of a change that wasn't taken.
-async fn settle(state: &State, failing: &Failing, refusal: Refusal, error: Error) -> Result<Done> {
-    let gives_up = match &error {
-        Error::Internal(_) => fails_again(failing, &refusal.event_id) >= FAILURES_MAX,
-        error => is_final(error),
-    };
-    if !gives_up {
-        return Err(error);
-    }
-    state.refuse(&refusal, &error.to_string()).await.map(|()| Done::Change)
-}
-
-/// Whether the same change would be refused again.
-fn is_final(error: &Error) -> bool {
-    !error.is_retryable() && !matches!(error, Error::Internal(_))
-}
-
-fn fails_again(failing: &Failing, id: &str) -> u32 {
-    let mut failing = failing.lock().unwrap_or_else(std::sync::PoisonError::into_inner);
+fn fails_again(failing: &Failing, id: &str) {
+    let mut failing = failing.lock().unwrap_or_else(PoisonError::into_inner);
     match &mut *failing {
-        Some((failed, times)) if failed == id => {
-            *times += 1;
-            *times
-        }
-        other => {
-            *other = Some((id.to_owned(), 1));
-            1
-        }
+        Some((failed, times)) if failed == id => *times += 1,
+        other => *other = Some((id.to_owned(), 1)),
     }
+}
+
+fn failed_for_good(failing: &Failing, id: &str) -> bool {
+    let failing = failing.lock().unwrap_or_else(PoisonError::into_inner);
+    failing.as_ref().is_some_and(|(failed, times)| failed == id && *times >= FAILURES_MAX)
 }

@@ -7,7 +7,13 @@ use chassis::id::OrganizationId;
 use jiff::Timestamp;
 use serde_json::{Value, json};
 
-use super::{CaptureError, Session, config::Owner, intake::Intake, position::Origin, state::Refusal};
+use super::{
+    CaptureError, Session,
+    config::Owner,
+    intake::{Intake, WINDOW},
+    position::Origin,
+    state::Refusal,
+};
 use crate::{
     event::{Event, Origin as How, Payload},
     event_type::EventType,
@@ -29,7 +35,7 @@ pub(super) async fn resync(session: &Session<'_>, origin: &Origin, reason: &str)
     let organizations = concerned(&session.publisher.organizations, source.owners.values()).await?;
     let notice = Notice { id: origin.of_notice(), type_: "capture.resync", at: now, content };
     notice.publish(&mut intake, &source.name, organizations).await?;
-    intake.finish().await
+    intake.drain(0).await
 }
 
 /// One text for many organizations.
@@ -58,6 +64,7 @@ impl Notice {
             };
             let (event_id, table) = (self.id.clone(), table.to_owned());
             intake.publish(event, Refusal { event_id, table, operation: "notice", key: String::new() }).await?;
+            intake.drain(WINDOW).await?;
         }
         Ok(())
     }

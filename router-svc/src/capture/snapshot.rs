@@ -8,7 +8,7 @@
 use super::{
     CaptureError, Session,
     config::{Table, identifier, literal},
-    intake::{Captured, Intake},
+    intake::{Captured, Intake, WINDOW},
     pgoutput::{Cell, Column, Relation},
     position::{Lsn, Origin},
     row::Rows,
@@ -36,7 +36,7 @@ pub(super) async fn take(
             publish(session, &mut connection, &mut intake, table, |row| origin.of_row(start, place, row)).await?;
         tracing::info!(source = session.source.name, %table, rows, "read a table as it was");
     }
-    intake.finish().await?;
+    intake.drain(0).await?;
     connection.close().await;
     Ok(())
 }
@@ -104,12 +104,10 @@ async fn publish(
             }
             None => {
                 let (table, key) = (table.to_string(), String::new());
-                intake.refuse(Refusal { event_id: id, table, operation: "insert", key }, super::TOO_LONG.to_owned());
+                intake.refuse(Refusal { event_id: id, table, operation: "insert", key }, super::TOO_LONG).await?;
             }
         }
-        while !intake.has_room() {
-            intake.done().await?;
-        }
+        intake.drain(WINDOW - 1).await?;
     }
     Ok(count)
 }

@@ -165,7 +165,9 @@ async fn publish(
     loop {
         select! {
             biased;
-            done = intake.done(), if !intake.is_empty() => report(session, done?, durable),
+            Some(outcome) = intake.next(), if !intake.is_empty() => {
+                report(session, intake.settle(outcome).await?, durable);
+            }
             queued = queue.recv(), if is_open && intake.has_room() => match queued {
                 Some(queued) => take(session, &mut decoder, &mut intake, queued).await?,
                 None => is_open = false,
@@ -189,8 +191,8 @@ async fn take(
     Ok(())
 }
 
-fn report(session: &Session<'_>, done: Option<Done>, durable: &watch::Sender<Lsn>) {
-    let Some(Done::Through { end, committed_at }) = done else { return };
+fn report(session: &Session<'_>, done: Done, durable: &watch::Sender<Lsn>) {
+    let Done::Through { end, committed_at } = done else { return };
     durable.send_if_modified(|place| {
         let moves = end > *place;
         *place = end.max(*place);

@@ -132,7 +132,7 @@ impl Writer {
         tracing::error!(%error, cause = ?std::error::Error::source(error).map(ToString::to_string), events = group.len(), "append failed");
         metrics::counter!("log_append_failures_total").increment(1);
         for append in group.drain(..) {
-            if let (Some(order), true) = (&append.order, error.is_retryable()) {
+            if let Some(order) = &append.order {
                 order.break_off();
             }
             // A publisher who went away doesn't hear it.

@@ -3,6 +3,14 @@
 #[cfg(test)]
 mod access;
 #[cfg(test)]
+mod capture;
+#[cfg(test)]
+mod capture_faults;
+#[cfg(test)]
+mod capture_records;
+#[cfg(test)]
+mod capture_snapshot;
+#[cfg(test)]
 mod consume;
 #[cfg(test)]
 mod credit;
