@@ -82,12 +82,14 @@ pub(super) async fn concerned(
             Owner::Column(_) => all = true,
         }
     }
+    if !all {
+        return Ok(concerned);
+    }
     let mut after = String::new();
-    while all {
+    loop {
         let page = organizations.list(&after, PAGE).await?;
-        let Some(last) = page.last() else { break };
+        let Some(last) = page.last() else { return Ok(concerned) };
         last.id.as_str().clone_into(&mut after);
         concerned.extend(page.into_iter().map(|organization| organization.id));
     }
-    Ok(concerned)
 }

@@ -63,7 +63,7 @@ impl fmt::Display for Origin {
 /// When a transaction was committed; a time out of range is the beginning of PostgreSQL's.
 pub(super) fn time(begin: Begin) -> Timestamp {
     let micros = begin.committed_at.saturating_add(PG_EPOCH_MICROS);
-    Timestamp::from_microsecond(micros).unwrap_or(chassis::clock::from_micros(PG_EPOCH_MICROS))
+    Timestamp::from_microsecond(micros).unwrap_or_else(|_| chassis::clock::from_micros(PG_EPOCH_MICROS))
 }
 
 #[cfg(test)]

@@ -57,14 +57,14 @@ impl Rows {
         }
     }
 
-    fn new(&self) -> Option<&Tuple> {
+    fn after(&self) -> Option<&Tuple> {
         match self {
             Self::Insert(new) | Self::Update(_, new) => Some(new),
             Self::Delete(_) => None,
         }
     }
 
-    fn old(&self) -> Option<(&Tuple, bool)> {
+    fn before(&self) -> Option<(&Tuple, bool)> {
         match self {
             Self::Update(Old::Full(old), _) | Self::Delete(Old::Full(old)) => Some((old, true)),
             Self::Update(Old::Key(old), _) | Self::Delete(Old::Key(old)) => Some((old, false)),
@@ -75,7 +75,7 @@ impl Rows {
     /// The columns of its key, for those who look for a row that was refused: of a table whose whole row is its identity,
     /// the first.
     pub(super) fn key(&self, relation: &Relation) -> String {
-        let Some(tuple) = self.new().or(self.old().map(|(old, _)| old)) else { return String::new() };
+        let Some(tuple) = self.after().or_else(|| self.before().map(|(old, _)| old)) else { return String::new() };
         let is_whole = relation.columns.iter().all(|column| column.is_key);
         let columns = relation.columns.iter().zip(tuple).filter(|(column, _)| column.is_key);
         let shown = columns.take(if is_whole { 1 } else { 8 }).map(|(column, cell)| {
@@ -92,12 +92,12 @@ impl Rows {
     /// The change for whom it concerns: one organization, or two where the row moved.
     pub(super) fn owned(mut self, relation: &Relation, owner: &Owner, types: &Types) -> Result<Vec<Owned>, Fault> {
         let width = relation.columns.len();
-        if [self.new(), self.old().map(|(old, _)| old)].into_iter().flatten().any(|tuple| tuple.len() != width) {
+        if [self.after(), self.before().map(|(old, _)| old)].into_iter().flatten().any(|tuple| tuple.len() != width) {
             return Err(Fault::Width);
         }
         self.fill();
-        let old = self.old().map(|(tuple, whole)| record(relation, tuple, types, whole)).transpose()?;
-        let new = self.new().map(|tuple| record(relation, tuple, types, true)).transpose()?;
+        let old = self.before().map(|(tuple, whole)| record(relation, tuple, types, whole)).transpose()?;
+        let new = self.after().map(|tuple| record(relation, tuple, types, true)).transpose()?;
         let operation = self.operation();
         let (before, after) = self.owners(relation, owner)?;
         Ok(match before {
@@ -131,7 +131,7 @@ impl Rows {
             Some(Cell::Text(text)) => std::str::from_utf8(text).ok().and_then(|text| OrganizationId::parse(text).ok()),
             _ => None,
         };
-        let (before, after) = (self.old().and_then(|(old, _)| named(old)), self.new().and_then(named));
+        let (before, after) = (self.before().and_then(|(old, _)| named(old)), self.after().and_then(named));
         let unknown = || Fault::NoOrganization(column.clone());
         match self {
             Self::Delete(_) => Ok((None, before.ok_or_else(unknown)?)),

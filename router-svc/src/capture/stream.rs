@@ -61,16 +61,18 @@ pub(super) async fn run(
     let (queue, queued) = mpsc::channel(QUEUE);
     let state = session.state;
     let name = source.name.clone();
-    let saving = save(state, origin.generation, durable.subscribe(), &told);
+    let mut saving = Box::pin(save(state, origin.generation, durable.subscribe(), &told));
     let mut reader = Reader { connection, told: told.subscribe(), durable: durable.subscribe(), name, received: start };
     let publishing = publish(session, origin, queued, &durable);
-    tokio::pin!(publishing, saving);
+    tokio::pin!(publishing);
     let ended = select! {
         ended = reader.run(queue, stopping) => ended,
         published = &mut publishing => published,
         () = &mut saving => Ok(()),
     };
     ended?;
+    // Nobody polls it any more: it must not hold the store's connection meanwhile.
+    drop(saving);
     // In order: what was read is published, then stored as done, and the server hears it.
     let _ = timeout(STOP_WITHIN, publishing).await;
     let place = *durable.borrow();

@@ -57,9 +57,11 @@ impl Database {
         sqlx::query_scalar(AssertSqlSafe(query.to_owned())).fetch_one(&self.pool).await.unwrap()
     }
 
-    /// Waits until the slot streams.
+    /// Waits until the slot is whole and read: what is written from here on is captured.
     pub(crate) async fn streams(&self) {
-        until("the slot is read", || async { self.count("active").await == 1 }).await;
+        let streams =
+            "EXISTS (SELECT 1 FROM pg_stat_replication WHERE pid = active_pid AND state IN ('catchup', 'streaming'))";
+        until("the slot is read", || async { self.count(streams).await == 1 }).await;
     }
 
     async fn count(&self, condition: &str) -> i64 {
@@ -129,7 +131,6 @@ pub(crate) async fn capturing(world: World, database: &Database) -> (World, Clie
 pub(crate) async fn start(world: World, database: &Database) -> (World, Client) {
     assert!(world.chassis.drain().await, "it stops in time");
     let chassis = world.another_chassis();
-    telemetry::init(&chassis.shared.telemetry).unwrap(); // TEMP
     let mut config = world.config.clone();
     config.capture = BTreeMap::from([(database.name.clone(), database.settings.clone())]);
     let world = World::start_with(config, world.time.clone(), chassis).await;
