@@ -1,19 +1,14 @@
 //! The tables as they were, and the stream after them: together each row's history without a gap or a repeat.
 
-use std::{
-    collections::BTreeMap,
-    sync::{
-        Arc,
-        atomic::{AtomicBool, Ordering},
-    },
-};
+use std::collections::BTreeMap;
 
+use chassis::tasks::Tasks;
 use proto::{common::v1::Priority, router::v1::Operation};
 use serde_json::Value;
 
 use crate::{
     capture::{capturing, change, events, with_source},
-    world::until,
+    world::{PATIENCE, until},
 };
 
 const ROWS: usize = 2_000;
@@ -27,11 +22,11 @@ async fn a_snapshot_and_the_stream_after_it_have_each_change_once_while_others_w
     ];
     with_source(&[("t", "a")], &setup, |world, mut database| async move {
         database.settings.snapshot = vec!["t".to_owned()];
-        let (pool, stop) = (database.pool.clone(), Arc::new(AtomicBool::new(false)));
-        let stopped = Arc::clone(&stop);
-        let writing = tokio::task::spawn(async move {
+        let writers = Tasks::default();
+        let (pool, stopping) = (database.pool.clone(), writers.stopping());
+        writers.spawn("writer", async move {
             let mut next = 2_001;
-            while !stopped.load(Ordering::Relaxed) {
+            while !stopping.is_cancelled() {
                 let statement = "UPDATE t SET n = n + 1 WHERE id % 50 = $1 % 50";
                 sqlx::query(statement).bind(next).execute(&pool).await.unwrap();
                 sqlx::query("DELETE FROM t WHERE id = $1 - 2000").bind(next).execute(&pool).await.unwrap();
@@ -41,8 +36,7 @@ async fn a_snapshot_and_the_stream_after_it_have_each_change_once_while_others_w
         });
         let (world, a) = capturing(world, &database).await;
         until("the snapshot and more", || async { a.head().await.sequence > ROWS as u64 + 500 }).await;
-        stop.store(true, Ordering::Relaxed);
-        writing.await.unwrap();
+        assert!(writers.stop(PATIENCE).await);
         database.caught_up().await;
         let mut rows = BTreeMap::new();
         for logged in a.all().await {

@@ -7,6 +7,8 @@ mod capture;
 #[cfg(test)]
 mod capture_faults;
 #[cfg(test)]
+mod capture_pace;
+#[cfg(test)]
 mod capture_records;
 #[cfg(test)]
 mod capture_snapshot;
