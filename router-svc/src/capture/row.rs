@@ -185,8 +185,9 @@ mod tests {
 
     fn owned(rows: Rows) -> Result<Vec<String>, Fault> {
         let owned = rows.owned(&table(), &Owner::Column("org".to_owned()), &Types::default())?;
-        let text =
-            |record: Option<Bytes>| record.map_or("-".to_owned(), |json| String::from_utf8(json.into()).unwrap());
+        let text = |record: Option<Bytes>| {
+            record.map_or_else(|| "-".to_owned(), |json| String::from_utf8(json.into()).unwrap())
+        };
         let line = |owned: Owned| {
             format!("{} {} {} {}", owned.organization, owned.operation.as_str(), text(owned.old), text(owned.new))
         };
