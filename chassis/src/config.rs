@@ -330,6 +330,8 @@ fn overlay(table: &mut Table, given: Table, above: &str, origin: &str, problems:
         let path = if above.is_empty() { key.clone() } else { format!("{above}.{key}") };
         match (table.get_mut(&key), value) {
             (None, _) => problems.push(format!("{origin}: unknown key {path}")),
+            // Nothing among the defaults: its keys are names that the file gives, and what they hold is read as its type.
+            (Some(Value::Table(known)), Value::Table(given)) if known.is_empty() => *known = given,
             (Some(Value::Table(known)), Value::Table(given)) => overlay(known, given, &path, origin, problems),
             (Some(Value::Float(known)), Value::Integer(given)) => *known = given as f64,
             (Some(known), given) if known.same_type(&given) => *known = given,
@@ -417,6 +419,26 @@ mod tests {
         assert_eq!((router.store.schema.as_str(), router.store.max_connections), ("own", 4));
         assert_eq!(router.store.url.expose(), "sqlite:./router.db", "the service's own default stays");
         assert_eq!(shared.server.stop_deadline_ms, 15_000);
+    }
+
+    #[test]
+    fn a_map_takes_names_of_the_files_and_the_environment_overrides_what_they_hold() {
+        #[derive(Default, Serialize, Deserialize)]
+        #[serde(default)]
+        struct Named {
+            sources: std::collections::BTreeMap<String, StoreSettings>,
+        }
+        let read = |file: &str, environment: &[(&str, &str)]| {
+            let text = Text { origin: "wedsync.toml".to_owned(), text: file.to_owned() };
+            let environment = environment.iter().map(|(name, value)| ((*name).to_owned(), (*value).to_owned()));
+            sections::<Named>("router", Some(text), environment).map(|(_, section)| section)
+        };
+        let file = "[router.sources.main]\nurl = ''\nschema = 'own'";
+        let named = read(file, &[("WEDSYNC_ROUTER__SOURCES__MAIN__URL", "hunter2")]).expect("well-formed settings");
+        let main = &named.sources["main"];
+        assert_eq!((main.url.expose(), main.schema.as_str(), main.max_connections), ("hunter2", "own", 8));
+        let error = read("[router.sources.main]\nschemas = 'own'", &[]).map(drop).expect_err("a mistake");
+        assert!(format!("{error:#}").contains("schemas"), "{error:#}");
     }
 
     #[test]

@@ -6,7 +6,7 @@ use anyhow::{Result, ensure};
 use chassis::config::{Secret, StoreSettings};
 use serde::{Deserialize, Serialize};
 
-use crate::table::TableNames;
+use crate::{capture::SourceSettings, table::TableNames};
 
 /// Settings of the router.
 #[derive(Clone, Debug, Serialize, Deserialize)]
@@ -25,6 +25,8 @@ pub struct Config {
     pub store: StoreSettings,
     /// Other names for tables and columns that the built-in routes read, by the name they know. Default: none.
     pub tables: BTreeMap<String, TableNames>,
+    /// PostgreSQL databases whose changes become events, by a name that stands in their events' source. Default: none.
+    pub capture: BTreeMap<String, SourceSettings>,
 }
 
 impl Default for Config {
@@ -37,6 +39,7 @@ impl Default for Config {
             publish_burst: 10_000,
             store: StoreSettings { url, schema: "router".into(), ..StoreSettings::default() },
             tables: BTreeMap::new(),
+            capture: BTreeMap::new(),
         }
     }
 }

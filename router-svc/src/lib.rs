@@ -4,6 +4,7 @@
 //! The way of an event: `rpc/events` -> `publish` (its wedding, its plan) -> `log` (durable) -> `consumer` and `live`.
 
 mod broadcast;
+mod capture;
 mod channel;
 mod collapse;
 mod config;
@@ -44,11 +45,15 @@ use proto::router::v1::{
     subscription_service_server::SubscriptionServiceServer, wedding_service_server::WeddingServiceServer,
 };
 
+pub use crate::{
+    capture::{OwnerSettings, SourceSettings, Unlisted},
+    config::Config,
+    table::TableNames,
+};
 use crate::{
     broadcast::Broadcasts, consumer::Consumers, limit::Limits, log::Log, organizations::Organizations,
     publish::Publisher, routes::RouteTable, table::Tables, weddings::Weddings,
 };
-pub use crate::{config::Config, table::TableNames};
 
 /// Tables of the router.
 static MIGRATIONS: Migrations =
@@ -67,6 +72,7 @@ pub struct Service {
 /// A store that can't be opened, a port in use, settings that can't hold.
 pub async fn start(config: Config, chassis: &Chassis) -> Result<Service> {
     config.check()?;
+    let sources = capture::sources(&config.capture)?;
     let server = Server::bind("router", config.listen, chassis).await?;
     let (clock, tasks) = (chassis.clock.clone(), chassis.tasks.clone());
     let store = Store::open(&config.store, &[&store::MIGRATIONS, &MIGRATIONS]).await?;
@@ -89,6 +95,7 @@ pub async fn start(config: Config, chassis: &Chassis) -> Result<Service> {
         tables,
         clock: clock.clone(),
     };
+    capture::start(sources, &publisher, &store, &tasks);
     let consumers = Consumers::open(store, log.clone(), clock.clone(), tasks.clone()).await?;
 
     let limits = Arc::new(Limits::new(config.publish_per_second, config.publish_burst));

@@ -8,6 +8,7 @@
 
 mod append;
 mod entry;
+mod order;
 mod read;
 mod tail;
 mod write;
@@ -29,6 +30,7 @@ use tokio_util::sync::CancellationToken;
 
 pub(crate) use self::{
     entry::{Draft, Entry, aad},
+    order::Order,
     read::PAGE,
 };
 use self::{
@@ -103,15 +105,20 @@ impl Log {
         Ok(log)
     }
 
-    /// Takes an event in, in the order of the calls; durable when the promise resolves.
+    /// Takes an event in, in the order of the calls; durable when the promise resolves. Of an `order`, no event is taken
+    /// once an earlier one wasn't.
     ///
     /// # Errors
     /// Of the promise: `Error::AlreadyExists` when the id stands for other content; `Error::Unavailable` while the store
     /// can't take it.
-    pub(crate) async fn append(&self, draft: Draft) -> Result<impl Future<Output = Result<Appended>> + Send + 'static> {
+    pub(crate) async fn append(
+        &self,
+        draft: Draft,
+        order: Option<Order>,
+    ) -> Result<impl Future<Output = Result<Appended>> + Send + 'static> {
         let room = self.room.clone().acquire_many_owned(draft.weight()).await.map_err(|_| stopping())?;
         let (done, committed) = oneshot::channel();
-        self.appends.send(Append { draft, done, _room: room }).await.map_err(|_| stopping())?;
+        self.appends.send(Append { draft, order, done, _room: room }).await.map_err(|_| stopping())?;
         Ok(async move { committed.await.map_err(|_| stopping())? })
     }
 

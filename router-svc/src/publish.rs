@@ -15,7 +15,7 @@ use proto::router::v1::{LoggedEvent, Receipt};
 use crate::{
     event::Event,
     facts::Facts,
-    log::{Draft, Log, aad},
+    log::{Draft, Log, Order, aad},
     organizations::Organizations,
     plan::{Plan, Question},
     priority::Priority,
@@ -51,6 +51,18 @@ impl Publisher {
     /// # Errors
     /// `Error::NotFound` for an unknown organization; those of the store.
     pub(crate) async fn publish(&self, event: Event) -> Result<BoxFuture<'static, Result<Receipt>>> {
+        self.publish_in(event, None).await
+    }
+
+    /// The same; of an `order`, no event is taken once an earlier one wasn't.
+    ///
+    /// # Errors
+    /// As [`Self::publish`].
+    pub(crate) async fn publish_in(
+        &self,
+        event: Event,
+        order: Option<&Order>,
+    ) -> Result<BoxFuture<'static, Result<Receipt>>> {
         chassis::fail::point("router.publish.received");
         let decided = self.decide(event).await?;
         self.routes.note_failures(&decided.event.organization, &decided.plan);
@@ -59,7 +71,7 @@ impl Publisher {
             Some(lesson) => self.weddings.expect(&decided.event.organization, lesson).await?,
             None => None,
         };
-        let appended = self.log.append(self.draft(decided).await?).await?;
+        let appended = self.log.append(self.draft(decided).await?, order.cloned()).await?;
         let log = self.log.clone();
         Ok(Box::pin(async move {
             let appended = appended.await;

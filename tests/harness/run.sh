@@ -47,6 +47,9 @@ shared_buffers = 64MB
 fsync = on
 synchronous_commit = on
 full_page_writes = on
+wal_level = logical
+max_replication_slots = 100
+max_wal_senders = 100
 logging_collector = off
 SETTINGS
 }

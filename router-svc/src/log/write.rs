@@ -17,7 +17,7 @@ use tokio::{
 };
 use tokio_util::sync::CancellationToken;
 
-use super::{Appended, Draft, Entry, Log, append, number, stored};
+use super::{Appended, Draft, Entry, Log, Order, append, number, stored};
 use crate::{
     consumer::cursor::Moved,
     wedding::Learnt,
@@ -33,6 +33,7 @@ const CURSORS_EVERY: Duration = Duration::from_millis(200);
 /// A draft and who waits for it.
 pub(super) struct Append {
     pub(super) draft: Draft,
+    pub(super) order: Option<Order>,
     pub(super) done: oneshot::Sender<Result<Appended>>,
     /// Its share of the bytes that may wait.
     pub(super) _room: OwnedSemaphorePermit,
@@ -83,6 +84,10 @@ impl Writer {
     }
 
     async fn write(&self, group: &mut Vec<Append>, cursors: Vec<Moved>) {
+        self.refuse_late(group);
+        if group.is_empty() && cursors.is_empty() {
+            return;
+        }
         let drafts: Vec<&Draft> = group.iter().map(|append| &append.draft).collect();
         let outcome = self.commit(&drafts, &cursors).await;
         match outcome {
@@ -101,7 +106,9 @@ impl Writer {
 
     /// One of the group can't be stored: find out which, and store the others.
     async fn write_singly(&self, group: &mut Vec<Append>) {
-        for append in group.drain(..) {
+        while !group.is_empty() {
+            self.refuse_late(group);
+            let Some(append) = (!group.is_empty()).then(|| group.remove(0)) else { return };
             match self.commit(&[&append.draft], &[]).await {
                 Ok(committed) => self.publish(std::iter::once(append), committed),
                 Err(error) => {
@@ -112,10 +119,22 @@ impl Writer {
         }
     }
 
+    /// Those whose order an earlier failure broke.
+    fn refuse_late(&self, group: &mut Vec<Append>) {
+        for late in group.extract_if(.., |append| append.order.as_ref().is_some_and(Order::is_broken)) {
+            let error = Error::Unavailable("an earlier event of the same source wasn't taken".into());
+            // As in `refuse`.
+            let _ = late.done.send(Err(error));
+        }
+    }
+
     fn refuse(&self, group: &mut Vec<Append>, error: &Error) {
         tracing::error!(%error, cause = ?std::error::Error::source(error).map(ToString::to_string), events = group.len(), "append failed");
         metrics::counter!("log_append_failures_total").increment(1);
         for append in group.drain(..) {
+            if let Some(order) = &append.order {
+                order.break_off();
+            }
             // A publisher who went away doesn't hear it.
             let _ = append.done.send(Err(again(error)));
         }

@@ -5,6 +5,16 @@ mod access;
 #[cfg(test)]
 mod broadcast;
 #[cfg(test)]
+mod capture;
+#[cfg(test)]
+mod capture_faults;
+#[cfg(test)]
+mod capture_pace;
+#[cfg(test)]
+mod capture_records;
+#[cfg(test)]
+mod capture_snapshot;
+#[cfg(test)]
 mod consume;
 #[cfg(test)]
 mod credit;

@@ -53,7 +53,7 @@ impl World {
         Self::start_with(config, time, chassis).await
     }
 
-    async fn start_with(config: Config, time: ManualClock, chassis: Chassis) -> Self {
+    pub(crate) async fn start_with(config: Config, time: ManualClock, chassis: Chassis) -> Self {
         let started = chassis.clock.now();
         let mut tries = 0;
         let service = loop {

@@ -1,0 +1,166 @@
+//! Change capture: what is committed in a PostgreSQL database comes as events, through logical replication.
+//!
+//! The way of a change: `wire` (the connection) -> `stream` (queue, answers to the server) -> `pgoutput` and `decode` (whose
+//! transaction, which number) -> `row` and `value` (JSON records, whose they are) -> `intake` (published, followed until it
+//! is durable). `slot` and `snapshot` make the beginning; `state` is what the router's store keeps.
+//!
+//! Guarantee: each committed change is in the log exactly once, in commit order, whatever is killed or cut: the server is
+//! told a place only when everything up to it is durable, what is read again has the same ids, and a change that isn't
+//! taken holds back all later ones. What can't be an event is kept as a refusal; what was lost with a slot is told.
+
+mod config;
+mod decode;
+mod feedback;
+mod intake;
+mod notice;
+mod pgoutput;
+mod position;
+mod row;
+mod slot;
+mod snapshot;
+mod state;
+mod stream;
+mod value;
+mod watch;
+mod wire;
+
+use std::time::Duration;
+
+use chassis::{error::Error, store::Store, tasks::Tasks};
+use tokio_util::sync::CancellationToken;
+
+pub use self::config::{OwnerSettings, SourceSettings, Unlisted};
+pub(crate) use self::config::{Source, sources};
+use self::{
+    intake::{Failing, Intake},
+    pgoutput::{Malformed, Relation},
+    slot::text,
+    state::State,
+    value::{FIRST_OWN, Own, Types},
+    wire::{Connection, WireError},
+};
+use crate::publish::Publisher;
+
+/// Waits between sessions: doubles up to the last, each shortened by up to a half at random.
+const FIRST_WAIT: Duration = Duration::from_millis(200);
+const LONGEST_WAIT: Duration = Duration::from_secs(30);
+const TOO_LONG: &str = "the row is longer than 16 MiB, far over what an event may hold";
+
+/// Why a session ended.
+#[derive(Debug, thiserror::Error)]
+enum CaptureError {
+    #[error(transparent)]
+    Wire(#[from] WireError),
+    #[error("the stream can't be read: {0}")]
+    Malformed(#[from] Malformed),
+    #[error("the router can't take a change now: {0}")]
+    Router(#[from] Error),
+    #[error("{0}")]
+    Source(String),
+}
+
+/// Starts to read every source. None of them is waited for.
+pub(crate) fn start(sources: Vec<Source>, publisher: &Publisher, store: &Store, tasks: &Tasks) {
+    for source in sources {
+        let state = State { source: source.name.clone(), store: store.clone(), clock: publisher.clock.clone() };
+        tasks.spawn("capture", run(source, publisher.clone(), state, tasks.stopping()));
+    }
+}
+
+/// One session after the other, until told to stop.
+async fn run(source: Source, publisher: Publisher, state: State, stopping: CancellationToken) {
+    let failing = Failing::default();
+    let mut wait = FIRST_WAIT;
+    while !stopping.is_cancelled() {
+        let mut session = Session {
+            source: &source,
+            publisher: &publisher,
+            state: &state,
+            failing: &failing,
+            types: Types::default(),
+            wait: &mut wait,
+        };
+        let ended = session.run(&stopping).await;
+        metrics::gauge!("capture_connected", "source" => source.name.clone()).set(0.0);
+        let Err(error) = ended else { continue };
+        let code = if let CaptureError::Wire(error) = &error { error.code() } else { "" };
+        let pause = jittered(wait);
+        tracing::error!(source = source.name, %error, code, wait_ms = pause.as_millis(), "changes don't stream; trying again");
+        metrics::counter!("capture_reconnects_total", "source" => source.name.clone()).increment(1);
+        wait = (wait * 2).min(LONGEST_WAIT);
+        stopping.run_until_cancelled(tokio::time::sleep(pause)).await;
+    }
+}
+
+fn jittered(wait: Duration) -> Duration {
+    wait.mul_f64(0.5 + f64::from(chassis::secret::random::<1>()[0]) / 512.0)
+}
+
+/// One connection's life.
+struct Session<'s> {
+    source: &'s Source,
+    publisher: &'s Publisher,
+    state: &'s State,
+    failing: &'s Failing,
+    types: Types,
+    wait: &'s mut Duration,
+}
+
+impl<'s> Session<'s> {
+    async fn run(&mut self, stopping: &CancellationToken) -> Result<(), CaptureError> {
+        let opening = async {
+            let mut connection = Connection::open(&self.source.address).await?;
+            let (origin, start) = Box::pin(slot::open(self, &mut connection)).await?;
+            Ok::<_, CaptureError>((connection, origin, start))
+        };
+        let Some(opened) = stopping.run_until_cancelled(opening).await else { return Ok(()) };
+        let (connection, origin, start) = opened?;
+        let watching = watch::run(self.source);
+        tokio::select! {
+            ended = stream::run(self, connection, &origin, start, stopping) => ended,
+            () = watching => Ok(()),
+        }
+    }
+
+    /// The stream has begun: the next wait is a short one.
+    fn connected(&mut self) {
+        *self.wait = FIRST_WAIT;
+        metrics::gauge!("capture_connected", "source" => self.source.name.clone()).set(1.0);
+    }
+
+    fn intake(&self) -> Intake<'s> {
+        Intake::new(self.source.label(), self.publisher, self.state, self.failing)
+    }
+
+    /// Reads what the database's own types stand for.
+    async fn load_types(&mut self, connection: &mut Connection) -> Result<(), CaptureError> {
+        let select = format!(
+            "SELECT oid, typtype, typbasetype, CASE WHEN typcategory = 'A' THEN typelem ELSE 0 END FROM pg_type WHERE oid >= {FIRST_OWN}"
+        );
+        for row in connection.query(&select).await? {
+            let number = |column| text(&row, column).parse::<u32>().ok();
+            let Some(oid) = number(0) else { continue };
+            let own = match (text(&row, 1).as_str(), number(2), number(3)) {
+                ("d", Some(base), _) => Own::Domain(base),
+                (_, _, Some(element @ 1..)) => Own::Array(element),
+                _ => Own::Other,
+            };
+            self.types.0.insert(oid, own);
+        }
+        Ok(())
+    }
+
+    /// Makes sure of every type of a table, before a row of it is read. One that has gone meanwhile is text.
+    async fn learn_types(&mut self, relation: &Relation) -> Result<(), CaptureError> {
+        if relation.columns.iter().all(|column| self.types.knows(column.type_)) {
+            return Ok(());
+        }
+        let mut connection = Connection::open(&self.source.address).await?;
+        self.load_types(&mut connection).await?;
+        connection.close().await;
+        for column in relation.columns.iter().filter(|column| column.type_ >= FIRST_OWN) {
+            self.types.0.entry(column.type_).or_insert(Own::Other);
+        }
+        Ok(())
+    }
+}
