@@ -271,7 +271,7 @@ impl<C: Courier> Actor<C> {
                     && self.releases.is_empty()
                     && self.barriers.is_empty()
                     && self.changed_lanes.is_empty()
-                    && self.pendings.is_empty()
+                    && self.pendings.rows() == 0
                     && self.next_wake().is_none_or(|at| at > now);
                 let _ = answer.send((idle, self.running));
             }

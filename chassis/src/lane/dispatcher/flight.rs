@@ -72,7 +72,7 @@ impl Pending {
 #[derive(Debug, Default)]
 pub(super) struct Pendings {
     offers: HashMap<u64, Pending>,
-    /// Deliveries of all of them.
+    /// What `rows` says.
     rows: usize,
     ready: VecDeque<u64>,
     /// When those that are ready are committed.
@@ -95,7 +95,7 @@ impl Pendings {
             true => self.held.push_back(number),
             false => self.lingering.push_back(number),
         }
-        self.rows += pending.inserts.len();
+        self.rows += pending.inserts.len().max(1);
         self.offers.insert(number, pending);
         if urgent {
             self.hurry();
@@ -147,7 +147,7 @@ impl Pendings {
                 None => self.overdue(now)?,
             };
             if let Some(pending) = self.offers.remove(&number) {
-                self.rows -= pending.inserts.len();
+                self.rows -= pending.inserts.len().max(1);
                 return Some((number, pending));
             }
         }
@@ -175,11 +175,7 @@ impl Pendings {
         None
     }
 
-    pub(super) fn is_empty(&self) -> bool {
-        self.offers.is_empty()
-    }
-
-    /// Deliveries that wait for their commit.
+    /// Deliveries that wait for their commit; an offer without any counts as one.
     pub(super) fn rows(&self) -> usize {
         self.rows
     }
