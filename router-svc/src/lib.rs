@@ -45,14 +45,14 @@ use proto::router::v1::{
     subscription_service_server::SubscriptionServiceServer, wedding_service_server::WeddingServiceServer,
 };
 
+use crate::{
+    broadcast::Broadcasts, consumer::Consumers, limit::Limits, log::Log, organizations::Organizations,
+    publish::Publisher, routes::RouteTable, table::Tables, weddings::Weddings,
+};
 pub use crate::{
     capture::{OwnerSettings, SourceSettings, Unlisted},
     config::Config,
     table::TableNames,
-};
-use crate::{
-    broadcast::Broadcasts, consumer::Consumers, limit::Limits, log::Log, organizations::Organizations,
-    publish::Publisher, routes::RouteTable, table::Tables, weddings::Weddings,
 };
 
 /// Tables of the router.
