@@ -104,6 +104,8 @@ impl Reader {
                 Ok(()) = self.told.changed() => self.tell(false).await?,
                 (room, place) = space(&room, &queue, waiting.as_ref()), if waiting.is_some() => {
                     let Some(message) = waiting.take() else { continue };
+                    // While nothing was read, nothing could be heard.
+                    heard = Instant::now();
                     let place = place.map_err(|_| WireError::Protocol("nobody publishes any more"))?;
                     if let Some(queued) = self.queued(message, room).await? {
                         place.send(queued);

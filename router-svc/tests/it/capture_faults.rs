@@ -8,6 +8,7 @@ use tokio::runtime::Runtime;
 
 use crate::{
     capture::{Database, capturing, change, changes, client, events, start, with_source},
+    faults::Aside,
     world::{Client, World, keyed, until},
 };
 
@@ -33,6 +34,28 @@ async fn a_stream_that_is_cut_again_and_again_loses_and_repeats_nothing() {
         }
         assert_eq!(ids(&a, 1_000).await, (0..1_000).collect::<Vec<_>>());
         assert!(database.metric("capture_reconnects_total") >= 10.0);
+        database.caught_up().await;
+        world
+    })
+    .await;
+}
+
+#[tokio::test]
+async fn a_store_that_can_not_take_changes_for_a_while_gets_them_in_their_order_afterwards() {
+    with_source(&[("t", "a")], &[TABLE], |world, database| async move {
+        let (world, a) = capturing(world, &database).await;
+        let mut aside = Aside::open(&world).await;
+        let insert = async |first: u64, last: u64| {
+            for id in first..=last {
+                database.run(&format!("INSERT INTO t VALUES ({id}, 0)")).await;
+            }
+        };
+        insert(0, 99).await;
+        aside.lock().await;
+        insert(100, 299).await;
+        until("a commit failed", || async { database.metric("capture_reconnects_total") > 0.0 }).await;
+        let (_, ()) = tokio::join!(insert(300, 599), aside.unlock());
+        assert_eq!(ids(&a, 600).await, (0..600).collect::<Vec<_>>());
         database.caught_up().await;
         world
     })

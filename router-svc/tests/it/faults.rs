@@ -19,13 +19,13 @@ use crate::{
 };
 
 /// The store by another way in.
-enum Aside {
+pub(crate) enum Aside {
     Sqlite(SqliteConnection),
     Postgres(PgConnection),
 }
 
 impl Aside {
-    async fn open(world: &World) -> Self {
+    pub(crate) async fn open(world: &World) -> Self {
         let store = &world.config.store;
         let url = store.url.expose();
         if url.starts_with("sqlite:") {
@@ -44,11 +44,11 @@ impl Aside {
         }
     }
 
-    async fn lock(&mut self) {
+    pub(crate) async fn lock(&mut self) {
         self.run("BEGIN IMMEDIATE", "BEGIN; LOCK TABLE log IN ACCESS EXCLUSIVE MODE").await;
     }
 
-    async fn unlock(&mut self) {
+    pub(crate) async fn unlock(&mut self) {
         self.run("ROLLBACK", "ROLLBACK").await;
     }
 }
