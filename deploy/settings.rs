@@ -79,6 +79,7 @@ impl Settings {
         if realtime.jwt_secret.is_empty() && realtime.jwks_url.is_empty() && realtime.jwks_file.as_os_str().is_empty() {
             realtime.jwt_secret = kept(&data.join("jwt-secret"), || hex::encode(secret::random::<32>()))?;
         }
+        realtime.inspector = self.gateway.listen.ip().is_loopback();
         if self.shared.outbound.allow_networks.is_empty() {
             self.shared.outbound.allow_networks = vec!["127.0.0.0/8".into(), "::1/128".into()];
             self.shared.outbound.allow_http = true;

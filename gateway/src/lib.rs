@@ -21,7 +21,7 @@ mod wire;
 
 use std::{net::SocketAddr, sync::Arc};
 
-use anyhow::Result;
+use anyhow::{Result, ensure};
 use chassis::{
     grpc::{MESSAGE_LIMIT, Server},
     health::Health,
@@ -101,6 +101,10 @@ pub(crate) struct Gateway {
 /// # Errors
 /// Settings that can't hold, or a port that can't be taken.
 pub async fn start(config: Config, chassis: &Chassis) -> Result<Service> {
+    ensure!(
+        !config.realtime.inspector || config.listen.ip().is_loopback(),
+        "[gateway.realtime] inspector is for development: [gateway] listen must be on loopback"
+    );
     let edge = Arc::new(Edge::new(&config, chassis)?);
     let peers = Peers::new(&config, chassis)?;
     let webhooks = Webhooks::new(peers.vendor_sync.separate().channel()).max_decoding_message_size(MESSAGE_LIMIT);

@@ -16,6 +16,7 @@ mod group;
 mod hub;
 mod hubs;
 mod index;
+pub(crate) mod inspector;
 mod join;
 mod jwks;
 mod member;

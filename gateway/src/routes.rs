@@ -12,7 +12,7 @@ use http::Method;
 use crate::{
     Gateway, channel_config, delivery_status, edge, health, openapi,
     problem::Problem,
-    realtime::{rest, sse, upgrade},
+    realtime::{inspector, rest, sse, upgrade},
     webhooks,
 };
 
@@ -39,6 +39,9 @@ fn table() -> Vec<Route> {
         options("/realtime/v1/api/broadcast", rest::preflight),
         post("/realtime/v1/api/broadcast/{topic}/events/{event}", rest::one),
         options("/realtime/v1/api/broadcast/{topic}/events/{event}", rest::preflight),
+        // What a developer sees of it; in development mode alone.
+        get("/realtime/inspector", inspector::page),
+        get("/realtime/inspector/tokens", inspector::tokens),
         // What is open to everybody.
         get("/openapi.json", openapi::document),
     ]

@@ -1,7 +1,8 @@
 #!/usr/bin/env bash
 # Runs a command with what the tests need beyond Rust: a throwaway PostgreSQL server and public Python and Node clients.
 #
-# Exports WEDSYNC_TEST_POSTGRES (a URL), WEDSYNC_TEST_PYTHON (an interpreter) and WEDSYNC_TEST_NODE_MODULES (a folder).
+# Exports WEDSYNC_TEST_POSTGRES (a URL), WEDSYNC_TEST_PYTHON (an interpreter), WEDSYNC_TEST_NODE_MODULES (a folder) and,
+# where one can be had, WEDSYNC_TEST_CHROMIUM (a browser's program); with CI=true it must be there.
 # Guarantee: however this script ends, by itself, by Ctrl-C or killed, the server is stopped and its folder removed.
 #
 # Usage: tests/harness/run.sh COMMAND [ARGUMENT...]
@@ -14,6 +15,13 @@ WEDSYNC_TEST_PYTHON=$("$tools" python)
 WEDSYNC_TEST_NODE_MODULES=$("$tools" node_modules)
 programs=$("$tools" postgres)
 export WEDSYNC_TEST_PYTHON WEDSYNC_TEST_NODE_MODULES
+if WEDSYNC_TEST_CHROMIUM=$("$tools" chromium); then
+  export WEDSYNC_TEST_CHROMIUM
+elif [ "${CI:-}" = true ]; then
+  exit 1
+else
+  unset WEDSYNC_TEST_CHROMIUM
+fi
 
 # PostgreSQL refuses to run as root.
 as_postgres() {

@@ -2,7 +2,7 @@
 # Prints the path of a tool that the tests and checks need beyond Rust, after installing it below target/tools.
 # A second call finds it there and is quick; a change of a pinned version installs anew.
 #
-# Usage: tests/harness/tools.sh python|node_modules|buf|cargo-deny|postgres|faketime
+# Usage: tests/harness/tools.sh python|node_modules|buf|cargo-deny|postgres|faketime|chromium
 set -euo pipefail
 shopt -s inherit_errexit
 
@@ -106,15 +106,28 @@ find_faketime() {
   [ -n "$found" ]
 }
 
+# A browser; the program itself, since Debian's wrapper adds what the desktop has set.
+chromium() {
+  local found
+  find_chromium || debian chromium
+  find_chromium || { say "chromium is not to be found"; exit 1; }
+  echo "$found"
+}
+
+find_chromium() {
+  found=/usr/lib/chromium/chromium
+  [ -x "$found" ] || found=$(command -v chromium || command -v google-chrome)
+}
+
 mkdir -p "$tools"
 exec 9>"$tools/lock"
 flock 9
 case "${1:-}" in
-  python | node_modules | postgres | faketime) "$1" ;;
+  python | node_modules | postgres | faketime | chromium) "$1" ;;
   buf)
     modules=$(node_modules)
     echo "$modules/.bin/buf"
     ;;
   cargo-deny) cargo_deny ;;
-  *) say "usage: tests/harness/tools.sh python|node_modules|buf|cargo-deny|postgres|faketime"; exit 2 ;;
+  *) say "usage: tests/harness/tools.sh python|node_modules|buf|cargo-deny|postgres|faketime|chromium"; exit 2 ;;
 esac

@@ -16,19 +16,19 @@ use crate::harness::{Wedsync, client};
 
 const BOTH: [Library; 2] = [Library::Newest, Library::Older];
 
-async fn start() -> Story {
+pub(super) async fn start() -> Story {
     let system = Wedsync::start().await;
     let acme = Tenant::of(&system, "Acme").await;
     Story { system, acme }
 }
 
-async fn organization(tenant: &Tenant) -> String {
+pub(super) async fn organization(tenant: &Tenant) -> String {
     let mut organizations = OrganizationServiceClient::new(client(tenant.addresses.router, &tenant.key));
     let found = organizations.get_organization(GetOrganizationRequest::default()).await.expect("its own");
     found.into_inner().organization.expect("the answer holds it").id
 }
 
-async fn supplier(tenant: &Tenant, id: &str) -> Value {
+pub(super) async fn supplier(tenant: &Tenant, id: &str) -> Value {
     json!({ "organization_id": organization(tenant).await, "supplier_id": id, "role": "authenticated", "app_role": "supplier" })
 }
 

@@ -35,26 +35,28 @@ impl Tab {
         provided("WEDSYNC_TEST_NODE_MODULES")?;
         let secret = std::fs::read_to_string(system.data().join("jwt-secret")).expect("development mode makes one");
         let library = if library == Library::Newest { "newest" } else { "older" };
-        let mut child = Command::new("node")
-            .arg(root().join("tests/foreign/realtime.mjs"))
-            .args([library, &format!("http://{}", system.addresses.gateway), secret.trim()])
-            .stdin(Stdio::piped())
-            .stdout(Stdio::piped())
-            .kill_on_drop(true)
-            .spawn()
-            .expect("node is there");
-        let orders = child.stdin.take().expect("it was asked for");
-        let said = BufReader::new(child.stdout.take().expect("it was asked for")).lines();
-        let mut tab = Self { _child: child, orders, said, unheard: Vec::new() };
+        let mut command = Command::new("node");
+        command.arg(root().join("tests/foreign/realtime.mjs"));
+        command.args([library, &format!("http://{}", system.addresses.gateway), secret.trim()]);
+        let mut tab = Self::driven(&mut command);
         tab.order("connect", json!({ "claims": claims })).await;
         Some(tab)
     }
 
-    /// Gives an order and waits until it is done.
-    pub(super) async fn order(&mut self, order: &str, mut given: Value) {
+    /// A program that takes orders as `realtime.mjs` does.
+    pub(super) fn driven(command: &mut Command) -> Self {
+        command.stdin(Stdio::piped()).stdout(Stdio::piped()).kill_on_drop(true);
+        let mut child = command.spawn().expect("the program is there");
+        let orders = child.stdin.take().expect("it was asked for");
+        let said = BufReader::new(child.stdout.take().expect("it was asked for")).lines();
+        Self { _child: child, orders, said, unheard: Vec::new() }
+    }
+
+    /// Gives an order and waits until it is done; what came of it.
+    pub(super) async fn order(&mut self, order: &str, mut given: Value) -> Value {
         given["order"] = order.into();
         self.orders.write_all(format!("{given}\n").as_bytes()).await.expect("it listens");
-        self.hear(|said| said["what"] == "done" && said["order"] == order).await;
+        self.hear(|said| said["what"] == "done" && said["order"] == order).await
     }
 
     /// Joins a channel and waits until it is subscribed.

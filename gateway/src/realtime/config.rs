@@ -44,6 +44,9 @@ pub struct RealtimeConfig {
     pub drain_ms: u64,
     /// How long an organization's changes are still followed after its last connection, in milliseconds; default 30,000.
     pub linger_ms: u64,
+    /// Whether `/realtime/inspector` is served, which gives whoever opens it here a token for any organization; on loopback
+    /// only. Default false; development mode turns it on.
+    pub inspector: bool,
 }
 
 impl Default for RealtimeConfig {
@@ -65,6 +68,7 @@ impl Default for RealtimeConfig {
             idle_timeout_ms: 60_000,
             drain_ms: 5_000,
             linger_ms: 30_000,
+            inspector: false,
         }
     }
 }

@@ -11,6 +11,7 @@ use chassis::config::Secret;
 use jiff::{SignedDuration, Timestamp};
 use ring::hmac;
 use serde::{Deserialize, de::IgnoredAny};
+use serde_json::{Value, json};
 
 use super::{
     claims::{Claims, Stated},
@@ -100,6 +101,15 @@ impl Verifier {
     /// Believes these keys from here on, and no others.
     pub(crate) fn replace_keys(&self, keys: KeySet) {
         *self.keys.write().unwrap_or_else(PoisonError::into_inner) = Arc::new(keys);
+    }
+
+    /// A token with these claims, signed with the secret; none without one.
+    pub(super) fn issue(&self, claims: &Value) -> Option<String> {
+        let secret = self.secret.as_ref()?;
+        let header = json!({ "alg": "HS256", "typ": "JWT" });
+        let signed = [&header, claims].map(|part| BASE64.encode(part.to_string())).join(".");
+        let signature = BASE64.encode(hmac::sign(secret, signed.as_bytes()));
+        Some(format!("{signed}.{signature}"))
     }
 
     /// Who holds `token`, if it is good at `now`.

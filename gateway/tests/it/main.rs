@@ -2,6 +2,7 @@
 
 mod api;
 mod edge;
+mod inspector;
 mod peers;
 mod webhooks;
 mod world;

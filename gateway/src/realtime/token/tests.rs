@@ -6,7 +6,6 @@ use ring::{
     rsa::{KeyPair, KeyPairComponents, PublicKeyComponents},
     signature::{ECDSA_P256_SHA256_FIXED_SIGNING, EcdsaKeyPair, RSA_PKCS1_SHA256},
 };
-use serde_json::{Value, json};
 
 use super::*;
 
@@ -172,6 +171,14 @@ fn a_good_token_of_each_kind_says_who_holds_it() {
         );
         assert_eq!(claims.expires.as_second(), NOW + 60);
     }
+}
+
+#[test]
+fn a_token_of_ours_is_good_and_without_a_secret_there_is_none() {
+    let token = verifier().issue(&good()).expect("there is a secret");
+    assert_eq!(verify(&token).expect("it is good").subject, "u1");
+    let without = Verifier::new(&Secret::default(), "", "").expect("settings that hold");
+    assert_eq!(without.issue(&good()), None);
 }
 
 #[test]

@@ -1,0 +1,129 @@
+// A real browser, headless, with two tabs of an application that uses the public, unmodified client of Supabase, and the
+// inspector in a third; driven line by line: each line of the input is one order (JSON), each line of the output what
+// came of it. What is pressed and read in the inspector is found as people find it: by label and role.
+//
+// Usage: node browser.mjs URL SECRET CHROMIUM
+
+import { createHmac } from "node:crypto";
+import { readFileSync } from "node:fs";
+import { createServer } from "node:http";
+import { createRequire } from "node:module";
+import { dirname, join } from "node:path";
+import { createInterface } from "node:readline";
+
+const modules = createRequire(`${process.env.WEDSYNC_TEST_NODE_MODULES}/.`);
+const { chromium } = modules("playwright-core");
+const [url, secret, executablePath] = process.argv.slice(2);
+const PATIENCE = 60_000;
+
+const encode = (value) => Buffer.from(JSON.stringify(value)).toString("base64url");
+const sign = (claims) => {
+  const signed = `${encode({ alg: "HS256", typ: "JWT" })}.${encode({ exp: Math.floor(Date.now() / 1000) + 3600, ...claims })}`;
+  return `${signed}.${createHmac("sha256", secret).update(signed).digest("base64url")}`;
+};
+
+// The application: it notes what it is told.
+const application = `<!doctype html><title>tab</title><script src="/supabase.js"></script><script>
+window.seen = [];
+const note = (what, told) => seen.push({ what, told, at: Date.now() });
+const { url, key, token, channel, table } = JSON.parse(decodeURIComponent(location.hash.slice(1)));
+const client = supabase.createClient(url, key);
+client.realtime.setAuth(token).then(() => client.channel(channel)
+  .on("postgres_changes", { event: "*", schema: "public", table }, (change) => note("change", change))
+  .on("broadcast", { event: "*" }, (message) => note("broadcast", message))
+  .on("system", {}, (payload) => note("system", payload))
+  .subscribe((status) => note("status", status)));
+</script>`;
+
+const bundle = readFileSync(join(dirname(modules.resolve("@supabase/supabase-js/package.json")), "dist/umd/supabase.js"));
+const server = createServer((request, answer) => {
+  const script = request.url === "/supabase.js";
+  answer.setHeader("content-type", script ? "text/javascript" : "text/html; charset=utf-8");
+  answer.end(script ? bundle : application);
+});
+await new Promise((listening) => server.listen(0, "127.0.0.1", listening));
+const home = `http://127.0.0.1:${server.address().port}/`;
+
+const browser = await chromium.launch({ executablePath, args: ["--no-sandbox"] });
+const complaints = [];
+const open = async (address) => {
+  const page = await (await browser.newContext()).newPage();
+  page.setDefaultTimeout(PATIENCE);
+  page.on("pageerror", (error) => complaints.push(`${address}: ${error}`));
+  page.on("console", (message) => message.type() === "error" && complaints.push(`${address}: ${message.text()}`));
+  await page.goto(address);
+  return page;
+};
+
+// The first thing that a tab noted of this kind, with this text in it.
+const noted = async (page, what, text) => {
+  const find = ([what, text]) => window.seen.find((one) => one.what === what && JSON.stringify(one.told).includes(text));
+  return (await page.waitForFunction(find, [what, text])).jsonValue();
+};
+
+let tabs, inspector;
+const entries = () => inspector.getByRole("log").getByRole("listitem");
+const orders = {
+  open: async ({ claims, channel, table }) => {
+    const given = { url, key: sign({ role: "anon" }), token: sign(claims), channel, table };
+    const address = `${home}#${encodeURIComponent(JSON.stringify(given))}`;
+    tabs = await Promise.all([open(address), open(address)]);
+    await Promise.all(tabs.map((tab) => noted(tab, "system", "Subscribed")));
+  },
+  // With the token that it is offered.
+  inspect: async ({ organization, channel }) => {
+    inspector = await open(`${url}/realtime/inspector`);
+    await inspector.getByLabel("Organization").selectOption(organization);
+    await inspector.getByRole("button", { name: "Connect" }).click();
+    await inspector.getByLabel("Name", { exact: true }).fill(channel);
+    await inspector.getByRole("button", { name: "Join" }).click();
+    await inspector.locator("#state[data-state=joined]").waitFor();
+    await entries().filter({ hasText: "Subscribed" }).waitFor();
+    return { state: await inspector.locator("#state").textContent() };
+  },
+  // What each tab, and the inspector, say of a change or broadcast that has this text in it.
+  hear: async ({ what, text }) => ({
+    tabs: await Promise.all(tabs.map((tab) => noted(tab, what, text))),
+    ...(await orders.shown({ text })),
+  }),
+  shown: async ({ text }) => {
+    const entry = entries().filter({ hasText: text }).first();
+    await entry.locator("summary").click();
+    const detail = await entry.locator("pre").textContent();
+    const [time, position, kind] = await entry.locator("summary > *").allTextContents();
+    return { inspector: { time, position, kind, detail } };
+  },
+  send: async ({ event, payload }) => {
+    await inspector.getByLabel("Event name").fill(event);
+    await inspector.getByLabel("Payload (JSON)").fill(JSON.stringify(payload));
+    await inspector.getByRole("button", { name: "Send" }).click();
+  },
+  // From the first tab's application.
+  reply: async ({ event, payload }) => tabs[0].evaluate(
+    ([event, payload]) => client.getChannels()[0].send({ type: "broadcast", event, payload }), [event, payload]),
+  press: async ({ button }) => { await inspector.getByRole("button", { name: button }).click(); },
+  search: async ({ text }) => { await inspector.getByRole("searchbox").fill(text); },
+  present: async () => {
+    await inspector.getByLabel("Be present").check();
+    await inspector.getByRole("list", { name: "Who is present" }).getByText("inspector-").waitFor();
+  },
+  // How many entries can be seen, once there are that many; what went wrong in any page; what foreign text brought about.
+  count: async ({ entries: wanted }) => {
+    await inspector.waitForFunction((wanted) => document.querySelectorAll("#entries > li:not([hidden])").length === wanted, wanted);
+    return { complaints, injected: await inspector.evaluate(() => window.injected ?? null) };
+  },
+  waiting: async ({ button }) => { await inspector.getByRole("button", { name: button, exact: true }).waitFor(); },
+};
+
+for await (const line of createInterface({ input: process.stdin })) {
+  const { order, ...given } = JSON.parse(line);
+  try {
+    console.log(JSON.stringify({ what: "done", order, ...(await orders[order](given)) }));
+  } catch (error) {
+    const page = inspector && (await inspector.locator("body").innerText());
+    console.log(JSON.stringify({ what: "failed", order, error: String(error), complaints, page, seen: await tabs?.[0].evaluate(() => window.seen) }));
+    break;
+  }
+}
+await browser.close();
+process.exit(0);
