@@ -1,6 +1,6 @@
-//! The index against asking everybody, and what it costs.
+//! The index against asking everybody, and how many it asks.
 
-use std::{collections::BTreeMap, time::Instant};
+use std::collections::BTreeMap;
 
 use proptest::prelude::*;
 
@@ -99,22 +99,19 @@ fn a_supplier_without_a_filter_costs_the_others_nothing() {
     assert_eq!(index.candidates(&update(&row, &row)).len(), 1);
 }
 
-/// A figure, not a claim about this machine: but it must not grow with the number of subscriptions.
+/// However many there are, one is asked.
 #[test]
 fn a_change_costs_the_same_among_many_subscriptions_as_among_few() {
     let row = row(r#"{"id":7,"supplier_id":"s5","status":"open","name":"Ada","at":"2026-05-01T12:00:00+00:00"}"#);
     let all = Arc::new(Predicate::All);
-    let figures = [10_u32, 1_000, 100_000].map(|count| {
+    for count in [10_u32, 1_000, 100_000] {
         let mut index = Index::default();
         (0..count).for_each(|number| index.insert(&binding(&format!("supplier_id=eq.s{number}"), &all), number));
-        let (began, mut hits) = (Instant::now(), 0);
-        (0..10_000).for_each(|_| index.find(&update(&row, &row), |_, _| hits += 1));
-        assert_eq!(hits, 10_000);
-        assert_eq!(index.candidates(&update(&row, &row)).len(), 1);
-        println!("{count} subscriptions: {:?} a change", began.elapsed() / 10_000);
-        began.elapsed()
-    });
-    assert!(figures[2] < figures[0] * 20, "{figures:?}");
+        assert_eq!(index.candidates(&update(&row, &row)).len(), 1, "of {count}");
+        let mut hits = 0;
+        index.find(&update(&row, &row), |_, _| hits += 1);
+        assert_eq!(hits, 1, "of {count}");
+    }
 }
 
 fn filters() -> impl Strategy<Value = String> {
