@@ -5,6 +5,7 @@
 //! other file tells one subject.
 
 mod again;
+mod commit;
 mod content;
 mod drain;
 mod failing;
