@@ -11,6 +11,8 @@ mod bad_receivers;
 #[cfg(test)]
 mod chaos;
 #[cfg(test)]
+mod commit;
+#[cfg(test)]
 #[path = "../crash/mod.rs"]
 mod crash;
 #[cfg(test)]
@@ -47,6 +49,10 @@ mod publisher;
 mod report;
 #[cfg(test)]
 mod sink;
+#[cfg(test)]
+#[path = "../stories/wire.rs"]
+#[expect(dead_code, reason = "the stories use more of it")]
+mod wire;
 
 use std::process::ExitCode;
 

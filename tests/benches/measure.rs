@@ -4,7 +4,7 @@
 use clap::Args;
 
 use crate::{
-    backlog, bad_receivers, inbound, live, neighbours,
+    backlog, bad_receivers, commit, inbound, live, neighbours,
     path::{self, Wanted},
     plan,
     report::{Stores, print},
@@ -51,6 +51,7 @@ impl Measure {
             path::run(&engine, &wanted, &mut told).await;
             inbound::run(&engine, &wanted, &mut told).await;
             live::run(&engine, &wanted, &mut told).await;
+            commit::run(&engine, &wanted, &mut told).await;
             neighbours::run(&engine, &wanted, &mut told).await;
             bad_receivers::run(&engine, &wanted, &mut told).await;
             backlog::run(&engine, &wanted, &mut told).await;

@@ -5,8 +5,10 @@
 
 mod postgres;
 mod receiver;
+mod source;
 
 use std::{
+    ffi::OsString,
     fs::{self, File},
     io::ErrorKind,
     net::SocketAddr,
@@ -17,7 +19,7 @@ use std::{
 };
 
 use proto::router::v1::{
-    CreateApiKeyRequest, CreateOrganizationRequest, Organization, Scope,
+    CreateApiKeyRequest, CreateOrganizationRequest, GetOrganizationRequest, Organization, Scope,
     organization_service_client::OrganizationServiceClient,
 };
 use serde::Deserialize;
@@ -34,11 +36,13 @@ use tonic::{
     transport::{Channel, Endpoint},
 };
 
-pub(crate) use self::{postgres::Postgres, receiver::Receiver};
+pub(crate) use self::{postgres::Postgres, receiver::Receiver, source::Source};
 
 /// How long anything may take before a test gives up on it: generous, since builds may share the machine.
 pub(crate) const PATIENCE: Duration = Duration::from_secs(60);
 
+/// What a process reads where it lies in its folder: whatever the environment has no names for.
+const SETTINGS: &str = "wedsync.toml";
 const SECTIONS: [&str; 4] = ["ROUTER", "VENDOR_SYNC", "NOTIFIER", "GATEWAY"];
 const STORES: [&str; 3] = ["ROUTER", "VENDOR_SYNC", "NOTIFIER"];
 
@@ -50,6 +54,12 @@ pub(crate) fn binary() -> &'static Path {
 /// The workspace's folder.
 pub(crate) fn root() -> &'static Path {
     Path::new(env!("CARGO_MANIFEST_DIR"))
+}
+
+/// What the machine's clock says.
+pub(crate) fn now() -> jiff::Timestamp {
+    #[expect(clippy::disallowed_methods, reason = "the system under test goes by the machine's clock")]
+    jiff::Timestamp::now()
 }
 
 /// A variable of the environment.
@@ -286,6 +296,13 @@ impl Wedsync {
     }
 }
 
+/// The organization whose key this is.
+pub(crate) async fn organization(router: SocketAddr, key: &Key) -> String {
+    let mut organizations = OrganizationServiceClient::new(client(router, key));
+    let found = organizations.get_organization(GetOrganizationRequest::default()).await.expect("its own");
+    found.into_inner().organization.expect("the answer holds it").id
+}
+
 /// A credential; as an interceptor it adds itself to each request.
 #[derive(Debug, Clone)]
 pub(crate) struct Key(pub(crate) String);
@@ -329,9 +346,11 @@ fn spawn(folder: &Path, settings: &[(String, String)]) -> Child {
     // What an earlier life said would be believed too soon.
     let _ = fs::remove_file(data(folder).join("addresses.json"));
     let log = File::options().create(true).append(true).open(folder.join("log")).expect("a log file");
+    let file = Some(folder.join(SETTINGS)).filter(|file| file.exists());
     Command::new(binary())
         .arg("--data")
         .arg(data(folder))
+        .args(file.map(|file| [OsString::from("--config"), file.into()]).into_iter().flatten())
         .current_dir(folder)
         .envs(settings.iter().cloned())
         .stdin(Stdio::null())

@@ -6,6 +6,7 @@
 
 mod again;
 mod browser;
+mod commit;
 mod content;
 mod drain;
 mod failing;

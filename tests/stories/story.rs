@@ -2,7 +2,6 @@
 
 use std::time::{Duration, Instant};
 
-use jiff::Timestamp;
 use proto::{
     router::v1::{
         Change, Content, Event, ListEventsRequest, LoggedEvent, Metadata, Operation, PublishRequest, Receipt,
@@ -19,6 +18,7 @@ use tokio::time::sleep;
 use tonic::{Response, Status, service::interceptor::InterceptedService, transport::Channel};
 
 use super::receiver::Receiver;
+pub(super) use crate::harness::now;
 use crate::harness::{Addresses, Engine, Key, PATIENCE, Wedsync, client};
 
 /// A type that a built-in route sends to webhooks, and that means nothing here.
@@ -239,11 +239,6 @@ pub(super) fn of_supplier(supplier: &str, event: Event) -> Event {
 
 pub(super) fn millis(millis: u32) -> prost_types::Duration {
     Duration::from_millis(millis.into()).try_into().expect("a short time")
-}
-
-pub(super) fn now() -> Timestamp {
-    #[expect(clippy::disallowed_methods, reason = "the system under test goes by the machine's clock")]
-    Timestamp::now()
 }
 
 /// A time before anything of the story happened.

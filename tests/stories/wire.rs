@@ -13,7 +13,7 @@ use tokio::{
 };
 use tokio_tungstenite::{MaybeTlsStream, WebSocketStream, connect_async, tungstenite::Message};
 
-use crate::harness::{PATIENCE, Wedsync};
+use crate::harness::{PATIENCE, Wedsync, now};
 
 /// A token of this system with these claims, good for an hour unless they say otherwise.
 pub(super) fn token(system: &Wedsync, claims: Value) -> String {
@@ -24,7 +24,7 @@ pub(super) fn token(system: &Wedsync, claims: Value) -> String {
 /// A token that this secret signs.
 pub(super) fn signed(secret: &str, mut claims: Value) -> String {
     if claims["exp"].is_null() {
-        claims["exp"] = (super::story::now().as_second() + 3600).into();
+        claims["exp"] = (now().as_second() + 3600).into();
     }
     let encode = |value: &Value| BASE64_URL_SAFE_NO_PAD.encode(value.to_string());
     let signed = format!("{}.{}", encode(&json!({ "alg": "HS256", "typ": "JWT" })), encode(&claims));
