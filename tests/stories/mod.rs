@@ -1,8 +1,8 @@
 //! Stories: what an organization does with its endpoints and integrations, and what comes of it, on the real binary and
 //! over its own ports, once on each engine.
 //!
-//! `story` is the stage (a system, its tenants, their endpoints), `receiver` who gets webhooks, `tab` a browser, `web` plain HTTP, `wire` plain sockets; each
-//! other file tells one subject.
+//! `story` is the stage (a system, its tenants, their endpoints), `receiver` who gets webhooks, `tab` a browser, `web`
+//! plain HTTP, `wire` plain sockets; each other file tells one subject.
 
 mod again;
 mod browser;
