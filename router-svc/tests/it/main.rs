@@ -9,8 +9,6 @@ mod capture;
 #[cfg(test)]
 mod capture_faults;
 #[cfg(test)]
-mod capture_pace;
-#[cfg(test)]
 mod capture_records;
 #[cfg(test)]
 mod capture_snapshot;
