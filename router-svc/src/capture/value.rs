@@ -135,7 +135,7 @@ fn scalar(kind: Kind, text: &str, json: &mut Vec<u8>) {
 fn instant(text: &str) -> String {
     let Some((date, rest)) = text.split_once(' ') else { return text.to_owned() };
     let (time, era) = rest.split_once(' ').map_or((rest, None), |(time, era)| (time, Some(era)));
-    let minutes = if time.len() >= 3 && time[..time.len() - 2].ends_with(['+', '-']) { ":00" } else { "" };
+    let minutes = if matches!(time.as_bytes(), [.., b'+' | b'-', _, _]) { ":00" } else { "" };
     let era = era.map(|era| format!(" {era}")).unwrap_or_default();
     format!("{date}T{time}{minutes}{era}")
 }
@@ -250,6 +250,7 @@ mod tests {
             (1184, "2026-05-01 12:00:00.123+05:30", r#""2026-05-01T12:00:00.123+05:30""#),
             (1184, "0044-03-15 12:00:00+00 BC", r#""0044-03-15T12:00:00+00:00 BC""#),
             (1184, "-infinity", r#""-infinity""#),
+            (1184, "2026-05-01 12:\u{1F3E9}W", "\"2026-05-01T12:\u{1F3E9}W\""),
             (25, "a\"\n\u{1F600}", "\"a\\\"\\n\u{1F600}\""),
             (2950, "0b7f", r#""0b7f""#),
             (20_000, "7", "7"),
