@@ -471,15 +471,13 @@ async fn block(tx: &mut Tx, delivery: &Delivery) -> Result<()> {
 /// blocked. Gives their number.
 async fn release(tx: &mut Tx, lane: i64, key: Option<&str>) -> Result<u64> {
     let Some(key) = key else {
-        return Ok(
-            with!(tx.on(), c => sqlx::query("UPDATE deliveries SET state = 0 WHERE lane = $1 AND state = 2 AND state IN (0, 1, 2)")
-            .bind(lane).execute(c).await.map(|done| done.rows_affected()))?,
-        );
+        return Ok(with!(tx.on(), c => sqlx::query("UPDATE deliveries SET state = 0 WHERE lane = $1 AND state = 2")
+            .bind(lane).execute(c).await.map(|done| done.rows_affected()))?);
     };
-    // The repeated conditions let SQLite see that its partial index serves.
+    // The repeated condition lets SQLite see that its partial index serves.
     Ok(with!(tx.on(), c => sqlx::query(
         "UPDATE deliveries SET state = 0 WHERE id = (SELECT MIN(id) FROM deliveries
-             WHERE lane = $1 AND ordering_key = $2 AND state = 2 AND state IN (0, 1, 2))
+             WHERE lane = $1 AND ordering_key = $2 AND state = 2)
          AND NOT EXISTS (SELECT 1 FROM deliveries AS active WHERE active.lane = $1 AND active.ordering_key = $2
              AND active.state <> 2 AND active.state IN (0, 1, 2))",
     ).bind(lane).bind(key).execute(c).await.map(|done| done.rows_affected()))?)

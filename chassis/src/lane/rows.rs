@@ -1,6 +1,10 @@
 //! Lanes, deliveries and attempts as the store holds them: what the dispatcher loads, and what services list and change.
 
-use std::{collections::HashSet, sync::Arc, time::Duration};
+use std::{
+    collections::{BTreeMap, HashSet},
+    sync::Arc,
+    time::Duration,
+};
 
 use bytes::Bytes;
 use jiff::Timestamp;
@@ -98,7 +102,7 @@ pub(super) async fn take_over(store: &Store, now: i64, repeatable: bool) -> Resu
     };
     with!(tx.on(), c => sqlx::query(
         "UPDATE deliveries SET state = $1, next_at = $2, finished_at = $3, reason = $4
-         WHERE state = 1 AND state IN (0, 1, 2)",
+         WHERE state = 1",
     ).bind(state as i64).bind(now).bind(finished_at).bind(reason).execute(c).await.map(drop))?;
     release_first_of_each_key(&mut tx, 0, i64::MAX).await?;
     crate::fail::point("lane.take_over.commit");
@@ -285,15 +289,8 @@ pub struct Filter {
 pub async fn list(store: &Store, organization: &OrganizationId, filter: &Filter, limit: u32) -> Result<Vec<Record>> {
     // States as digits in one text, since an array is no type that both engines have.
     let states: String = filter.states.iter().map(|state| (*state as i64).to_string()).collect();
-    let rows = with!(store.reader(), c => sqlx::query_as(
-        "SELECT d.id, l.id AS lane_id, event, event_id, event_type, ordering_key, priority, state, attempts, next_at, created_at,
-             finished_at, status_code, reason
-         FROM deliveries AS d JOIN lanes AS l ON l.number = d.lane
-         WHERE d.organization_id = $1 AND d.id < $2 AND ($3 = '' OR l.id = $3)
-             AND ($4 = '' OR REPLACE($4, CAST(state AS TEXT), '') <> $4)
-             AND ($5 = '' OR event_id = $5) AND ($6 IS NULL OR event = $6) AND created_at >= $7 AND created_at < $8
-         ORDER BY d.id DESC LIMIT $9",
-    )
+    let text = listing(filter);
+    let rows = with!(store.reader(), c => sqlx::query_as(sqlx::AssertSqlSafe(text.as_str()))
     .bind(organization.as_str())
     .bind(filter.before.unwrap_or(i64::MAX))
     .bind(filter.lane_id.as_deref().unwrap_or_default())
@@ -305,6 +302,35 @@ pub async fn list(store: &Store, organization: &OrganizationId, filter: &Filter,
     .bind(i64::from(limit))
     .fetch_all(c).await)?;
     Ok(rows)
+}
+
+/// How deliveries are found: an index serves each way, the event's, the lane's (by state) or the organization's.
+pub(super) fn listing(filter: &Filter) -> String {
+    let wanted = "id < $2 AND ($5 = '' OR event_id = $5) AND created_at >= $7 AND created_at < $8";
+    let owned = match (filter.event, &filter.lane_id) {
+        (Some(_), _) => format!("event = $6 AND l.organization_id = $1 AND ($3 = '' OR l.id = $3) AND d.{wanted}"),
+        (None, Some(_)) => {
+            let states = if filter.states.is_empty() { &State::ALL[..] } else { &filter.states };
+            let of_state = |state: &State| {
+                format!(
+                    "SELECT id FROM (SELECT id FROM deliveries
+                         WHERE lane = (SELECT number FROM lanes WHERE id = $3 AND organization_id = $1) AND state = {} AND {wanted}
+                         ORDER BY id DESC LIMIT $9) AS found",
+                    *state as i64
+                )
+            };
+            let found: Vec<_> = states.iter().map(of_state).collect();
+            format!("$6 IS NULL AND d.id IN ({})", found.join(" UNION ALL "))
+        }
+        (None, None) => format!("d.organization_id = $1 AND $3 = '' AND $6 IS NULL AND d.{wanted}"),
+    };
+    format!(
+        "SELECT d.id, l.id AS lane_id, event, event_id, event_type, ordering_key, priority, state, attempts, next_at, created_at,
+             finished_at, status_code, reason
+         FROM deliveries AS d JOIN lanes AS l ON l.number = d.lane
+         WHERE {owned} AND ($4 = '' OR REPLACE($4, CAST(state AS TEXT), '') <> $4)
+         ORDER BY d.id DESC LIMIT $9"
+    )
 }
 
 /// One delivery.
@@ -382,6 +408,10 @@ pub struct Statistics {
     pub oldest_waiting_at: Option<i64>,
 }
 
+pub(super) const COUNTS: &str =
+    "SELECT state, priority, COUNT(*), COUNT(CASE WHEN created_at >= $2 THEN 1 END), MIN(created_at)
+     FROM deliveries WHERE lane = $1 GROUP BY state, priority";
+
 /// How a lane did since `since`. Latencies are of the last 10,000 successful attempts.
 ///
 /// # Errors
@@ -391,15 +421,10 @@ pub async fn statistics(store: &Store, lane_id: &str, since: Timestamp) -> Resul
     let lane: Option<i64> = with!(store.reader(), c => sqlx::query_scalar("SELECT number FROM lanes WHERE id = $1")
         .bind(lane_id).fetch_optional(c).await)?;
     let Some(lane) = lane else { return Ok(Statistics::default()) };
-    let states: Vec<(i64, i64)> = with!(store.reader(), c => sqlx::query_as(
-        "SELECT state, COUNT(*) FROM deliveries WHERE lane = $1 AND created_at >= $2 GROUP BY state",
-    ).bind(lane).bind(since).fetch_all(c).await)?;
-    let waiting: Vec<(i64, i64)> = with!(store.reader(), c => sqlx::query_as(
-        "SELECT priority, COUNT(*) FROM deliveries WHERE lane = $1 AND state <> 1 AND state IN (0, 1, 2) GROUP BY priority ORDER BY priority",
-    ).bind(lane).fetch_all(c).await)?;
-    let oldest_waiting_at: Option<i64> = with!(store.reader(), c => sqlx::query_scalar(
-        "SELECT MIN(created_at) FROM deliveries WHERE lane = $1 AND state <> 1 AND state IN (0, 1, 2)",
-    ).bind(lane).fetch_one(c).await)?;
+    // State, priority, how many, how many of them since then, when the first was made: read from one index.
+    type Group = (i64, i64, i64, i64, i64);
+    let groups: Vec<Group> =
+        with!(store.reader(), c => sqlx::query_as(COUNTS).bind(lane).bind(since).fetch_all(c).await)?;
     let (attempts, succeeded, last_success_at): (i64, i64, Option<i64>) = with!(store.reader(), c => sqlx::query_as(
         "SELECT COUNT(*), COUNT(CASE WHEN outcome = 'delivered' THEN 1 END), MAX(CASE WHEN outcome = 'delivered' THEN started_at END)
          FROM attempts WHERE lane = $1 AND started_at >= $2",
@@ -414,26 +439,36 @@ pub async fn statistics(store: &Store, lane_id: &str, since: Timestamp) -> Resul
             .get(durations.len() * part / 100)
             .map_or(Duration::ZERO, |micros| Duration::from_micros(count(*micros)))
     };
+    let (mut states, mut waiting) = (BTreeMap::new(), BTreeMap::new());
+    for (state, priority, all, recent, _) in &groups {
+        *states.entry(*state).or_default() += count(*recent);
+        if waits(*state) {
+            *waiting.entry(*priority).or_default() += count(*all);
+        }
+    }
     Ok(Statistics {
         states: states
             .into_iter()
-            .filter_map(|(state, number)| Some((State::from_number(state)?, count(number))))
+            .filter_map(|(state, number)| Some((State::from_number(state)?, number)))
+            .filter(|(_, number)| *number > 0)
             .collect(),
-        waiting: waiting.into_iter().map(|(priority, number)| (priority, count(number))).collect(),
+        waiting: waiting.into_iter().collect(),
         attempts: count(attempts),
         failed_attempts: count(attempts - succeeded),
         latency_p50: quantile(50),
         latency_p99: quantile(99),
         last_success_at,
-        oldest_waiting_at,
+        oldest_waiting_at: groups.iter().filter(|(state, ..)| waits(*state)).map(|(.., first)| *first).min(),
     })
+}
+
+/// Whether a delivery of this state is still to be attempted, and not under way.
+fn waits(state: i64) -> bool {
+    [State::Waiting, State::Blocked].iter().any(|waiting| *waiting as i64 == state)
 }
 
 /// How many rows one statement of a bulk change touches, so that no commit waits long behind it.
 const STEP: i64 = 500;
-
-// SQLite takes a partial index only where the index's own condition stands in the query word for word: hence pairs such
-// as `state = 2 AND state IN (0, 1, 2)`.
 
 /// Ends every delivery of a lane that is not final, as `state`, in small steps. Gives their number.
 pub(super) async fn end_all(store: &Store, lane: i64, state: State, reason: &str, now: i64) -> Result<u64> {
@@ -441,7 +476,7 @@ pub(super) async fn end_all(store: &Store, lane: i64, state: State, reason: &str
     loop {
         let step = with!(store.writer(), c => sqlx::query(
             "UPDATE deliveries SET state = $2, reason = $3, finished_at = $4 WHERE id IN
-                 (SELECT id FROM deliveries WHERE lane = $1 AND state <> 1 AND state IN (0, 1, 2) LIMIT $5)",
+                 (SELECT id FROM deliveries WHERE lane = $1 AND state IN (0, 2) LIMIT $5)",
         ).bind(lane).bind(state as i64).bind(reason).bind(now).bind(STEP).execute(c).await.map(|done| done.rows_affected()))?;
         ended += step;
         if step == 0 {
@@ -453,7 +488,7 @@ pub(super) async fn end_all(store: &Store, lane: i64, state: State, reason: &str
 /// Counts the dead deliveries of a lane made since `since`.
 pub(super) async fn count_dead(store: &Store, lane: i64, since: i64) -> Result<u64> {
     let dead: i64 = with!(store.reader(), c => sqlx::query_scalar(
-        "SELECT COUNT(*) FROM deliveries WHERE lane = $1 AND state = 4 AND state IN (4, 6) AND created_at >= $2",
+        "SELECT COUNT(*) FROM deliveries WHERE lane = $1 AND state = 4 AND created_at >= $2",
     ).bind(lane).bind(since).fetch_one(c).await)?;
     Ok(u64::try_from(dead).unwrap_or(0))
 }
@@ -465,7 +500,7 @@ pub(super) async fn recover(store: &Store, lane: i64, ordered: bool, since: i64,
     loop {
         let step = with!(store.writer(), c => sqlx::query(
             "UPDATE deliveries SET state = $5, reason = '', finished_at = NULL, next_at = $3, reopened_after = attempts, origin = 'replay'
-             WHERE id IN (SELECT id FROM deliveries WHERE lane = $1 AND state = 4 AND state IN (4, 6) AND created_at >= $2 ORDER BY id LIMIT $4)",
+             WHERE id IN (SELECT id FROM deliveries WHERE lane = $1 AND state = 4 AND created_at >= $2 ORDER BY id LIMIT $4)",
         ).bind(lane).bind(since).bind(now).bind(STEP).bind(state as i64).execute(c).await.map(|done| done.rows_affected()))?;
         recovered += step;
         if step == 0 {
@@ -484,7 +519,7 @@ pub(super) async fn recover(store: &Store, lane: i64, ordered: bool, since: i64,
 async fn release_first_of_each_key(tx: &mut Tx, first_lane: i64, last_lane: i64) -> Result<()> {
     with!(tx.on(), c => sqlx::query(
         "UPDATE deliveries SET state = 0 WHERE id IN (SELECT MIN(id) FROM deliveries AS blocked
-             WHERE lane BETWEEN $1 AND $2 AND state = 2 AND state IN (0, 1, 2)
+             WHERE lane BETWEEN $1 AND $2 AND state = 2
                  AND NOT EXISTS (SELECT 1 FROM deliveries AS active WHERE active.lane = blocked.lane
                      AND active.ordering_key = blocked.ordering_key AND active.state <> 2 AND active.state IN (0, 1, 2))
              GROUP BY lane, ordering_key)",

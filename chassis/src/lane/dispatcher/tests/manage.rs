@@ -4,7 +4,11 @@ use std::time::Duration;
 
 use super::world::{DESTINATION_FAILED, World, offer, on_each_engine, ordered, organization, retries};
 use crate::{
-    lane::{Offer, Outcome, Settings, State},
+    lane::{
+        Offer, Outcome, Settings, State,
+        rows::{self, Filter},
+    },
+    store::Engine,
     testing::noon,
 };
 
@@ -78,6 +82,49 @@ async fn an_attempt_that_fails_just_before_its_lane_is_removed_is_not_left_waiti
             world.quiet().await;
             assert_eq!(world.state(&lane, event).await, State::Cancelled);
             world.tasks.stop(Duration::from_secs(5)).await;
+        }
+    })
+    .await;
+}
+
+#[tokio::test]
+async fn a_lanes_statistics_tell_what_became_of_its_deliveries_and_which_wait() {
+    on_each_engine(|store| async {
+        let world = World::<true>::new(store).await;
+        world.open("ada/a", retries(&[3600])).await;
+        world.courier.event(3, [DESTINATION_FAILED]);
+        for event in 1..=3 {
+            world.give(Offer { priority: 2, ..offer("ada/a", event) }).await;
+        }
+        let midnight = noon() - jiff::SignedDuration::from_hours(12);
+        let all = rows::statistics(&world.store, "ada/a", midnight).await.expect("statistics");
+        assert_eq!(all.states, [(State::Waiting, 1), (State::Delivered, 2)]);
+        assert_eq!((all.waiting, all.attempts, all.failed_attempts), (vec![(2, 1)], 3, 1));
+        assert_eq!(all.oldest_waiting_at, Some(world.record("ada/a", 3).await.created_at));
+        let later = noon() + jiff::SignedDuration::from_hours(1);
+        let none = rows::statistics(&world.store, "ada/a", later).await.expect("statistics");
+        assert_eq!((none.states, none.waiting, none.attempts), (vec![], vec![(2, 1)], 0));
+    })
+    .await;
+}
+
+#[tokio::test]
+async fn a_long_record_is_never_read_whole_for_one_lane_or_one_event() {
+    on_each_engine(|store| async move {
+        let Engine::Sqlite(pool) = store.reader() else { return };
+        for (query, index) in [
+            (rows::COUNTS, "COVERING INDEX deliveries_lane"),
+            (
+                &*rows::listing(&Filter { lane_id: Some("ada/a".to_owned()), ..Filter::default() }),
+                "INDEX deliveries_lane",
+            ),
+            (&*rows::listing(&Filter { event: Some([0; 16]), ..Filter::default() }), "INDEX deliveries_event"),
+            (&*rows::listing(&Filter::default()), "INDEX deliveries_organization"),
+        ] {
+            let explained = sqlx::AssertSqlSafe(format!("EXPLAIN QUERY PLAN {query}"));
+            let plan: Vec<(i64, i64, i64, String)> = sqlx::query_as(explained).fetch_all(pool).await.expect("a plan");
+            let steps: Vec<_> = plan.into_iter().map(|(.., step)| step).collect();
+            assert!(steps.iter().any(|step| step.contains(index)), "{query}: {steps:?}");
         }
     })
     .await;
