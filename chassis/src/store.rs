@@ -7,6 +7,7 @@
 //! `synchronous=FULL` on a library without the WAL-reset race (3.51.3, sqlite.org/wal.html#walresetbug), and PostgreSQL
 //! must have `fsync`, `full_page_writes` and `synchronous_commit` on. One process owns a store at a time.
 
+mod health;
 mod owner;
 #[cfg(all(test, feature = "testing"))]
 mod tests;

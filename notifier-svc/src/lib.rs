@@ -82,6 +82,7 @@ pub async fn start(config: Config, chassis: &Chassis) -> Result<Service> {
     // What it keeps.
     let store = Store::open(&config.store, &[&store::MIGRATIONS, &lane::MIGRATIONS, &MIGRATIONS]).await?;
     store.maintain(tasks);
+    store.report(server.health(), clock, tasks);
     let keys = DataKeys::new(store.clone(), chassis.keyring()?, clock.clone());
     let directory = Directory::new(store.clone(), keys.clone(), clock.clone());
     let inbox = Inbox::new(store.clone(), keys.clone(), clock.clone());

@@ -77,6 +77,7 @@ pub async fn start(config: Config, chassis: &Chassis) -> Result<Service> {
     let (clock, tasks) = (chassis.clock.clone(), chassis.tasks.clone());
     let store = Store::open(&config.store, &[&store::MIGRATIONS, &MIGRATIONS]).await?;
     store.maintain(&tasks);
+    store.report(server.health(), &clock, &tasks);
     let keys = DataKeys::new(store.clone(), chassis.keyring()?, clock.clone());
     let organizations = Organizations::new(store.clone(), clock.clone());
     organizations.bootstrap(&config.bootstrap_key_file).await?;

@@ -81,6 +81,7 @@ pub async fn start(config: Config, chassis: &Chassis) -> Result<Service> {
 
     let store = Store::open(&config.store, &[&store::MIGRATIONS, &lane::MIGRATIONS, &MIGRATIONS]).await?;
     store.maintain(&tasks);
+    store.report(server.health(), &clock, &tasks);
     let keys = DataKeys::new(store.clone(), chassis.keyring()?, clock.clone());
 
     // Outbound: the courier and its lanes, then the endpoints, whose lanes must be open before the first event comes.

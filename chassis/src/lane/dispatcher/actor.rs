@@ -767,7 +767,7 @@ impl<C: Courier> Actor<C> {
             }
         }
         for id in found.repeated {
-            self.forget_repeated(id);
+            self.forget_repeated(id, now);
         }
         for Update { id, end } in &group.updates {
             self.durable(*id, end, now);
@@ -803,14 +803,15 @@ impl<C: Courier> Actor<C> {
         }
     }
 
-    /// The store has this event's delivery under another id: one that hasn't begun never does.
-    fn forget_repeated(&mut self, id: i64) {
+    /// The store has this event's delivery under another id: one that hasn't begun never does, and leaves its slot.
+    fn forget_repeated(&mut self, id: i64, now: Timestamp) {
         if let Some(flight) = self.flights.get(&id)
             && flight.phase == Phase::Claiming
         {
             let delivery = flight.delivery.clone();
             self.free_slots(&delivery);
             self.forget(&delivery);
+            self.consider(delivery.lane, now);
         }
     }
 
