@@ -15,6 +15,7 @@ mod inbound_refused;
 mod life;
 mod live;
 mod live_feed;
+mod live_hostile;
 mod live_pairs;
 mod live_stories;
 mod live_tenancy;
