@@ -122,17 +122,19 @@ impl Socket {
         let draining = self.realtime.chassis.draining();
         let is_draining = self.leaves.is_some();
         tokio::select! {
+            // Its words first, since one that takes slowly what is sent isn't silent; what comes for it is sent each turn.
+            biased;
             message = self.socket.recv() => Box::pin(self.receive(message)).await,
-            () = self.outbox.ready() => Ok(()),
-            page = read(&mut self.reading), if self.reading.is_some() => {
-                page.into_iter().for_each(|page| self.catch_up(page));
-                Ok(())
-            }
-            () = self.realtime.chassis.clock.sleep_until(wake) => Ok(()),
             () = draining.cancelled(), if !is_draining => {
                 self.leaves = Some(self.realtime.leaves(self.connected.number));
                 Ok(())
             }
+            page = read(&mut self.reading), if self.reading.is_some() => {
+                page.into_iter().for_each(|page| self.catch_up(page));
+                Ok(())
+            }
+            () = self.outbox.ready() => Ok(()),
+            () = self.realtime.chassis.clock.sleep_until(wake) => Ok(()),
         }
     }
 
