@@ -171,8 +171,13 @@ impl Realtime {
     }
 
     /// Reads on in an organization's log.
-    fn read(&self, hub: &Hub, since: Position) -> BoxFuture<'static, Result<Page, Status>> {
-        catch_up::page(self.router.channel(), hub.organization.to_string(), since).boxed()
+    fn read(&self, hub: &Arc<Hub>, since: Position) -> BoxFuture<'static, Result<Page, Status>> {
+        let (router, hub) = (self.router.channel(), hub.clone());
+        async move {
+            let _turn = hub.turn().await;
+            catch_up::page(router, hub.organization.to_string(), since).await
+        }
+        .boxed()
     }
 
     /// When a connection is closed if this process stops now: each at its own time, since clients come back after

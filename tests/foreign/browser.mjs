@@ -1,5 +1,5 @@
-// A real browser, headless, with two tabs of an application that uses the public, unmodified client of Supabase, and the
-// inspector in a third; driven line by line: each line of the input is one order (JSON), each line of the output what
+// A real browser, headless, with tabs of an application that uses the public, unmodified client of Supabase, and the
+// inspector in another; driven line by line: each line of the input is one order (JSON), each line of the output what
 // came of it. What is pressed and read in the inspector is found as people find it: by label and role.
 //
 // Usage: node browser.mjs URL SECRET CHROMIUM
@@ -14,7 +14,7 @@ import { createInterface } from "node:readline";
 const modules = createRequire(`${process.env.WEDSYNC_TEST_NODE_MODULES}/.`);
 const { chromium } = modules("playwright-core");
 const [url, secret, executablePath] = process.argv.slice(2);
-const PATIENCE = 60_000;
+const PATIENCE = 50_000;
 
 const encode = (value) => Buffer.from(JSON.stringify(value)).toString("base64url");
 const sign = (claims) => {
@@ -22,17 +22,38 @@ const sign = (claims) => {
   return `${signed}.${createHmac("sha256", secret).update(signed).digest("base64url")}`;
 };
 
-// The application: it notes what it is told.
-const application = `<!doctype html><title>tab</title><script src="/supabase.js"></script><script>
+// The application: it notes what it is told, and shows clients as it knows them, with a mark where that isn't settled yet:
+// what somebody does is shown at once and told to the others, and settled by what the database says.
+const application = `<!doctype html><title>tab</title><ul id="clients"></ul><script src="/supabase.js"></script><script>
 window.seen = [];
-const note = (what, told) => seen.push({ what, told, at: Date.now() });
-const { url, key, token, channel, table } = JSON.parse(decodeURIComponent(location.hash.slice(1)));
+const { url, key, token, channels } = JSON.parse(decodeURIComponent(location.hash.slice(1)));
 const client = supabase.createClient(url, key);
-client.realtime.setAuth(token).then(() => client.channel(channel)
-  .on("postgres_changes", { event: "*", schema: "public", table }, (change) => note("change", change))
-  .on("broadcast", { event: "*" }, (message) => note("broadcast", message))
-  .on("system", {}, (payload) => note("system", payload))
-  .subscribe((status) => note("status", status)));
+const clients = {};
+const show = (id, changes, settled) => {
+  clients[id] = { ...clients[id], ...changes, settled };
+  document.getElementById("clients").innerHTML = "";
+  for (const [id, { settled, ...fields }] of Object.entries(clients)) {
+    const item = document.getElementById("clients").appendChild(document.createElement("li"));
+    item.textContent = id + " " + JSON.stringify(fields) + (settled ? "" : " …");
+  }
+};
+const on = {};
+const edit = (name, clientId, changes) => {
+  show(clientId, changes, false);
+  const payload = { clientId, changes, timestamp: new Date().toISOString() };
+  return on[name].send({ type: "broadcast", event: "client-updated", payload });
+};
+const note = (channel, what, told) => {
+  seen.push({ channel, what, told, at: Date.now() });
+  if (told.event === "client-updated") show(told.payload.clientId, told.payload.changes, Boolean(told.meta));
+};
+client.realtime.setAuth(token).then(() => channels.forEach(({ channel, changes = [] }) => {
+  on[channel] = client.channel(channel);
+  for (const change of changes) on[channel].on("postgres_changes", change, (told) => note(channel, "change", told));
+  on[channel].on("broadcast", { event: "*" }, (told) => note(channel, "broadcast", told))
+    .on("system", {}, (told) => note(channel, "system", told))
+    .subscribe((status) => note(channel, "status", { status }));
+}));
 </script>`;
 
 const bundle = readFileSync(join(dirname(modules.resolve("@supabase/supabase-js/package.json")), "dist/umd/supabase.js"));
@@ -55,20 +76,32 @@ const open = async (address) => {
   return page;
 };
 
-// The first thing that a tab noted of this kind, with this text in it.
-const noted = async (page, what, text) => {
-  const find = ([what, text]) => window.seen.find((one) => one.what === what && JSON.stringify(one.told).includes(text));
-  return (await page.waitForFunction(find, [what, text])).jsonValue();
+// The first thing that a tab noted of this kind, with this text in it; on this channel, or any.
+const noted = async (page, what, text, channel = null) => {
+  const find = ([what, text, channel]) => window.seen.find((one) =>
+    one.what === what && JSON.stringify(one.told).includes(text) && (channel === null || one.channel === channel));
+  return (await page.waitForFunction(find, [what, text, channel])).jsonValue();
 };
 
 let tabs, inspector;
 const entries = () => inspector.getByRole("log").getByRole("listitem");
 const orders = {
-  open: async ({ claims, channel, table }) => {
-    const given = { url, key: sign({ role: "anon" }), token: sign(claims), channel, table };
-    const address = `${home}#${encodeURIComponent(JSON.stringify(given))}`;
-    tabs = await Promise.all([open(address), open(address)]);
-    await Promise.all(tabs.map((tab) => noted(tab, "system", "Subscribed")));
+  // A tab for each of these, on its channels.
+  open: async ({ all }) => {
+    tabs = await Promise.all(all.map(async ({ claims, channels }) => {
+      const given = { url, key: sign({ role: "anon" }), token: sign(claims), channels };
+      const tab = await open(`${home}#${encodeURIComponent(JSON.stringify(given))}`);
+      for (const { channel } of channels) await noted(tab, "system", "Subscribed", channel);
+      return tab;
+    }));
+  },
+  // What each tab notes with this text in it; on this channel, or any.
+  told: async ({ what, text, channel }) => ({ tabs: await Promise.all(tabs.map((tab) => noted(tab, what, text, channel))) }),
+  edit: async ({ tab, channel, client, changes }) => tabs[tab].evaluate((given) => edit(...given), [channel, client, changes]),
+  // Each tab shows this line, and no other.
+  shows: async ({ line }) => {
+    const only = (line) => document.getElementById("clients").innerText === line;
+    await Promise.all(tabs.map((tab) => tab.waitForFunction(only, line)));
   },
   // With the token that it is offered.
   inspect: async ({ organization, channel }) => {

@@ -29,7 +29,7 @@ const sign = (claims) => {
   return `${signed}.${createHmac("sha256", secret).update(signed).digest("base64url")}`;
 };
 
-const say = (channel, what, more) => console.log(JSON.stringify({ channel, what, ...more }));
+const say = (channel, what, more) => console.log(JSON.stringify({ channel, what, at: Date.now(), ...more }));
 // As an installation's anonymous key: it is signed, and of no organization.
 const anonymous = sign({ role: "anon" });
 

@@ -17,7 +17,7 @@ use crate::harness::{Wedsync, provided, root};
 /// From the publisher's answer to a tab, here where several tests run side by side.
 const SOON: Duration = Duration::from_secs(2);
 
-async fn browser(system: &Wedsync) -> Option<Tab> {
+pub(super) async fn browser(system: &Wedsync) -> Option<Tab> {
     let (chromium, _) = (provided("WEDSYNC_TEST_CHROMIUM")?, provided("WEDSYNC_TEST_NODE_MODULES")?);
     let secret = std::fs::read_to_string(system.data().join("jwt-secret")).expect("development mode makes one");
     let mut command = Command::new("node");
@@ -31,7 +31,9 @@ async fn two_tabs_and_the_inspector_see_one_change_and_the_tabs_hear_the_inspect
     let story = start().await;
     let Some(mut browser) = browser(&story.system).await else { return };
     let (claims, id) = (supplier(&story.acme, "s1").await, organization(&story.acme).await);
-    browser.order("open", json!({ "claims": claims, "channel": "supplier_s1", "table": "orders" })).await;
+    let changes = json!([{ "event": "*", "schema": "public", "table": "orders" }]);
+    let tab = json!({ "claims": claims, "channels": [{ "channel": "supplier_s1", "changes": changes }] });
+    browser.order("open", json!({ "all": [tab, tab] })).await;
     let joined = browser.order("inspect", json!({ "organization": id, "channel": "supplier:dashboard:s1" })).await;
     assert_eq!(joined["state"], "on supplier:dashboard:s1");
 

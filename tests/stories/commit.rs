@@ -18,16 +18,21 @@ use super::{
 };
 use crate::harness::{Engine, PATIENCE, Source, client, organization};
 
-const TABLES: [&str; 2] = ["wedding_details", "supplier_kpis"];
-const SETUP: [&str; 4] = [
+const TABLES: [&str; 4] = ["wedding_details", "supplier_kpis", "client_list_cache", "core_fields"];
+const SETUP: [&str; 8] = [
     "CREATE TABLE wedding_details (id text PRIMARY KEY, organization_id text, vendor_ids text[], wedding_date date)",
     "ALTER TABLE wedding_details REPLICA IDENTITY FULL",
     "CREATE TABLE supplier_kpis (supplier_id text PRIMARY KEY, organization_id text, bookings int)",
     "ALTER TABLE supplier_kpis REPLICA IDENTITY FULL",
+    "CREATE TABLE client_list_cache (client_id text PRIMARY KEY, supplier_id text, organization_id text, wedding_date date)",
+    "ALTER TABLE client_list_cache REPLICA IDENTITY FULL",
+    "CREATE TABLE core_fields (couple_id text PRIMARY KEY, wedding_id text, organization_id text, dietary_requirements text)",
+    "ALTER TABLE core_fields REPLICA IDENTITY FULL",
 ];
 
-/// Tells a story on every engine, with a database that is captured and holds a wedding of `s1`'s and its figures.
-async fn on_each_engine_with_source(story: impl AsyncFn(&Story, &Source, &str)) {
+/// Tells a story on every engine, with a database that is captured and holds a wedding of `s1`'s, its couple, and what the
+/// supplier has of it.
+pub(super) async fn on_each_engine_with_source(story: impl AsyncFn(&Story, &Source, &str)) {
     for engine in Engine::all() {
         let Some(source) = Source::create(&SETUP).await else { return };
         let system = source.captured(&engine, &TABLES).await;
@@ -38,6 +43,8 @@ async fn on_each_engine_with_source(story: impl AsyncFn(&Story, &Source, &str)) 
             .run(&format!("INSERT INTO wedding_details VALUES ('w1', '{organization}', '{{s1}}', '2027-06-19')"))
             .await;
         source.run(&format!("INSERT INTO supplier_kpis VALUES ('s1', '{organization}', 6)")).await;
+        source.run(&format!("INSERT INTO client_list_cache VALUES ('c1', 's1', '{organization}', '2027-06-19')")).await;
+        source.run(&format!("INSERT INTO core_fields VALUES ('c1', 'w1', '{organization}', 'none')")).await;
         let mut stage = Story { system, acme };
         // Who comes later is told of what happens later.
         source.caught_up().await;
@@ -56,7 +63,7 @@ async fn tabs(story: &Story, organization: &str) -> Option<[Tab; 2]> {
 }
 
 /// A subscription to the wedding's channel that has caught up.
-async fn subscribe(tenant: &Tenant) -> Streaming<SubscribeResponse> {
+pub(super) async fn subscribe(tenant: &Tenant) -> Streaming<SubscribeResponse> {
     let mut subscriptions = SubscriptionServiceClient::new(client(tenant.addresses.router, &tenant.key));
     let request = SubscribeRequest { channels: vec!["wedding:w1".to_owned()], ..SubscribeRequest::default() };
     let mut stream = subscriptions.subscribe(request).await.expect("a subscription").into_inner();

@@ -49,6 +49,20 @@ impl Socket {
         self.0.send(Message::text(frame.to_string())).await.expect("it is open");
     }
 
+    /// Sends whatever it is, even if the other side has closed meanwhile.
+    pub(super) async fn throw(&mut self, message: Message) {
+        drop(self.0.send(message).await);
+    }
+
+    /// Waits for its end; the code that it was closed with.
+    pub(super) async fn ended(&mut self) -> u16 {
+        loop {
+            if let Err(code) = self.next().await {
+                return code;
+            }
+        }
+    }
+
     /// The next frame; or the code that it was closed with.
     pub(super) async fn next(&mut self) -> Result<Value, u16> {
         loop {
@@ -92,6 +106,11 @@ pub(super) struct ServerEvent {
 impl Events {
     /// Opens one; `last` is the id of the last event that was seen.
     pub(super) async fn open(system: &Wedsync, query: &str, token: &str, last: &str) -> Self {
+        Self::try_open(system, query, token, last).await.unwrap_or_else(|status| panic!("{query}: {status}"))
+    }
+
+    /// The same; what is answered where there is none.
+    pub(super) async fn try_open(system: &Wedsync, query: &str, token: &str, last: &str) -> Result<Self, String> {
         let address = system.addresses.gateway;
         let mut stream = TcpStream::connect(address).await.expect("it listens");
         let request = format!(
@@ -99,9 +118,12 @@ impl Events {
         );
         stream.write_all(request.as_bytes()).await.expect("it reads");
         let mut events = Self(BufReader::new(stream).lines());
-        assert!(events.line().await.starts_with("HTTP/1.1 200"), "{query}");
+        let status = events.line().await;
+        if !status.starts_with("HTTP/1.1 200") {
+            return Err(status);
+        }
         events.until("retry: ").await;
-        events
+        Ok(events)
     }
 
     /// The next event, or an id by itself.

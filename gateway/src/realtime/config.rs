@@ -38,7 +38,7 @@ pub struct RealtimeConfig {
     pub messages_per_second: u32,
     /// Bytes that may wait for one connection to take them; default 1 MiB.
     pub queue_bytes: u32,
-    /// How long a client may be silent, in milliseconds; its heartbeats come every 25 s. Default 60,000.
+    /// How long a client may be silent, or on no channel, in milliseconds; its heartbeats come every 25 s. Default 60,000.
     pub idle_timeout_ms: u64,
     /// Over how long connections are closed when the gateway stops, in milliseconds; default 5,000.
     pub drain_ms: u64,

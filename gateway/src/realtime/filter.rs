@@ -19,6 +19,9 @@ use regex::Regex;
 use self::pattern::Pattern;
 use super::row::{Literal, Row, Value};
 
+/// A longer text is compared, but not searched: no pattern or expression says anything of it.
+const SEARCHED_BYTES: usize = 16 << 10;
+
 /// What a row must be; equal to another with the same text. Cheap to clone.
 #[derive(Clone, Debug)]
 pub(crate) struct Filter {
@@ -78,8 +81,8 @@ pub(crate) enum Handhold<'a> {
 }
 
 impl Filter {
-    /// Takes at most 8 KiB and 16 conditions, `in` at most 100 values, a regular expression at most 256 bytes. Empty: no
-    /// condition.
+    /// Takes at most 8 KiB and 16 conditions, `in` at most 100 values, a pattern or regular expression at most 256 bytes.
+    /// Empty: no condition.
     pub(crate) fn parse(text: &str) -> Result<Self, FilterError> {
         Ok(Self { text: text.into(), clauses: parse::clauses(text)?.into() })
     }
@@ -92,6 +95,15 @@ impl Filter {
     /// How many regular expressions are in it: each may take 128 KiB, and whoever keeps many filters bounds them.
     pub(crate) fn expressions(&self) -> usize {
         self.clauses.iter().filter(|clause| matches!(clause.test, Test::Match(_))).count()
+    }
+
+    /// How many patterns are in it: a hostile one looks at each character of a text 256 times.
+    pub(crate) fn patterns(&self) -> usize {
+        self.clauses.iter().filter(|clause| matches!(clause.test, Test::Like(_))).count()
+    }
+
+    pub(crate) fn bytes(&self) -> usize {
+        self.text.len()
     }
 
     pub(crate) fn handholds(&self) -> impl Iterator<Item = Handhold<'_>> {
@@ -141,10 +153,14 @@ impl Test {
             Self::Distinct(literal) => value.compare(literal).map(Ordering::is_ne),
             Self::Compare(comparison, literal) => value.compare(literal).map(|ordering| comparison.holds(ordering)),
             Self::In(literals) => one_of(value, literals),
-            Self::Like(pattern) => value.text().map(|text| pattern.matches(text)),
-            Self::Match(expression) => value.text().map(|text| expression.is_match(text)),
+            Self::Like(pattern) => searched(value).map(|text| pattern.matches(text)),
+            Self::Match(expression) => searched(value).map(|text| expression.is_match(text)),
         }
     }
+}
+
+fn searched(value: &Value) -> Option<&str> {
+    value.text().filter(|text| text.len() <= SEARCHED_BYTES)
 }
 
 fn one_of(value: &Value, literals: &[Literal]) -> Option<bool> {
@@ -219,6 +235,16 @@ mod tests {
             }
         }
         assert!(!matches("n=eq.one", row) && !matches("n=neq.one", row) && !matches("n=not.is.true", row));
+    }
+
+    #[test]
+    fn a_text_that_is_too_long_to_search_is_compared_all_the_same() {
+        let row = |length: usize| format!(r#"{{"a":"{}"}}"#, "x".repeat(length));
+        for test in ["like.%x", "not.like.%y", "match.x$", "not.match.y"] {
+            assert!(matches(&format!("a={test}"), &row(SEARCHED_BYTES)), "{test}");
+            assert!(!matches(&format!("a={test}"), &row(SEARCHED_BYTES + 1)), "{test}");
+        }
+        assert!(matches("a=gt.x", &row(SEARCHED_BYTES + 1)));
     }
 
     proptest! {

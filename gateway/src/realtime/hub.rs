@@ -23,7 +23,10 @@ use proto::{
     router::v1::{Broadcast, Event},
 };
 use serde_json::Value;
-use tokio::{sync::watch, time::timeout};
+use tokio::{
+    sync::{Semaphore, SemaphorePermit, watch},
+    time::timeout,
+};
 
 pub(crate) use self::seat::Seat;
 use self::state::State;
@@ -38,6 +41,9 @@ pub(crate) type MemberId = u64;
 
 static NEXT: AtomicU64 = AtomicU64::new(1);
 
+/// Pages of its log that one organization's subscribers read at a time: others' need the router as well.
+const PAGES: usize = 8;
+
 /// One organization's.
 pub(crate) struct Hub {
     pub(crate) organization: OrganizationId,
@@ -46,12 +52,25 @@ pub(crate) struct Hub {
     state: Mutex<State>,
     /// Whether events come.
     live: watch::Sender<bool>,
+    /// For those who read on from the log.
+    pages: Semaphore,
 }
 
 impl Hub {
     pub(crate) fn new(organization: OrganizationId, gateway: &str) -> Self {
         let (live, _) = watch::channel(false);
-        Self { organization, sender: format!("{gateway}/"), state: Mutex::default(), live }
+        Self {
+            organization,
+            sender: format!("{gateway}/"),
+            state: Mutex::default(),
+            live,
+            pages: Semaphore::new(PAGES),
+        }
+    }
+
+    /// Waits for a turn at reading the log.
+    pub(crate) async fn turn(&self) -> SemaphorePermit<'_> {
+        self.pages.acquire().await.expect("it is never closed")
     }
 
     /// Waits until events come; false if they don't within this time.
@@ -131,8 +150,9 @@ impl Hub {
         let from: Option<MemberId> =
             broadcast.sender_id.strip_prefix(&self.sender).and_then(|number| number.parse().ok());
         let state = self.state();
-        let hears =
-            |id: MemberId, member: &Member| member.may_hear(&broadcast.channel) && (member.own || from != Some(id));
+        let hears = |id: MemberId, member: &Member| {
+            member.is_on_channel() && member.may_hear(&broadcast.channel) && (member.own || from != Some(id))
+        };
         state.tell_room(&broadcast.channel, hears, |member| told.frame(member.encoding, &member.topic));
     }
 

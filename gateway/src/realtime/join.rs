@@ -38,6 +38,26 @@ pub(crate) enum Resume {
     From { epoch: String, seq: u64 },
 }
 
+/// What subscriptions cost to keep and to ask.
+#[derive(Clone, Copy, Debug, Default, PartialEq, Eq)]
+pub(crate) struct Cost {
+    /// Of their texts.
+    pub(crate) bytes: usize,
+    pub(crate) patterns: usize,
+    /// Regular ones.
+    pub(crate) expressions: usize,
+}
+
+impl Cost {
+    pub(crate) fn plus(self, other: Self) -> Self {
+        Self {
+            bytes: self.bytes + other.bytes,
+            patterns: self.patterns + other.patterns,
+            expressions: self.expressions + other.expressions,
+        }
+    }
+}
+
 /// One `postgres_changes` subscription.
 #[derive(Debug)]
 pub(crate) struct Wanted {
@@ -79,10 +99,10 @@ impl Join {
         })
     }
 
-    /// How many regular expressions its filters hold.
-    pub(crate) fn expressions(&self) -> usize {
+    /// What its subscriptions cost.
+    pub(crate) fn cost(&self) -> Cost {
         let parsed = self.changes.iter().filter_map(|wanted| wanted.parsed.as_ref().ok());
-        parsed.map(|parsed| parsed.filter.expressions()).sum()
+        parsed.map(Parsed::cost).fold(Cost::default(), Cost::plus)
     }
 
     /// What the reply says: the client's own words with our ids.
@@ -134,6 +154,12 @@ fn wanted_all(all: &[Value]) -> Vec<Wanted> {
 }
 
 impl Parsed {
+    fn cost(&self) -> Cost {
+        let names = self.schema.len() + self.table.as_ref().map_or(0, String::len);
+        let filter = &self.filter;
+        Cost { bytes: names + filter.bytes(), patterns: filter.patterns(), expressions: filter.expressions() }
+    }
+
     fn parse(echo: &Map<String, Value>) -> Result<Self, String> {
         const KNOWN: [&str; 4] = ["event", "schema", "table", "filter"];
         let text = |name: &str| match echo.get(name) {

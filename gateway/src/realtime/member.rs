@@ -104,6 +104,12 @@ impl Member {
         };
     }
 
+    /// Whether it is on its channel at all. An event stream of a table isn't: each of its ids is one place in the log, and
+    /// what others say must not look like a change.
+    pub(crate) fn is_on_channel(&self) -> bool {
+        self.encoding != Encoding::Sse || self.changes.is_empty()
+    }
+
     /// Whether what is said on `channel` is for it: always on its own, and on a couple's where it may join that.
     pub(crate) fn may_hear(&self, channel: &str) -> bool {
         **self.topic.channel() == *channel || self.claims.may_join(channel)
@@ -156,8 +162,7 @@ impl Member {
                 told.push(What::Changes(ids, view));
             }
         }
-        // An event stream of changes has nothing else in it: each of its ids is one place in the log.
-        if concern.on_channel && (self.encoding != Encoding::Sse || self.changes.is_empty()) {
+        if concern.on_channel && self.is_on_channel() {
             told.push(What::Broadcast);
         }
         told.into_iter().filter_map(|what| frames.get(self.encoding, &self.topic, what)).collect()

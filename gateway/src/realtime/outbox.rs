@@ -1,4 +1,4 @@
-//! What waits for one connection to take it: a queue bounded in bytes. Filling it never waits.
+//! What waits for one connection to take it: a queue bounded in bytes, or to one message. Filling it never waits.
 //!
 //! Answers always fit, since a client sends no faster than it reads them; changes and broadcasts only up to the bound.
 
@@ -14,7 +14,7 @@ use super::frame::Wire;
 /// What a frame costs besides its bytes.
 const FRAME_BYTES: usize = 64;
 /// Room for answers beyond the bound; a connection that takes none of so many is closed.
-const ANSWERS_BYTES: usize = 256 << 10;
+const ANSWERS_BYTES: usize = 512 << 10;
 /// An idle queue gives memory back beyond this many frames.
 const IDLE_FRAMES: usize = 8;
 
@@ -54,10 +54,11 @@ impl Outbox {
         self.ready.notify_one();
     }
 
-    /// Adds all of them, or none if there is no room.
+    /// Adds all of them, or none if there is no room. Where nothing waits there is, however large they are: else nobody
+    /// would ever be told of the largest.
     pub(crate) fn offer(&self, wires: &[Wire]) -> bool {
         let mut state = self.state();
-        if state.bytes + wires.iter().map(cost).sum::<usize>() > self.limit {
+        if state.bytes > 0 && state.bytes + wires.iter().map(cost).sum::<usize>() > self.limit {
             return false;
         }
         wires.iter().cloned().for_each(|wire| state.add(wire));
@@ -158,14 +159,16 @@ mod tests {
         assert!(!outbox.is_broken());
         assert_eq!(std::iter::from_fn(|| outbox.take()).map(|wire| wire.len()).collect::<Vec<_>>(), [300, 300, 500]);
         assert!(outbox.offer(&[frame(900)]), "what was taken makes room");
+        assert!(!outbox.offer(&[frame(2_000)]) && outbox.take().is_some());
+        assert!(outbox.offer(&[frame(2_000)]), "the largest comes alone");
     }
 
     #[test]
     fn a_client_that_asks_and_never_reads_breaks_its_own_connection() {
         let outbox = Outbox::new(1_000);
-        (0..300).for_each(|_| outbox.answer(frame(1_000)));
+        (0..600).for_each(|_| outbox.answer(frame(1_000)));
         assert!(outbox.is_broken());
-        assert!(std::iter::from_fn(|| outbox.take()).count() < 300);
+        assert!(std::iter::from_fn(|| outbox.take()).count() < 600);
     }
 
     #[tokio::test]

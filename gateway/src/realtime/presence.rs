@@ -7,6 +7,8 @@ use serde_json::{Map, Value, json};
 
 /// Presences on one channel.
 const PRESENT_MAX: usize = 1_000;
+/// Of what all of them say: whoever joins is told it at once.
+const ALL_BYTES: usize = 256 << 10;
 /// Of what one says of itself.
 pub(crate) const PAYLOAD_BYTES: usize = 16 << 10;
 
@@ -14,6 +16,8 @@ pub(crate) const PAYLOAD_BYTES: usize = 16 << 10;
 #[derive(Debug, Default)]
 pub(crate) struct Presence {
     present: BTreeMap<u64, Present>,
+    /// Of what they say.
+    bytes: usize,
     /// Makes references that never come again.
     made: u64,
 }
@@ -22,6 +26,8 @@ pub(crate) struct Presence {
 struct Present {
     key: String,
     meta: Value,
+    /// As it is told.
+    bytes: usize,
 }
 
 impl Presence {
@@ -33,11 +39,17 @@ impl Presence {
         if self.present.len() >= PRESENT_MAX && !self.present.contains_key(&member) {
             return Err("PresenceLimitReached: too many are present on this channel");
         }
-        self.made += 1;
         let mut meta = payload;
         meta.insert("phx_ref".to_owned(), format!("{member:x}-{:x}", self.made).into());
-        let joined = Present { key: key.to_owned(), meta: meta.into() };
+        let mut joined = Present { key: key.to_owned(), meta: meta.into(), bytes: 0 };
         let joins = joined.print();
+        joined.bytes = joins.to_string().len();
+        let before = self.present.get(&member).map_or(0, |before| before.bytes);
+        if self.bytes - before + joined.bytes > ALL_BYTES {
+            return Err("PresenceLimitReached: those present on this channel say too much");
+        }
+        self.bytes = self.bytes - before + joined.bytes;
+        self.made += 1;
         let before = self.present.insert(member, joined);
         Ok(json!({ "joins": joins, "leaves": before.map_or_else(|| json!({}), |before| before.print()) }))
     }
@@ -45,6 +57,7 @@ impl Presence {
     /// A member leaves, if it was there; the diff to tell.
     pub(crate) fn untrack(&mut self, member: u64) -> Option<Value> {
         let left = self.present.remove(&member)?;
+        self.bytes -= left.bytes;
         Some(json!({ "joins": {}, "leaves": left.print() }))
     }
 
@@ -106,5 +119,17 @@ mod tests {
         let mut presence = Presence::default();
         (0..PRESENT_MAX as u64).for_each(|member| drop(presence.track(member, "k", Map::new()).expect("room")));
         assert!(presence.track(u64::MAX, "k", Map::new()).is_err() && presence.track(0, "k", Map::new()).is_ok());
+    }
+
+    #[test]
+    fn what_all_say_has_a_bound_and_who_leaves_makes_room() {
+        let (mut presence, long) = (Presence::default(), || payload(&"\u{1}".repeat(2_500)));
+        let fit =
+            (0..PRESENT_MAX as u64).take_while(|member| presence.track(*member, "k", long()).is_ok()).count() as u64;
+        assert!((10..20).contains(&fit) && presence.state().to_string().len() <= ALL_BYTES, "{fit}, as they are told");
+        assert!(presence.track(0, "k", long()).is_ok(), "instead of what it said before");
+        assert!(presence.untrack(1).is_some() && presence.track(fit, "k", long()).is_ok());
+        (0..=fit).for_each(|member| drop(presence.untrack(member)));
+        assert_eq!(presence.bytes, 0);
     }
 }

@@ -21,6 +21,7 @@ use super::{
     frame::{Body, Encoding, Frame, Push, Wire},
     hub::{MemberId, Seat},
     hubs::Lease,
+    join::Cost,
     outbox::Outbox,
     pace::{Pace, Rate},
     token::LEEWAY,
@@ -41,6 +42,7 @@ pub(crate) struct Session {
     lease: Option<Lease>,
     channels: BTreeMap<String, Channel>,
     messages: Pace,
+    presences: Pace,
 }
 
 /// One channel that it is on.
@@ -50,8 +52,8 @@ struct Channel {
     seat: Seat,
     acknowledge: bool,
     changes: bool,
-    /// Regular expressions in its filters.
-    expressions: usize,
+    /// Of its subscriptions.
+    cost: Cost,
     /// It is told how its resumption ends.
     resuming: bool,
     /// When its token does.
@@ -62,8 +64,8 @@ struct Channel {
 
 impl Session {
     pub(crate) fn new(realtime: Arc<Realtime>, encoding: Encoding, key: String, outbox: Arc<Outbox>) -> Self {
-        let (channels, messages) = (BTreeMap::new(), Pace::default());
-        Self { realtime, encoding, key, outbox, lease: None, channels, messages }
+        let (channels, messages, presences) = (BTreeMap::new(), Pace::default(), Pace::default());
+        Self { realtime, encoding, key, outbox, lease: None, channels, messages, presences }
     }
 
     /// Does what a frame asks for.
@@ -157,6 +159,15 @@ impl Session {
         }
         let due = |channel: &Channel| if channel.warned { channel.expires } else { channel.expires - WARNED };
         self.channels.values().map(due).min()
+    }
+
+    pub(crate) fn is_on_any(&self) -> bool {
+        !self.channels.is_empty()
+    }
+
+    /// Whether the subscriber `seat` is still the one on a topic.
+    pub(crate) fn is_seated(&self, topic: &str, seat: MemberId) -> bool {
+        self.channels.get(topic).is_some_and(|channel| channel.seat.id() == seat)
     }
 
     /// Some channel that reads on from the log, and from where.

@@ -1,7 +1,7 @@
 //! The life of one WebSocket: frames in, frames out, until either side has enough. It holds little while nothing happens:
 //! small buffers, no compression, and what handles a frame is in memory only meanwhile.
 
-use std::{sync::Arc, time::Duration};
+use std::{collections::VecDeque, sync::Arc, time::Duration};
 
 use axum::extract::ws::{CloseFrame, Message, WebSocket};
 use futures_util::future::BoxFuture;
@@ -15,11 +15,16 @@ use super::{
     frame::{Encoding, Wire},
     hub::MemberId,
     outbox::Outbox,
+    pace::{Pace, Rate},
     session::Session,
 };
 
 /// How long a client may take none of what is sent to it.
-const WRITE_WITHIN: Duration = Duration::from_secs(30);
+pub(super) const WRITE_WITHIN: Duration = Duration::from_secs(30);
+/// How long it may send before it looks after everything else.
+const SENDS_FOR: SignedDuration = SignedDuration::from_secs(1);
+/// A connection that sends so many times its messages, of whatever kind, is closed.
+const FLOOD: u32 = 10;
 
 /// Why a socket is closed (RFC 6455, section 7.4.1).
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
@@ -32,15 +37,24 @@ enum Close {
     Malformed,
     /// It asks and reads none of the answers.
     Overflow,
+    /// It sends far more than it may.
+    Flood,
     /// This process stops.
     Restart,
 }
 
-/// A channel's topic and place, and what comes next for it.
+/// A channel's topic and place, and how far its reading on from the log is.
 struct Reading {
     topic: String,
     seat: MemberId,
-    page: BoxFuture<'static, Result<Page, Status>>,
+    step: Step,
+}
+
+enum Step {
+    /// What comes next for it.
+    Page(BoxFuture<'static, Result<Page, Status>>),
+    /// What of the last page isn't sent yet.
+    Told(VecDeque<Wire>),
 }
 
 /// One socket.
@@ -58,6 +72,7 @@ pub(super) struct Socket {
     /// What one reads on from the log, and who.
     reading: Option<Reading>,
     connected: Connected,
+    received: Pace,
 }
 
 impl Socket {
@@ -82,6 +97,7 @@ impl Socket {
             behind: false,
             reading: None,
             connected,
+            received: Pace::default(),
         }
     }
 
@@ -101,40 +117,63 @@ impl Socket {
 
     /// Sends what waits, then does what comes first.
     async fn turn(&mut self) -> Result<(), Close> {
-        self.flush().await?;
         let wake = self.wake()?;
+        self.flush().await?;
         let draining = self.realtime.chassis.draining();
         let is_draining = self.leaves.is_some();
         tokio::select! {
+            // Its words first, since one that takes slowly what is sent isn't silent; what comes for it is sent each turn.
+            biased;
             message = self.socket.recv() => Box::pin(self.receive(message)).await,
-            () = self.outbox.ready() => Ok(()),
-            page = read(&mut self.reading), if self.reading.is_some() => Box::pin(self.catch_up(page)).await,
-            () = self.realtime.chassis.clock.sleep_until(wake) => Ok(()),
             () = draining.cancelled(), if !is_draining => {
                 self.leaves = Some(self.realtime.leaves(self.connected.number));
                 Ok(())
             }
+            page = read(&mut self.reading), if self.reading.is_some() => {
+                page.into_iter().for_each(|page| self.catch_up(page));
+                Ok(())
+            }
+            () = self.outbox.ready() => Ok(()),
+            () = self.realtime.chassis.clock.sleep_until(wake) => Ok(()),
         }
     }
 
-    /// Sends all that waits, and begins to read for a channel that is behind.
+    /// Sends what waits, and begins to read for a channel that is behind. However slowly the client takes it, and however
+    /// fast more comes, it is asked now and then what it says, and whether its tokens are good.
     async fn flush(&mut self) -> Result<(), Close> {
-        while let Some(wire) = self.outbox.take() {
-            self.send(wire).await?;
-        }
         if self.outbox.is_broken() {
             return Err(Close::Overflow);
+        }
+        let until = self.now() + SENDS_FOR;
+        while let Some(wire) = self.next() {
+            self.send(wire).await?;
+            if self.now() >= until {
+                return Ok(());
+            }
         }
         self.session.tell_lost();
         self.behind |= self.outbox.take_behind();
         if self.behind && self.reading.is_none() {
             self.reading = self.session.behind().and_then(|(topic, seat)| {
                 let page = self.realtime.read(seat.hub(), seat.behind()?);
-                Some(Reading { topic: topic.to_owned(), seat: seat.id(), page })
+                Some(Reading { topic: topic.to_owned(), seat: seat.id(), step: Step::Page(page) })
             });
             self.behind = self.reading.is_some();
         }
         Ok(())
+    }
+
+    /// What is sent next: what comes now, then what a channel has read.
+    fn next(&mut self) -> Option<Wire> {
+        if let Some(wire) = self.outbox.take() {
+            return Some(wire);
+        }
+        let Some(Reading { step: Step::Told(told), .. }) = &mut self.reading else { return None };
+        let next = told.pop_front();
+        if next.is_none() {
+            self.reading = None;
+        }
+        next
     }
 
     async fn send(&mut self, wire: Wire) -> Result<(), Close> {
@@ -146,7 +185,7 @@ impl Socket {
 
     /// When something must be done even if nothing comes.
     fn wake(&mut self) -> Result<Timestamp, Close> {
-        let now = self.realtime.chassis.clock.now();
+        let now = self.now();
         let idle = self.heard + SignedDuration::from_millis(self.realtime.config.idle_timeout_ms as i64);
         if self.leaves.is_some_and(|leaves| leaves <= now) {
             return Err(Close::Restart);
@@ -155,37 +194,49 @@ impl Socket {
             return Err(Close::Idle);
         }
         let expiry = self.session.expire();
+        // What was read for a channel that has ended is for nobody.
+        self.reading.take_if(|reading| !self.session.is_seated(&reading.topic, reading.seat));
         Ok([Some(idle), self.leaves, expiry].into_iter().flatten().min().unwrap_or(idle))
     }
 
     async fn receive(&mut self, message: Option<Result<Message, axum::Error>>) -> Result<(), Close> {
         let Some(Ok(message)) = message else { return Err(Close::Gone) };
-        self.heard = self.realtime.chassis.clock.now();
+        let rate = Rate::new(self.realtime.config.messages_per_second.saturating_mul(FLOOD), 1);
+        if !self.received.take(rate, self.now()) {
+            return Err(Close::Flood);
+        }
         match message {
-            Message::Close(_) => Err(Close::Gone),
-            Message::Ping(_) | Message::Pong(_) => Ok(()),
+            Message::Close(_) => return Err(Close::Gone),
+            Message::Ping(_) | Message::Pong(_) => {}
             message => {
                 let frame = self.encoding.decode(&message).ok_or(Close::Malformed)?;
                 drop(message);
                 self.session.handle(frame).await;
-                Ok(())
             }
         }
-    }
-
-    /// Sends what a channel has read; it goes on in the next turn.
-    async fn catch_up(&mut self, page: Result<Page, Status>) -> Result<(), Close> {
-        let Some(Reading { topic, seat, .. }) = self.reading.take() else { return Ok(()) };
-        for wire in self.session.take_in(&topic, seat, page) {
-            self.send(wire).await?;
+        // One that is on no channel takes up a place that somebody else may want.
+        if self.session.is_on_any() {
+            self.heard = self.now();
         }
         Ok(())
     }
+
+    /// Takes in what a channel has read; it is sent in the next turn.
+    fn catch_up(&mut self, page: Result<Page, Status>) {
+        let Some(reading) = &mut self.reading else { return };
+        reading.step = Step::Told(self.session.take_in(&reading.topic, reading.seat, page).into());
+    }
+
+    fn now(&self) -> Timestamp {
+        self.realtime.chassis.clock.now()
+    }
 }
 
-async fn read(reading: &mut Option<Reading>) -> Result<Page, Status> {
-    match reading {
-        Some(reading) => (&mut reading.page).await,
+/// The next page; none where one is still being sent.
+async fn read(reading: &mut Option<Reading>) -> Option<Result<Page, Status>> {
+    match reading.as_mut().map(|reading| &mut reading.step) {
+        Some(Step::Page(page)) => Some(page.await),
+        Some(Step::Told(_)) => None,
         None => std::future::pending().await,
     }
 }
@@ -198,6 +249,7 @@ impl Close {
             Self::Idle => Some((1000, "idle")),
             Self::Malformed => Some((1003, "malformed frame")),
             Self::Overflow => Some((1008, "reads too slowly")),
+            Self::Flood => Some((1008, "too many messages")),
             Self::Restart => Some((1012, "service restart")),
         }
     }

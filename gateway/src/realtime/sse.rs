@@ -2,7 +2,7 @@
 //! section 9.2), for everything that isn't a Supabase client. Each has its position as its id; whoever reconnects with
 //! `Last-Event-ID`, as browsers do by themselves, gets what it missed, in order, or the event `resync`.
 
-use std::{collections::VecDeque, convert::Infallible, sync::Arc, time::Duration};
+use std::{borrow::Cow, collections::VecDeque, convert::Infallible, sync::Arc, time::Duration};
 
 use axum::{
     body::Body,
@@ -18,6 +18,7 @@ use http::{
 use jiff::{SignedDuration, Timestamp};
 use proto::common::v1::Position;
 use serde_json::{Value, json};
+use tokio::{sync::mpsc, time::timeout};
 use tonic::Status;
 
 use super::{
@@ -32,6 +33,7 @@ use super::{
     member::{Member, Place, Subscribed},
     outbox::Outbox,
     rest::{self, Parameters, Refused, open},
+    socket::WRITE_WITHIN,
     token::LEEWAY,
     topic::Topic,
 };
@@ -68,7 +70,10 @@ pub(crate) async fn stream(
 ) -> Response {
     match begin(gateway.realtime, &parameters, &headers).await {
         Ok(stream) => {
-            let body = Body::from_stream(stream::unfold(stream, EventStream::next));
+            let (out, taken) = mpsc::channel(1);
+            stream.realtime.chassis.tasks.clone().spawn("realtime.sse", stream.run(out));
+            let next = async |mut taken: mpsc::Receiver<Bytes>| Some((Ok::<_, Infallible>(taken.recv().await?), taken));
+            let body = Body::from_stream(stream::unfold(taken, next));
             open(body, [(CONTENT_TYPE, "text/event-stream"), (CACHE_CONTROL, "no-cache")])
         }
         Err(refused) => open(refused, ()),
@@ -127,10 +132,10 @@ fn asked(parameters: &[(String, String)]) -> Result<(Topic, Join), Refused> {
 /// Where a client that was here before goes on; what is no position of ours is one that no log has.
 fn resume(parameters: &[(String, String)], headers: &HeaderMap) -> Option<Position> {
     let parameter = parameters.iter().find(|(name, _)| name == "last_event_id").map(|(_, value)| value.as_str());
-    let header = headers.get("last-event-id").and_then(|value| value.to_str().ok());
-    let id = header.or(parameter).filter(|id| !id.is_empty())?;
+    let header = headers.get("last-event-id").map(|value| String::from_utf8_lossy(value.as_bytes()));
+    let id = header.or_else(|| parameter.map(Cow::Borrowed)).filter(|id| !id.is_empty())?;
     let position = id.rsplit_once(':').and_then(|(log, sequence)| Some((log, sequence.parse().ok()?)));
-    let (log_id, sequence) = position.unwrap_or((id, 0));
+    let (log_id, sequence) = position.unwrap_or((&id, 0));
     Some(Position { log_id: log_id.to_owned(), sequence })
 }
 
@@ -183,26 +188,37 @@ impl EventStream {
         }
     }
 
-    /// What comes next; none at the stream's end.
-    async fn next(mut self) -> Option<(Result<Bytes, Infallible>, Self)> {
-        loop {
-            if let Some(wire) = self.first.pop_front().or_else(|| self.outbox.take()) {
-                return Some((Ok(bytes(wire)), self));
+    /// Serves it to its end, which doesn't wait for a client that takes nothing.
+    async fn run(mut self, out: mpsc::Sender<Bytes>) {
+        while let Some(bytes) = self.next(&out).await {
+            let left = self.expires.duration_since(self.realtime.chassis.clock.now());
+            let within = WRITE_WITHIN.min(left.try_into().unwrap_or_default());
+            if !matches!(timeout(within, out.send(bytes)).await, Ok(Ok(()))) {
+                return;
             }
+        }
+    }
+
+    /// What comes next; none at the stream's end.
+    async fn next(&mut self, out: &mpsc::Sender<Bytes>) -> Option<Bytes> {
+        loop {
             let now = self.realtime.chassis.clock.now();
-            if self.expires <= now || self.leaves.is_some_and(|leaves| leaves <= now) {
+            if self.expires <= now || self.leaves.is_some_and(|leaves| leaves <= now) || out.is_closed() {
                 return None;
+            }
+            if let Some(wire) = self.first.pop_front().or_else(|| self.outbox.take()) {
+                return Some(bytes(wire));
             }
             if self.comment <= now {
                 self.comment = now + COMMENT_EVERY;
-                return Some((Ok(Bytes::from_static(b": \n\n")), self));
+                return Some(Bytes::from_static(b": \n\n"));
             }
-            self.wait().await;
+            self.wait(out).await;
         }
     }
 
     /// Waits until there is something to do, and does it.
-    async fn wait(&mut self) {
+    async fn wait(&mut self, out: &mpsc::Sender<Bytes>) {
         let lost = self.outbox.take_lost();
         if lost > 0 {
             return self.first.push_back(event_stream("lost", &json!({ "broadcasts": lost }).to_string(), None));
@@ -217,6 +233,7 @@ impl EventStream {
         let (draining, is_draining) = (self.realtime.chassis.draining(), self.leaves.is_some());
         tokio::select! {
             () = self.outbox.ready() => {}
+            () = out.closed() => {}
             page = read(&mut self.reading), if self.reading.is_some() => self.catch_up(page),
             () = self.realtime.chassis.clock.sleep_until(wake.unwrap_or(self.comment)) => {}
             () = draining.cancelled(), if !is_draining => {
@@ -283,5 +300,10 @@ mod tests {
         assert_eq!(of(""), None);
         let headers = HeaderMap::from_iter([("last-event-id".parse().unwrap(), "log:8".parse().unwrap())]);
         assert_eq!(resume(&parameters(&[("last_event_id", "log:7")]), &headers).unwrap().sequence, 8);
+        let strange = HeaderMap::from_iter([(
+            "last-event-id".parse().unwrap(),
+            http::HeaderValue::from_bytes(b"l\xf6g:8").unwrap(),
+        )]);
+        assert_ne!(resume(&[], &strange).expect("told that it can't be had").log_id, "log");
     }
 }

@@ -11,6 +11,7 @@ const FILTER_BYTES: usize = 8 * 1024;
 const CLAUSES: usize = 16;
 const COLUMN_BYTES: usize = 256;
 const IN_VALUES: usize = 100;
+/// Of a pattern or a regular expression: what matching costs grows with it.
 const EXPRESSION_BYTES: usize = 256;
 /// Each for a compiled expression and for what it remembers while it runs; `\w+` takes 49 KiB of the first.
 const EXPRESSION_MEMORY: usize = 64 * 1024;
@@ -166,6 +167,9 @@ fn truth(text: &str) -> Result<Test, FilterError> {
 }
 
 fn like(text: &str, any_case: bool) -> Result<Test, FilterError> {
+    if text.len() > EXPRESSION_BYTES {
+        return Err(error("a pattern is longer than 256 bytes"));
+    }
     let pattern = Pattern::parse(text, any_case).ok_or_else(|| error("a pattern ends within an escape"))?;
     Ok(Test::Like(pattern))
 }
@@ -249,6 +253,7 @@ mod tests {
             &many(17),
             &values(101),
             &format!("a=match.{}", "a".repeat(257)),
+            &format!("a=ilike.{}", "a".repeat(257)),
             &format!("a=eq.{}", "a".repeat(8192)),
         ] {
             let error = clauses(bad).expect_err(bad).to_string();

@@ -11,11 +11,13 @@ use sqlx::{Connection as _, PgConnection, Row as _};
 use super::*;
 
 const ROWS: usize = 1_000;
+/// Filters of two conditions.
+const PAIRS: usize = 500;
 const TABLE: &str = r#"CREATE TEMPORARY TABLE sample (
-    id int PRIMARY KEY, big bigint, num numeric, flag boolean, word text COLLATE "C", folded text,
+    id int PRIMARY KEY, big bigint, num numeric, ratio double precision, flag boolean, word text COLLATE "C", folded text,
     day date, clock time, local timestamp, moment timestamptz, uid uuid)"#;
 /// As the replication protocol writes it.
-const AS_TEXT: &str = "SELECT id, json_build_object('big', big, 'num', num, 'flag', flag, 'word', word, 'folded', folded,
+const AS_TEXT: &str = "SELECT id, json_build_object('big', big, 'num', num, 'ratio', ratio, 'flag', flag, 'word', word, 'folded', folded,
     'day', day::text, 'clock', clock::text, 'local', local::text, 'moment', moment::text, 'uid', uid)::text FROM sample";
 const AS_JSON: &str = "SELECT id, to_json(sample)::text FROM sample";
 
@@ -23,6 +25,7 @@ const BIG: &[&str] =
     &["0", "-1", "7", "9007199254740992", "9007199254740993", "9223372036854775807", "-9223372036854775808"];
 const NUM: &[&str] =
     &["0", "0.1", "0.10000000000000000001", "1.50", "-1.5", "1e20", "100000000000000000000", "12", "5"];
+const RATIO: &[&str] = &["0", "0.1", "-2.5", "1e20", "12"];
 const FLAG: &[&str] = &["true", "false"];
 const WORD: &[&str] = &[
     "",
@@ -70,6 +73,7 @@ const UID: &[&str] = &[
 const COLUMNS: &[(&str, &str, &[&str])] = &[
     ("big", "bigint", BIG),
     ("num", "numeric", NUM),
+    ("ratio", "double precision", RATIO),
     ("flag", "boolean", FLAG),
     ("word", "text", WORD),
     ("day", "date", DAY),
@@ -91,6 +95,9 @@ const LIKES: &[&str] =
     &["%", "a%", "%b", "_", "%ë", r"a\%b", r"a\_b", r"a\\b", "%ï%é", "z__", "Ä%", "%i%", "%SS%", "", "%\n%", "%本%"];
 const MATCHES: &[&str] = &["^a", "b$", "a.b", "^[0-9]+$", "ë", "^$", "[äöü]+", "(a|z)o", "e.b", "x\\.y", "^.{3}$", "Z"];
 
+const LETTERS: &[char] =
+    &['a', 'b', 'z', 'S', 'ß', 'ë', 'Ä', 'ï', 'i', 'é', '本', '🎉', ' ', '%', '_', '\\', '\'', '"', ',', '(', '.'];
+
 /// xorshift: enough to mix values.
 struct Random(u64);
 
@@ -105,6 +112,20 @@ impl Random {
     fn pick<'a>(&mut self, all: &[&'a str]) -> &'a str {
         all[self.below(all.len())]
     }
+
+    /// A value of a column: one that is asked for, or for one in three any other.
+    fn value(&mut self, name: &str, values: &[&str]) -> String {
+        let other = self.below(3) == 0;
+        match name {
+            "big" if other => (self.0 as i64).to_string(),
+            "num" | "ratio" if other => format!("-{}.{}", self.below(30), self.below(1_000)),
+            "word" if other => (0..self.below(9)).map(|_| LETTERS[self.below(LETTERS.len())]).collect(),
+            "day" if other => {
+                format!("20{:02}-{:02}-{:02}", self.below(90) + 10, self.below(12) + 1, self.below(28) + 1)
+            }
+            _ => self.pick(values).to_owned(),
+        }
+    }
 }
 
 fn sql(text: &str) -> String {
@@ -118,11 +139,11 @@ fn quoted(text: &str) -> String {
 fn insertion(random: &mut Random) -> String {
     let mut text = "INSERT INTO sample VALUES ".to_owned();
     for id in 0..ROWS {
-        let word = random.pick(WORD);
+        let word = random.value("word", WORD);
         let _ = write!(text, "{}({id}", if id == 0 { "" } else { "," });
         for (name, kind, values) in COLUMNS {
-            let value = if *name == "word" { word } else { random.pick(values) };
-            let value = if random.below(10) == 0 { "NULL".to_owned() } else { format!("{}::{kind}", sql(value)) };
+            let value = if *name == "word" { word.clone() } else { random.value(name, values) };
+            let value = if random.below(10) == 0 { "NULL".to_owned() } else { format!("{}::{kind}", sql(&value)) };
             let again = if *name == "word" { format!(", {value}") } else { String::new() };
             let _ = write!(text, ", {value}{again}");
         }
@@ -161,6 +182,15 @@ fn questions() -> Vec<(String, String)> {
     all
 }
 
+/// Two of them at once.
+fn pairs(random: &mut Random, all: &[(String, String)]) -> Vec<(String, String)> {
+    let mut pair = || (&all[random.below(all.len())], &all[random.below(all.len())]);
+    let both = |(one, other): (&(String, String), &(String, String))| {
+        (format!("{},{}", negated(&one.0), other.0), format!("NOT ({}) AND ({})", one.1, other.1))
+    };
+    (0..PAIRS).map(|_| both(pair())).collect()
+}
+
 fn negated(filter: &str) -> String {
     filter.replacen('=', "=not.", 1)
 }
@@ -193,22 +223,19 @@ async fn every_operator_answers_as_postgresql_does() {
     }
     let forms = [rows(&mut connection, AS_TEXT).await, rows(&mut connection, AS_JSON).await];
     let (mut asked, mut matched) = (0, 0);
-    for (filter, condition) in questions() {
-        for (filter, condition) in [(negated(&filter), format!("NOT ({condition})")), (filter, condition)] {
-            let expected = answer(&mut connection, &condition).await;
-            let parsed = Filter::parse(&filter).unwrap_or_else(|error| panic!("{filter}: {error}"));
-            for rows in &forms {
-                let ours: BTreeSet<i32> =
-                    rows.iter().filter(|(_, row)| parsed.matches(row)).map(|(id, _)| *id).collect();
-                let wrong: Vec<_> = ours.symmetric_difference(&expected).take(3).collect();
-                assert!(
-                    wrong.is_empty(),
-                    "{filter} against {condition}: rows {wrong:?}, {:?}",
-                    rows[*wrong[0] as usize]
-                );
-            }
-            (asked, matched) = (asked + 1, matched + expected.len());
+    let single = questions();
+    let both = pairs(&mut random, &single);
+    let negative: Vec<_> =
+        single.iter().map(|(filter, condition)| (negated(filter), format!("NOT ({condition})"))).collect();
+    for (filter, condition) in single.into_iter().chain(negative).chain(both) {
+        let expected = answer(&mut connection, &condition).await;
+        let parsed = Filter::parse(&filter).unwrap_or_else(|error| panic!("{filter}: {error}"));
+        for rows in &forms {
+            let ours: BTreeSet<i32> = rows.iter().filter(|(_, row)| parsed.matches(row)).map(|(id, _)| *id).collect();
+            let wrong: Vec<_> = ours.symmetric_difference(&expected).take(3).collect();
+            assert!(wrong.is_empty(), "{filter} against {condition}: rows {wrong:?}, {:?}", rows[*wrong[0] as usize]);
         }
+        (asked, matched) = (asked + 1, matched + expected.len());
     }
     println!("{asked} questions, {matched} matches");
     assert!(asked > 1_000 && matched > asked, "the questions are about something");

@@ -11,7 +11,7 @@ use crate::realtime::{
     claims::Claims,
     frame::Frame,
     hub::Hub,
-    join::{Join, Resume},
+    join::{Cost, Join, Resume},
     member::{Member, Place, Subscribed},
     pace::Pace,
     topic::Topic,
@@ -20,8 +20,9 @@ use crate::realtime::{
 /// How long changes may take to come: clients wait for 10 s.
 const LIVE_WITHIN: Duration = Duration::from_secs(8);
 
-/// Regular expressions in the filters of one connection: each may take 128 KiB.
-const EXPRESSIONS_MAX: usize = 16;
+/// Of the subscriptions of one connection: parsed and in the index, a byte may take a hundred; a regular expression takes
+/// up to 128 KiB, and a hostile pattern looks at each character of a text 256 times.
+const MOST: Cost = Cost { bytes: 64 << 10, patterns: 64, expressions: 16 };
 
 impl Session {
     pub(super) async fn join(&mut self, frame: &Frame, payload: &str) {
@@ -48,9 +49,12 @@ impl Session {
         if join.changes.len() > config.bindings_per_channel as usize {
             return Err("BindingLimitReached: too many subscriptions to changes on this channel".to_owned());
         }
-        let expressions: usize = self.channels.values().map(|channel| channel.expressions).sum();
-        if expressions + join.expressions() > EXPRESSIONS_MAX {
-            return Err("BindingLimitReached: too many regular expressions on this connection".to_owned());
+        let cost = self.channels.values().map(|channel| channel.cost).fold(join.cost(), Cost::plus);
+        if cost.bytes > MOST.bytes {
+            return Err("BindingLimitReached: the filters on this connection are too long".to_owned());
+        }
+        if cost.patterns > MOST.patterns || cost.expressions > MOST.expressions {
+            return Err("BindingLimitReached: too many regular expressions or patterns on this connection".to_owned());
         }
         let token = join.token.as_deref().filter(|token| !is_of_the_socket(token)).unwrap_or(&self.key);
         let claims = self.realtime.authenticate(token).await;
@@ -87,7 +91,7 @@ impl Session {
     fn enter(&mut self, frame: &Frame, topic: Topic, join: Join, claims: Claims, hub: &Arc<Hub>) {
         self.reply(frame, "ok", &join.reply());
         let (expires, join_ref) = (expiry(&claims), frame.join_ref.clone().or_else(|| frame.reference.clone()));
-        let (changes, expressions) = (!join.changes.is_empty(), join.expressions());
+        let (changes, cost) = (!join.changes.is_empty(), join.cost());
         let resume = match &join.resume {
             Resume::From { epoch, seq } => Some(Position { log_id: epoch.clone(), sequence: *seq }),
             Resume::No | Resume::Later => None,
@@ -104,18 +108,8 @@ impl Session {
             }
         });
         let (acknowledge, presences) = (join.acknowledge, Pace::default());
-        let channel = Channel {
-            topic,
-            join_ref,
-            seat,
-            acknowledge,
-            changes,
-            expressions,
-            resuming,
-            expires,
-            warned: false,
-            presences,
-        };
+        let channel =
+            Channel { topic, join_ref, seat, acknowledge, changes, cost, resuming, expires, warned: false, presences };
         self.channels.insert(frame.topic.clone(), channel);
     }
 

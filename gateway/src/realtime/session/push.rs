@@ -13,6 +13,8 @@ use crate::realtime::{
 
 /// Presence changes of one channel within so many seconds.
 const PRESENCES: (u32, u32) = (5, 30);
+/// The same of all channels of a connection, whether it leaves and joins them again or not.
+const PRESENCES_OF_ALL: (u32, u32) = (100, 30);
 
 #[derive(Deserialize)]
 struct Broadcast<'a> {
@@ -58,7 +60,8 @@ impl Session {
     pub(super) fn presence(&mut self, frame: &Frame, payload: &str) {
         let now = self.now();
         let Some(channel) = self.channels.get(&frame.topic) else { return };
-        if !channel.presences.take(Rate::new(PRESENCES.0, PRESENCES.1), now) {
+        let rate = |(count, seconds)| Rate::new(count, seconds);
+        if !channel.presences.take(rate(PRESENCES), now) || !self.presences.take(rate(PRESENCES_OF_ALL), now) {
             return self.refuse(frame, "ClientPresenceRateLimitReached: too many presence messages");
         }
         let Ok(Present { event, payload: said }) = serde_json::from_str(payload) else {
