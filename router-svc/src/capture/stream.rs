@@ -206,7 +206,7 @@ fn report(session: &Session<'_>, done: Done, durable: &watch::Sender<Lsn>) {
         moves
     });
     let late = committed_at.map_or(0.0, |at| session.publisher.clock.now().duration_since(at).as_secs_f64().max(0.0));
-    metrics::gauge!("capture_lag_seconds", "source" => session.source.name.clone()).set(late);
+    session.source.live.is_late(late);
 }
 
 /// Stores what is durable, then lets the server be told. While the store is away nothing moves, and the server is told

@@ -13,6 +13,8 @@ mod capture_records;
 #[cfg(test)]
 mod capture_snapshot;
 #[cfg(test)]
+mod captures;
+#[cfg(test)]
 mod consume;
 #[cfg(test)]
 mod credit;
