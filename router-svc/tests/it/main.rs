@@ -9,6 +9,8 @@ mod capture;
 #[cfg(test)]
 mod capture_faults;
 #[cfg(test)]
+mod capture_order;
+#[cfg(test)]
 mod capture_records;
 #[cfg(test)]
 mod capture_snapshot;
