@@ -16,6 +16,7 @@ mod life;
 mod live;
 mod live_feed;
 mod live_wire;
+mod lost;
 mod observed;
 mod receiver;
 mod refused;
