@@ -16,7 +16,7 @@ use tokio::{
 };
 
 use super::change::TABLE;
-use crate::harness::{Engine, Key, PATIENCE, Source, binary, free_port, get, operator, text};
+use crate::harness::{Engine, Key, PATIENCE, Source, binary, free_port, get, operator, run, text};
 
 /// Which processes there are.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
@@ -85,7 +85,8 @@ impl System {
         settings.push(("WEDSYNC_GATEWAY__ROUTER".to_owned(), format!("http://{router}")));
         let mut parts = Vec::new();
         for name in layout.programs() {
-            let address = if *name == "gateway" { gateway } else { router };
+            // All in one starts the gateway last.
+            let address = if *name == "router-svc" { router } else { gateway };
             parts.push(Part::start(program(name), folder.path(), settings.clone(), address).await);
         }
         Self { parts, router, gateway, secret, folder }
@@ -117,9 +118,9 @@ impl System {
     /// SIGTERM, and waits for the orderly end; whether it was one.
     pub(crate) async fn stop(&mut self, part: usize) -> bool {
         let child = &mut self.parts[part].child;
-        let pid = child.id().expect("it is running").to_string();
-        crate::harness::run("kill", &["-s", "TERM", &pid]).await.expect("it is running");
-        matches!(timeout(PATIENCE, child.wait()).await, Ok(Ok(status)) if status.success())
+        let Some(pid) = child.id() else { return false };
+        let told = run("kill", &["-s", "TERM", &pid.to_string()]).await.is_ok();
+        told && matches!(timeout(PATIENCE, child.wait()).await, Ok(Ok(status)) if status.success())
     }
 
     /// Starts it again and waits until it answers.
