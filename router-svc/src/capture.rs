@@ -49,7 +49,7 @@ use crate::publish::Publisher;
 
 /// Waits between sessions: doubles up to the last, each shortened by up to a half at random.
 const FIRST_WAIT: Duration = Duration::from_millis(200);
-const LONGEST_WAIT: Duration = Duration::from_secs(30);
+const LONGEST_WAIT: Duration = Duration::from_secs(5);
 const TOO_LONG: &str = "the row is longer than 16 MiB, far over what an event may hold";
 
 /// Why a session ended.
