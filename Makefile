@@ -7,14 +7,16 @@ SHELL := bash
 HARNESS := tests/harness/run.sh
 TOOL := tests/harness/tools.sh
 
-# For `make crash`, `make powercut` and `make chaos`: how often, on which store, and which faults.
+# For `make crash`, `make powercut`, `make chaos` and `make endure`: how often, on which store, and which faults.
 CYCLES ?= 20
 STORE ?= both
 # For `make simulate`, whose stores need no disk.
 SEEDS ?= 10000
+# For `make endure`.
+CHANGES ?= 10000
 ONLY ?=
 
-.PHONY: help check lint fmt clippy proto-lint deny test doc demo simulate crash powercut chaos isolation bench
+.PHONY: help check lint fmt clippy proto-lint deny test doc demo simulate crash powercut chaos endure isolation bench
 
 help: ## list the targets
 	@sed -nE 's/^([a-z-]+):.*## (.*)/\1\t\2/p' $(MAKEFILE_LIST) | expand -t 14
@@ -56,6 +58,11 @@ powercut: ## cut the power under load (as root: it mounts images): CYCLES=20 STO
 # The dev profile: its binary is never shipped or measured, and its assertions watch too.
 chaos: ## break one thing after the other under load (a full disk takes root): ONLY=fail-point|standstill|... STORE=sqlite|postgres|both
 	cargo bench --locked --profile dev --features fail-points --bench main -- chaos --store $(STORE) --only "$(ONLY)"
+
+# The dev profile, as above; the router and the gateway are killed as processes of their own, too.
+endure: ## from a commit to its subscribers while what is between them breaks: CHANGES=10000 STORE=sqlite|postgres|both
+	cargo build --locked -p router-svc -p gateway
+	cargo bench --locked --profile dev --bench main -- endure --changes $(CHANGES) --store $(STORE)
 
 isolation: ## a healthy endpoint alone, and beside one that never answers
 	cargo bench --locked --bench main -- isolation

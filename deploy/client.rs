@@ -53,6 +53,12 @@ impl System {
         authorized(self.addresses()?.router, &self.key().await?).await
     }
 
+    /// The router, as the operator, unless a key is given.
+    pub(crate) async fn router_as_operator(&self) -> Result<Authorized> {
+        let key = self.key.clone().map_or_else(|| self.operator(), Ok)?;
+        authorized(self.addresses()?.router, &key).await
+    }
+
     /// vendor-sync, as the key's organization.
     pub(crate) async fn vendor_sync(&self) -> Result<Authorized> {
         authorized(self.addresses()?.vendor_sync, &self.key().await?).await
@@ -78,12 +84,15 @@ impl System {
         if let Ok(key) = fs::read_to_string(&file) {
             return Ok(key.trim().to_owned());
         }
-        let operator = self.folder.join("bootstrap-key");
-        let operator = fs::read_to_string(&operator)
-            .with_context(|| format!("read {}: give --key instead", operator.display()))?;
-        let key = register(self.addresses()?.router, operator.trim(), "dev").await?;
+        let key = register(self.addresses()?.router, &self.operator()?, "dev").await?;
         chassis::secret::write_file(&file, &key)?;
         Ok(key)
+    }
+
+    fn operator(&self) -> Result<String> {
+        let file = self.folder.join("bootstrap-key");
+        let key = fs::read_to_string(&file).with_context(|| format!("read {}: give --key instead", file.display()))?;
+        Ok(key.trim().to_owned())
     }
 }
 

@@ -213,7 +213,8 @@ fn short(text: &str) -> String {
     }
 }
 
-fn time(at: Option<prost_types::Timestamp>) -> String {
+/// A time of today, for a table.
+pub(crate) fn time(at: Option<prost_types::Timestamp>) -> String {
     let at = at.and_then(|at| Timestamp::new(at.seconds, at.nanos).ok());
     at.map(|at| at.strftime("%H:%M:%S%.3f").to_string()).unwrap_or_default()
 }

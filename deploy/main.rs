@@ -3,6 +3,7 @@
 //! `serve` (the default) starts everything over the same gRPC as in production; `demo` plays two stories on a system of
 //! its own and shows who received what; the other commands talk to a system that runs.
 
+mod captures;
 mod client;
 mod command;
 mod demo;
@@ -55,6 +56,8 @@ enum Command {
     Listen(listen::Listen),
     /// List webhook endpoints, or make one.
     Endpoints(command::Endpoints),
+    /// How far captured databases are, and changes that the log didn't take. For the operator.
+    Captures(captures::Captures),
     /// List deliveries, show the attempts of one, or send one again.
     Deliveries(command::Deliveries),
 }
@@ -84,6 +87,7 @@ fn run(cli: Cli) -> Result<ExitCode> {
             Some(Command::Publish(publish)) => publish.run().await,
             Some(Command::Listen(listen)) => listen.run().await,
             Some(Command::Endpoints(endpoints)) => endpoints.run().await,
+            Some(Command::Captures(captures)) => captures.run().await,
             Some(Command::Deliveries(deliveries)) => deliveries.run().await,
         }
     });

@@ -8,12 +8,14 @@ use tokio::{
     time::timeout,
 };
 
-use crate::harness::{PATIENCE, Wedsync, binary};
+use crate::harness::{Engine, PATIENCE, Source, Wedsync, binary};
 
 /// Runs a command to its end; gives what it printed, and whether it went well.
 async fn run(system: &Wedsync, arguments: &[&str]) -> (String, bool) {
     let mut command = Command::new(binary());
-    command.args(arguments).arg("--system").arg(system.data());
+    // A command's own arguments come before those of what it does.
+    let (name, further) = arguments.split_first().expect("a command");
+    command.arg(name).arg("--system").arg(system.data()).args(further);
     let output = timeout(PATIENCE, command.output()).await.expect("it ends").expect("it starts");
     let text = [output.stdout, output.stderr].concat();
     (String::from_utf8_lossy(&text).into_owned(), output.status.success())
@@ -64,8 +66,28 @@ async fn a_refusal_says_what_is_wrong_and_ends_with_an_error() {
 }
 
 #[tokio::test]
+async fn an_operator_sees_how_far_captured_databases_are_and_what_was_refused() {
+    let setup = ["CREATE TABLE orders (id int PRIMARY KEY, organization_id text)"];
+    let Some(source) = Source::create(&setup).await else { return };
+    let mut system = source.captured(&Engine::Sqlite, &["orders"]).await;
+    source.streams().await;
+    source.run("INSERT INTO orders VALUES (1, NULL), (2, NULL)").await;
+    source.caught_up().await;
+    let (said, well) = run(&system, &["captures"]).await;
+    assert!(well && said.contains("planner") && said.contains("streaming"), "{said}");
+    let (said, well) = run(&system, &["captures", "refusals"]).await;
+    assert!(well && said.contains("id=1") && said.contains("id=2"), "{said}");
+    let (said, well) = run(&system, &["captures", "dismiss", "planner", "--through", "1"]).await;
+    assert!(well && said.starts_with("1 refusal"), "{said}");
+    let (said, _) = run(&system, &["captures", "refusals", "--capture", "planner"]).await;
+    assert!(!said.contains("id=1") && said.contains("id=2"), "{said}");
+    system.stop().await;
+    source.remove().await;
+}
+
+#[tokio::test]
 async fn every_command_has_its_help() {
-    for command in ["serve", "demo", "publish", "listen", "endpoints", "deliveries"] {
+    for command in ["serve", "demo", "publish", "listen", "endpoints", "deliveries", "captures"] {
         let output = Command::new(binary()).args([command, "--help"]).output().await.expect("it starts");
         let text = String::from_utf8_lossy(&output.stdout).into_owned();
         assert!(output.status.success() && text.contains("Usage: wedsync"), "{command}: {text}");

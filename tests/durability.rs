@@ -13,6 +13,7 @@ use super::{
         kill::{self, Kills},
         standstill, stop,
     },
+    endure::{self, Layout, Plan},
     harness::{Engine, Wedsync, client, provided},
 };
 
@@ -91,4 +92,30 @@ async fn a_database_that_is_cut_off_and_comes_back_costs_nothing() {
     if provided("WEDSYNC_TEST_POSTGRES").is_some() {
         assert_kept(&database::run(RATE, 2, 500, Chance::seed()).await);
     }
+}
+
+/// Short forms of `make endure`: the processes apart and their log in files, or in one on the very server that is captured.
+async fn assert_endured(layout: Layout, in_files: bool) {
+    if provided("WEDSYNC_TEST_POSTGRES").is_none() || !layout.is_there() {
+        return;
+    }
+    let plan = Plan { seed: Chance::seed(), changes: 600, held: 240, rate: RATE, times: 1, cuts: 8 };
+    println!("{plan:?}");
+    let mut told = 0;
+    let kept = Box::pin(endure::run(layout, in_files, &plan, |line| {
+        println!("{line:?}");
+        told += line.changes;
+    }))
+    .await;
+    assert!(kept && told >= plan.changes, "{plan:?}");
+}
+
+#[tokio::test]
+async fn each_committed_change_reaches_each_subscriber_once_whatever_breaks_between_them() {
+    assert_endured(Layout::Apart, true).await;
+}
+
+#[tokio::test]
+async fn each_committed_change_reaches_each_subscriber_once_where_the_log_is_on_the_captured_server() {
+    assert_endured(Layout::Together, false).await;
 }

@@ -6,12 +6,16 @@
 
 // `cfg(test)` tells the lints that everything here is test code.
 #[cfg(test)]
+mod books;
+#[cfg(test)]
 mod commands;
 #[cfg(test)]
 #[expect(dead_code, reason = "the benches use more of it")]
 mod crash;
 #[cfg(test)]
 mod durability;
+#[cfg(test)]
+mod endure;
 #[cfg(test)]
 mod foreign;
 #[cfg(test)]

@@ -2,7 +2,8 @@
 //!
 //! The way of a change: `wire` (the connection) -> `stream` (queue, answers to the server) -> `pgoutput` and `decode` (whose
 //! transaction, which number) -> `row` and `value` (JSON records, whose they are) -> `intake` (published, followed until it
-//! is durable). `slot` and `snapshot` make the beginning; `state` is what the router's store keeps.
+//! is durable). `slot` and `snapshot` make the beginning; `state` is what the router's store keeps, `report` what
+//! people may see of it.
 //!
 //! Guarantee: each committed change is in the log exactly once, in commit order, whatever is killed or cut: the server is
 //! told a place only when everything up to it is durable, what is read again has the same ids, and a change that isn't
@@ -12,9 +13,11 @@ mod config;
 mod decode;
 mod feedback;
 mod intake;
+mod live;
 mod notice;
 mod pgoutput;
 mod position;
+mod report;
 mod row;
 mod slot;
 mod snapshot;
@@ -30,7 +33,10 @@ use chassis::{error::Error, store::Store, tasks::Tasks};
 use tokio_util::sync::CancellationToken;
 
 pub use self::config::{OwnerSettings, SourceSettings, Unlisted};
-pub(crate) use self::config::{Source, sources};
+pub(crate) use self::{
+    config::{Source, sources},
+    report::{Capture, Captures, Kept, Standing},
+};
 use self::{
     intake::{Failing, Intake},
     pgoutput::{Malformed, Relation},
@@ -43,7 +49,7 @@ use crate::publish::Publisher;
 
 /// Waits between sessions: doubles up to the last, each shortened by up to a half at random.
 const FIRST_WAIT: Duration = Duration::from_millis(200);
-const LONGEST_WAIT: Duration = Duration::from_secs(30);
+const LONGEST_WAIT: Duration = Duration::from_secs(5);
 const TOO_LONG: &str = "the row is longer than 16 MiB, far over what an event may hold";
 
 /// Why a session ended.
@@ -60,11 +66,14 @@ enum CaptureError {
 }
 
 /// Starts to read every source. None of them is waited for.
-pub(crate) fn start(sources: Vec<Source>, publisher: &Publisher, store: &Store, tasks: &Tasks) {
+pub(crate) fn start(sources: Vec<Source>, publisher: &Publisher, store: &Store, tasks: &Tasks) -> Captures {
+    let mut known = Vec::new();
     for source in sources {
         let state = State { source: source.name.clone(), store: store.clone(), clock: publisher.clock.clone() };
+        known.push((source.live.clone(), state.clone()));
         tasks.spawn("capture", run(source, publisher.clone(), state, tasks.stopping()));
     }
+    Captures { sources: known.into(), store: store.clone() }
 }
 
 /// One session after the other, until told to stop.
@@ -81,7 +90,7 @@ async fn run(source: Source, publisher: Publisher, state: State, stopping: Cance
             wait: &mut wait,
         };
         let ended = session.run(&stopping).await;
-        metrics::gauge!("capture_connected", "source" => source.name.clone()).set(0.0);
+        source.live.streams(false);
         let Err(error) = ended else { continue };
         let code = if let CaptureError::Wire(error) = &error { error.code() } else { "" };
         let pause = jittered(wait);
@@ -125,7 +134,7 @@ impl<'s> Session<'s> {
     /// The stream has begun: the next wait is a short one.
     fn connected(&mut self) {
         *self.wait = FIRST_WAIT;
-        metrics::gauge!("capture_connected", "source" => self.source.name.clone()).set(1.0);
+        self.source.live.streams(true);
     }
 
     fn intake(&self) -> Intake<'s> {

@@ -40,9 +40,10 @@ use chassis::{
     store::{self, Migrations, Store},
 };
 use proto::router::v1::{
-    consumer_service_server::ConsumerServiceServer, event_service_server::EventServiceServer,
-    organization_service_server::OrganizationServiceServer, route_service_server::RouteServiceServer,
-    subscription_service_server::SubscriptionServiceServer, wedding_service_server::WeddingServiceServer,
+    capture_service_server::CaptureServiceServer, consumer_service_server::ConsumerServiceServer,
+    event_service_server::EventServiceServer, organization_service_server::OrganizationServiceServer,
+    route_service_server::RouteServiceServer, subscription_service_server::SubscriptionServiceServer,
+    wedding_service_server::WeddingServiceServer,
 };
 
 use crate::{
@@ -96,7 +97,7 @@ pub async fn start(config: Config, chassis: &Chassis) -> Result<Service> {
         tables,
         clock: clock.clone(),
     };
-    capture::start(sources, &publisher, &store, &tasks);
+    let captures = capture::start(sources, &publisher, &store, &tasks);
     let consumers = Consumers::open(store, log.clone(), clock.clone(), tasks.clone()).await?;
 
     let limits = Arc::new(Limits::new(config.publish_per_second, config.publish_burst));
@@ -126,6 +127,7 @@ pub async fn start(config: Config, chassis: &Chassis) -> Result<Service> {
         )
         .add(OrganizationServiceServer::new(rpc::OrganizationRpc { organizations }))
         .add(WeddingServiceServer::new(weddings))
+        .add(CaptureServiceServer::new(rpc::CaptureRpc { captures }))
         .serve()?;
     Ok(Service { address: running.address })
 }

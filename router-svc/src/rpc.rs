@@ -1,5 +1,6 @@
 //! The gRPC surface, one file a service: requests are parsed, the domain is called, answers are printed.
 
+mod captures;
 mod consumers;
 mod events;
 mod organizations;
@@ -14,12 +15,15 @@ use chassis::{
 };
 
 pub(crate) use self::{
-    consumers::ConsumerRpc, events::EventRpc, organizations::OrganizationRpc, routes::RouteRpc,
+    captures::CaptureRpc, consumers::ConsumerRpc, events::EventRpc, organizations::OrganizationRpc, routes::RouteRpc,
     subscriptions::SubscriptionRpc, weddings::WeddingRpc,
 };
 
 /// Who may call what. A test holds it against the protos.
 pub(crate) const ACCESS: AccessTable = &[
+    ("/wedsync.router.v1.CaptureService/DismissRefusals", Access::Operator),
+    ("/wedsync.router.v1.CaptureService/ListCaptures", Access::Operator),
+    ("/wedsync.router.v1.CaptureService/ListRefusals", Access::Operator),
     ("/wedsync.router.v1.ConsumerService/Consume", Access::Scope(Scope::Consume)),
     ("/wedsync.router.v1.ConsumerService/DeleteGroup", Access::Scope(Scope::Consume)),
     ("/wedsync.router.v1.ConsumerService/ListGroups", Access::Scope(Scope::Consume)),

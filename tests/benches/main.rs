@@ -1,5 +1,5 @@
 //! What is measured and what is broken on purpose, on the binary as it is released:
-//! `cargo bench --bench main -- measure|crash|powercut|chaos|isolation`. Results are JSON, one line each, on standard output.
+//! `cargo bench --bench main -- measure|crash|powercut|chaos|endure|isolation`. Results are JSON, one line each, on standard output.
 //!
 //! PostgreSQL is taken from `WEDSYNC_TEST_POSTGRES` as `tests/harness/run.sh` sets it; a power cut starts its own.
 
@@ -17,6 +17,11 @@ mod commit;
 mod crash;
 #[cfg(test)]
 mod disk;
+#[cfg(test)]
+#[path = "../endure/mod.rs"]
+mod endure;
+#[cfg(test)]
+mod enduring;
 #[cfg(test)]
 mod figure;
 #[cfg(test)]
@@ -77,6 +82,8 @@ enum Command {
     Measure(measure::Measure),
     /// Break one thing after the other under load, and look for a promise that didn't hold.
     Chaos(chaos::Chaos),
+    /// Break what is between a database's commit and its subscribers, and look for a change missing, repeated or altered.
+    Endure(enduring::Endure),
     /// Measure a healthy endpoint alone and beside one that never answers.
     Isolation(isolation::Isolation),
 }
@@ -91,6 +98,7 @@ async fn main() -> ExitCode {
         Command::Powercut(powercut) => powercut.run().await,
         Command::Measure(measure) => measure.run().await,
         Command::Chaos(chaos) => chaos.run().await,
+        Command::Endure(endure) => endure.run().await,
         Command::Isolation(isolation) => isolation.run().await,
     };
     if good { ExitCode::SUCCESS } else { ExitCode::FAILURE }

@@ -6,6 +6,7 @@
 mod postgres;
 mod receiver;
 mod source;
+mod token;
 
 use std::{
     ffi::OsString,
@@ -36,7 +37,12 @@ use tonic::{
     transport::{Channel, Endpoint},
 };
 
-pub(crate) use self::{postgres::Postgres, receiver::Receiver, source::Source};
+pub(crate) use self::{
+    postgres::{Postgres, free_port},
+    receiver::Receiver,
+    source::Source,
+    token::signed,
+};
 
 /// How long anything may take before a test gives up on it: generous, since builds may share the machine.
 pub(crate) const PATIENCE: Duration = Duration::from_secs(60);
@@ -93,7 +99,8 @@ impl Engine {
         [Some(Self::Sqlite), postgres].into_iter().flatten().collect()
     }
 
-    fn settings(&self) -> Vec<(String, String)> {
+    /// Where the three services that have a store keep it.
+    pub(crate) fn settings(&self) -> Vec<(String, String)> {
         static NEXT: AtomicU32 = AtomicU32::new(0);
         let Self::Postgres(url) = self else { return Vec::new() };
         let number = NEXT.fetch_add(1, Ordering::Relaxed);
@@ -272,28 +279,38 @@ impl Wedsync {
         log[start..].to_owned()
     }
 
-    /// The operator's key, which the first start left in a file that only its owner may read.
+    /// The operator's key.
     pub(crate) fn operator(&self) -> Key {
-        let text = fs::read_to_string(data(&self.folder).join("bootstrap-key")).expect("the bootstrap key");
-        Key(text.trim().to_owned())
+        operator(&self.data())
     }
 
     /// A new organization, and a key of it that may do everything within it.
     pub(crate) async fn tenant(&self, name: &str) -> Key {
-        let mut client = OrganizationServiceClient::new(client(self.addresses.router, &self.operator()));
-        let organization = Organization { name: name.to_owned(), ..Organization::default() };
-        let request = CreateOrganizationRequest { organization: Some(organization) };
-        let created = client.create_organization(request).await.expect("an organization").into_inner();
-        let id = created.organization.expect("the answer holds it").id;
-        let request = CreateApiKeyRequest {
-            organization_id: id,
-            description: format!("the key of {name}"),
-            scopes: vec![Scope::Admin.into()],
-            expires_at: None,
-        };
-        let key = client.create_api_key(request).await.expect("a key").into_inner().secret;
-        Key(key)
+        tenant(self.addresses.router, &self.operator(), name).await
     }
+}
+
+/// The operator's key, which the first start left in a file that only its owner may read.
+pub(crate) fn operator(data: &Path) -> Key {
+    let text = fs::read_to_string(data.join("bootstrap-key")).expect("the bootstrap key");
+    Key(text.trim().to_owned())
+}
+
+/// A new organization, and a key of it that may do everything within it.
+pub(crate) async fn tenant(router: SocketAddr, operator: &Key, name: &str) -> Key {
+    let mut client = OrganizationServiceClient::new(client(router, operator));
+    let organization = Organization { name: name.to_owned(), ..Organization::default() };
+    let request = CreateOrganizationRequest { organization: Some(organization) };
+    let created = client.create_organization(request).await.expect("an organization").into_inner();
+    let id = created.organization.expect("the answer holds it").id;
+    let request = CreateApiKeyRequest {
+        organization_id: id,
+        description: format!("the key of {name}"),
+        scopes: vec![Scope::Admin.into()],
+        expires_at: None,
+    };
+    let key = client.create_api_key(request).await.expect("a key").into_inner().secret;
+    Key(key)
 }
 
 /// The organization whose key this is.

@@ -107,6 +107,18 @@ impl Postgres {
         timeout(PATIENCE, self.child.wait()).await.expect("it ends at once").expect("a child of ours");
     }
 
+    /// `pg_ctl stop -m fast`: it ends in order, once whoever reads its log has all of it. Whether that was within `bound`.
+    pub(crate) async fn stop_in_order(&mut self, bound: Duration) -> bool {
+        let pid = self.child.id().expect("it is running").to_string();
+        run("kill", &["-s", "INT", &pid]).await.expect("it is running");
+        if let Ok(ended) = timeout(bound, self.child.wait()).await {
+            ended.expect("a child of ours");
+            return true;
+        }
+        self.stop_immediately().await;
+        false
+    }
+
     /// Whether it has ended by itself, or does within a second.
     pub(crate) async fn has_ended(&mut self) -> bool {
         timeout(Duration::from_secs(1), self.child.wait()).await.is_ok()
@@ -157,9 +169,16 @@ async fn programs() -> PathBuf {
     PathBuf::from(String::from_utf8_lossy(&output.stdout).trim())
 }
 
-async fn free_port() -> u16 {
-    let listener = tokio::net::TcpListener::bind("127.0.0.1:0").await.expect("a free port");
-    listener.local_addr().expect("it is bound").port()
+/// A port that nobody listens on, and that the system gives to nobody while its owner is away: connections out, and whoever
+/// doesn't care which, get those from 32,768 on.
+pub(crate) async fn free_port() -> u16 {
+    for _ in 0..100 {
+        let port = 10_000 + u16::from_le_bytes(chassis::secret::random()) % 10_000;
+        if tokio::net::TcpListener::bind(("127.0.0.1", port)).await.is_ok() {
+            return port;
+        }
+    }
+    panic!("a hundred ports are taken")
 }
 
 /// Processes that `parent` started.

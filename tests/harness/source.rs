@@ -24,17 +24,21 @@ pub(crate) struct Source {
     server: String,
     /// The database's, and its slot's.
     name: String,
-    url: String,
+    pub(crate) url: String,
     pub(crate) pool: PgPool,
 }
 
 impl Source {
     /// Makes one by these statements; none where there is no server.
     pub(crate) async fn create(setup: &[&str]) -> Option<Self> {
+        Some(Self::create_on(&provided("WEDSYNC_TEST_POSTGRES")?, setup).await)
+    }
+
+    /// The same on a server of the caller's.
+    pub(crate) async fn create_on(server: &str, setup: &[&str]) -> Self {
         static NEXT: AtomicU32 = AtomicU32::new(0);
-        let server = provided("WEDSYNC_TEST_POSTGRES")?;
         let name = format!("planner{}_{}", std::process::id(), NEXT.fetch_add(1, Ordering::Relaxed));
-        on_server(&server, &format!("CREATE DATABASE {name}")).await.expect("a database");
+        on_server(server, &format!("CREATE DATABASE {name}")).await.expect("a database");
         let url = format!("{}/{name}", server.rsplit_once('/').expect("the URL names a database").0);
         let options = PgConnectOptions::from_str(&url).expect("the harness's URL");
         let pool = PgPoolOptions::new()
@@ -43,19 +47,25 @@ impl Source {
             .connect_with(options)
             .await
             .expect("it answers");
-        let source = Self { server, name, url, pool };
+        let source = Self { server: server.to_owned(), name, url, pool };
         for statement in setup {
             source.run(statement).await;
         }
-        Some(source)
+        source
     }
 
     /// Starts a `wedsync` that captures these tables, whose column `organization_id` says whose a row is. A settings file
     /// ends development mode, so it holds what that would add.
     pub(crate) async fn captured(&self, engine: &Engine, tables: &[&str]) -> Wedsync {
+        self.captured_with(engine, tables, "").await
+    }
+
+    /// The same with further lines for its section.
+    pub(crate) async fn captured_with(&self, engine: &Engine, tables: &[&str], further: &str) -> Wedsync {
         let folder = tempfile::tempdir().expect("a temporary folder");
         let jwt_secret = hex::encode(secret::random::<32>());
-        fs::write(folder.path().join(SETTINGS), self.settings(tables, &jwt_secret)).expect("the folder is writable");
+        let settings = format!("{}{further}", self.settings(tables, &jwt_secret));
+        fs::write(folder.path().join(SETTINGS), settings).expect("the folder is writable");
         let data = super::data(folder.path());
         fs::create_dir(&data).expect("the folder is new");
         fs::write(data.join("jwt-secret"), jwt_secret).expect("where development mode keeps it");
@@ -64,7 +74,8 @@ impl Source {
         system
     }
 
-    fn settings(&self, tables: &[&str], jwt_secret: &str) -> String {
+    /// The settings of one that captures it, with the secret of its browsers' tokens.
+    pub(crate) fn settings(&self, tables: &[&str], jwt_secret: &str) -> String {
         let master_key = secret::generate_master_key(&Clock::System);
         let owner = |table: &&str| format!("tables.{table}.column = 'organization_id'\n");
         let owners: String = tables.iter().map(owner).collect();
@@ -82,6 +93,11 @@ impl Source {
             self.url,
             self.name,
         )
+    }
+
+    /// Its replication slot.
+    pub(crate) fn slot(&self) -> &str {
+        &self.name
     }
 
     /// Runs a statement, in a transaction of its own.

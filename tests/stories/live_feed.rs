@@ -17,9 +17,9 @@ use serde_json::{Value, json};
 
 use super::{
     story::{eventually, told},
-    wire::{Socket, signed},
+    wire::Socket,
 };
-use crate::harness::{Key, client};
+use crate::harness::{Key, client, signed};
 
 const SECRET: &str = "what only this test and its gateway know";
 const ORGANIZATION: &str = "acme";

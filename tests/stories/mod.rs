@@ -20,6 +20,7 @@ mod live_pairs;
 mod live_stories;
 mod live_tenancy;
 mod live_wire;
+mod lost;
 mod observed;
 mod receiver;
 mod refused;

@@ -2,8 +2,6 @@
 
 use std::net::SocketAddr;
 
-use base64::{Engine as _, prelude::BASE64_URL_SAFE_NO_PAD};
-use chassis::signature::hex_sign;
 use futures_util::{SinkExt as _, StreamExt as _};
 use serde_json::{Value, json};
 use tokio::{
@@ -13,23 +11,12 @@ use tokio::{
 };
 use tokio_tungstenite::{MaybeTlsStream, WebSocketStream, connect_async, tungstenite::Message};
 
-use crate::harness::{PATIENCE, Wedsync, now};
+use crate::harness::{PATIENCE, Wedsync, signed};
 
 /// A token of this system with these claims, good for an hour unless they say otherwise.
 pub(super) fn token(system: &Wedsync, claims: Value) -> String {
     let secret = std::fs::read_to_string(system.data().join("jwt-secret")).expect("development mode makes one");
     signed(secret.trim(), claims)
-}
-
-/// A token that this secret signs.
-pub(super) fn signed(secret: &str, mut claims: Value) -> String {
-    if claims["exp"].is_null() {
-        claims["exp"] = (now().as_second() + 3600).into();
-    }
-    let encode = |value: &Value| BASE64_URL_SAFE_NO_PAD.encode(value.to_string());
-    let signed = format!("{}.{}", encode(&json!({ "alg": "HS256", "typ": "JWT" })), encode(&claims));
-    let mac = hex::decode(hex_sign(secret.as_bytes(), signed.as_bytes())).expect("hex");
-    format!("{signed}.{}", BASE64_URL_SAFE_NO_PAD.encode(mac))
 }
 
 /// A WebSocket of serializer 2.0.0.

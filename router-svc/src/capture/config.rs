@@ -3,13 +3,14 @@
 use std::{
     collections::{BTreeMap, HashMap},
     path::PathBuf,
+    sync::Arc,
 };
 
 use anyhow::{Context as _, Result, bail, ensure};
 use chassis::{config::Secret, id::OrganizationId};
 use serde::{Deserialize, Serialize};
 
-use super::wire::Address;
+use super::{live::Live, wire::Address};
 
 /// Tables that one source names.
 const TABLES_MAX: usize = 1_000;
@@ -86,6 +87,7 @@ pub(crate) struct Source {
     pub(super) owners: HashMap<Table, Owner>,
     pub(super) unlisted: Unlisted,
     pub(super) snapshot: Vec<Table>,
+    pub(super) live: Arc<Live>,
 }
 
 /// A table's name.
@@ -140,6 +142,7 @@ impl Source {
             owners,
             unlisted: settings.unlisted,
             snapshot,
+            live: Arc::new(Live::new(name)),
         })
     }
 

@@ -31,6 +31,9 @@ const QUEUE: usize = 1_024;
 const QUEUE_BYTES: usize = 8 << 20;
 /// How often what is durable is stored, and the server told, at most.
 const ACKNOWLEDGE_EVERY: Duration = Duration::from_millis(500);
+/// How long the store may be away before the stream is given up: a server that is told to end waits until everybody who
+/// streams from it has acknowledged all that it wrote, and it may be the very server that the store is on.
+const STORE_AWAY_MAX: Duration = Duration::from_secs(5);
 /// How long a stop waits for the events under way.
 const STOP_WITHIN: Duration = Duration::from_secs(3);
 
@@ -68,7 +71,7 @@ pub(super) async fn run(
     let ended = select! {
         ended = reader.run(queue, stopping) => ended,
         published = &mut publishing => published,
-        () = &mut saving => Ok(()),
+        saved = &mut saving => saved,
     };
     ended?;
     // Nobody polls it any more: it must not hold the store's connection meanwhile.
@@ -203,21 +206,30 @@ fn report(session: &Session<'_>, done: Done, durable: &watch::Sender<Lsn>) {
         moves
     });
     let late = committed_at.map_or(0.0, |at| session.publisher.clock.now().duration_since(at).as_secs_f64().max(0.0));
-    metrics::gauge!("capture_lag_seconds", "source" => session.source.name.clone()).set(late);
+    session.source.live.is_late(late);
 }
 
 /// Stores what is durable, then lets the server be told. While the store is away nothing moves, and the server is told
 /// the last place again.
+///
+/// # Errors
+/// The store is away for too long.
 async fn save(
     state: &super::state::State,
     generation: i64,
     mut durable: watch::Receiver<Lsn>,
     told: &watch::Sender<Lsn>,
-) {
+) -> Result<(), CaptureError> {
+    let mut asked = None;
     while durable.changed().await.is_ok() {
         let place = *durable.borrow_and_update();
+        let since = *asked.get_or_insert_with(Instant::now);
         match state.acknowledge(generation, place).await {
-            Ok(()) => drop(told.send_replace(place)),
+            Ok(()) => {
+                told.send_replace(place);
+                asked = None;
+            }
+            Err(error) if since.elapsed() >= STORE_AWAY_MAX => return Err(error.into()),
             Err(error) => {
                 tracing::warn!(%error, "how far a source is can't be stored; trying again");
                 durable.mark_changed();
@@ -225,4 +237,5 @@ async fn save(
         }
         sleep(ACKNOWLEDGE_EVERY).await;
     }
+    Ok(())
 }

@@ -39,7 +39,7 @@ async fn look(source: &Source, connection: &mut Option<Connection>) -> Result<()
     let Some(row) = rows.first() else { return Ok(()) };
     let number = |column| text(row, column).parse::<f64>().ok();
     if let Some(lag) = number(0) {
-        metrics::gauge!("capture_lag_bytes", "source" => source.name.clone()).set(lag);
+        source.live.is_behind(lag);
     }
     if let Some(left) = number(1) {
         // What the server will still keep for us before it invalidates the slot.

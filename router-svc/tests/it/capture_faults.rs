@@ -63,7 +63,7 @@ async fn a_store_that_can_not_take_changes_for_a_while_gets_them_in_their_order_
 }
 
 /// Starts the router in a runtime of its own, so that it can be torn away in the middle of whatever it does.
-async fn start_apart(world: &World) -> (World, Runtime) {
+pub(crate) async fn start_apart(world: &World) -> (World, Runtime) {
     let runtime = Runtime::new().unwrap();
     let (config, time, chassis) = (world.config.clone(), world.time.clone(), world.another_chassis());
     let started = runtime.spawn(World::start_with(config, time, chassis)).await.unwrap();

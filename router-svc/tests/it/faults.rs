@@ -44,6 +44,26 @@ impl Aside {
         }
     }
 
+    /// From here on the store fails on every event of this type, by an error that is no refusal.
+    pub(crate) async fn fail_on(&mut self, type_: &str) {
+        let sqlite = format!(
+            "CREATE TRIGGER fail BEFORE INSERT ON events WHEN NEW.type = '{type_}'
+             BEGIN SELECT RAISE(ABORT, 'on purpose'); END"
+        );
+        let postgres = format!(
+            "CREATE FUNCTION fail() RETURNS trigger AS $$ BEGIN RAISE 'on purpose'; END $$ LANGUAGE plpgsql;
+             CREATE TRIGGER fail BEFORE INSERT ON events FOR EACH ROW WHEN (NEW.type = '{type_}') EXECUTE FUNCTION fail()"
+        );
+        match self {
+            Self::Sqlite(connection) => {
+                sqlx::raw_sql(sqlx::AssertSqlSafe(sqlite)).execute(connection).await.map(drop).unwrap();
+            }
+            Self::Postgres(connection) => {
+                sqlx::raw_sql(sqlx::AssertSqlSafe(postgres)).execute(connection).await.map(drop).unwrap();
+            }
+        }
+    }
+
     pub(crate) async fn lock(&mut self) {
         self.run("BEGIN IMMEDIATE", "BEGIN; LOCK TABLE log IN ACCESS EXCLUSIVE MODE").await;
     }

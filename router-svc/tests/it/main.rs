@@ -9,9 +9,13 @@ mod capture;
 #[cfg(test)]
 mod capture_faults;
 #[cfg(test)]
+mod capture_order;
+#[cfg(test)]
 mod capture_records;
 #[cfg(test)]
 mod capture_snapshot;
+#[cfg(test)]
+mod captures;
 #[cfg(test)]
 mod consume;
 #[cfg(test)]

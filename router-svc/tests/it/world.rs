@@ -15,10 +15,11 @@ use proto::{
     router::v1::{
         self as wire, Acknowledge, Change, ConsumeRequest, ConsumedEvent, Content, CreateApiKeyRequest,
         CreateOrganizationRequest, Credit, Event, GetHeadRequest, ListEventsRequest, LoggedEvent, Operation,
-        Organization, PublishRequest, Receipt, Scope, StartConsuming, consume_request::Message,
-        consumer_service_client::ConsumerServiceClient, event::Payload, event_service_client::EventServiceClient,
-        organization_service_client::OrganizationServiceClient, route_service_client::RouteServiceClient,
-        subscription_service_client::SubscriptionServiceClient, wedding_service_client::WeddingServiceClient,
+        Organization, PublishRequest, Receipt, Scope, StartConsuming, capture_service_client::CaptureServiceClient,
+        consume_request::Message, consumer_service_client::ConsumerServiceClient, event::Payload,
+        event_service_client::EventServiceClient, organization_service_client::OrganizationServiceClient,
+        route_service_client::RouteServiceClient, subscription_service_client::SubscriptionServiceClient,
+        wedding_service_client::WeddingServiceClient,
     },
 };
 use router_svc::Config;
@@ -150,6 +151,10 @@ impl Client {
 
     pub(crate) fn routes(&self) -> RouteServiceClient<Connection> {
         RouteServiceClient::new(self.0.channel())
+    }
+
+    pub(crate) fn captures(&self) -> CaptureServiceClient<Connection> {
+        CaptureServiceClient::new(self.0.channel())
     }
 
     pub(crate) fn weddings(&self) -> WeddingServiceClient<Connection> {
