@@ -17,6 +17,8 @@ pub struct Config {
     pub router: String,
     /// What the product calls itself towards people; default `WedSync`.
     pub public_name: String,
+    /// How long a new wedding date may still change before people are told, in milliseconds; default 0: at once.
+    pub settle_ms: u64,
     /// Where the notifier keeps its data.
     pub store: StoreSettings,
     /// The mail server.
@@ -30,6 +32,7 @@ impl Default for Config {
             listen: SocketAddr::from(([127, 0, 0, 1], 7430)),
             router: "http://127.0.0.1:7410".to_owned(),
             public_name: "WedSync".to_owned(),
+            settle_ms: 0,
             store: StoreSettings { url, schema: "notifier".to_owned(), ..StoreSettings::default() },
             smtp: Smtp::default(),
         }

@@ -5,12 +5,14 @@
 //!
 //! Invariant: one notification per (organization, event, workflow), so that nobody is told twice of one event.
 
+use std::collections::{BTreeSet, HashMap};
+
 use chassis::{
     clock::from_micros,
     error::{Error, Result},
     id::{OrganizationId, uuid, uuid_text},
     lane::State,
-    secret::{DataKeys, place},
+    secret::{DataKey, DataKeys, place},
     store::{Store, Tx},
     with,
 };
@@ -19,7 +21,11 @@ use sha2::{Digest as _, Sha256};
 
 use crate::{
     collapse::Said,
+    fact::{self, Belief, Change, Fact},
     inbox::{self, NewNotice},
+    kept::Kept,
+    limit,
+    resolve::How,
 };
 
 /// How a message gets to its recipient. The numbers are those of the store.
@@ -32,6 +38,10 @@ pub(crate) enum Route {
     Record = 1,
     /// Not at all.
     Skipped = 2,
+    /// It waits for its time.
+    Held = 3,
+    /// It is in a digest.
+    Carried = 4,
 }
 
 /// A notification to be recorded.
@@ -46,6 +56,9 @@ pub(crate) struct NewNotification {
     pub(crate) collapse_key: String,
     /// SHA-256 of what an RPC asked for; empty for an event.
     pub(crate) request: Vec<u8>,
+    /// Who had limits and quiet hours passed over, and why.
+    pub(crate) override_by: String,
+    pub(crate) override_reason: String,
 }
 
 /// A message to be recorded.
@@ -56,8 +69,46 @@ pub(crate) struct NewMessage {
     pub(crate) channel: String,
     pub(crate) route: Route,
     pub(crate) reason: String,
-    /// Rendered; empty if it was skipped.
+    /// Rendered; empty if it was skipped or waits.
     pub(crate) content: bytes::Bytes,
+    /// What was looked at, in order.
+    pub(crate) trail: Vec<String>,
+    /// The hash of where it goes; none if nowhere.
+    pub(crate) address: Option<Vec<u8>>,
+    /// Until when it waits, and why.
+    pub(crate) hold: Option<(Timestamp, How)>,
+}
+
+impl NewMessage {
+    /// Whether its person is told by it now.
+    pub(crate) fn is_told(&self) -> bool {
+        matches!(self.route, Route::Lane | Route::Record)
+    }
+}
+
+/// What is recorded beside the messages, in the same transaction.
+pub(crate) struct Beside<'a> {
+    pub(crate) said: &'a Said<'a>,
+    pub(crate) told_by: Option<&'a str>,
+    pub(crate) kept: &'a Kept,
+    pub(crate) fact: Option<&'a Fact>,
+    /// By recipient, what they believed of the fact, by channel.
+    pub(crate) beliefs: &'a HashMap<String, HashMap<String, Belief>>,
+}
+
+/// How a recording came out.
+pub(crate) enum Recorded {
+    /// The notification's id, and the notices that inboxes now hold.
+    New(String, Vec<inbox::Changed>),
+    /// Another call was faster by a moment.
+    Known,
+    /// What was to be withdrawn is being sent meanwhile: decide anew.
+    Moved,
+}
+
+/// A line of the trail, with its time.
+pub(crate) fn trail(lines: &[String], now: Timestamp) -> String {
+    lines.iter().map(|line| format!("{now} {}\n", line.replace('\n', " "))).collect()
 }
 
 /// A message's uid: the same however often its event comes.
@@ -110,49 +161,98 @@ pub(crate) async fn known(
     Ok(known)
 }
 
-/// Records a notification with everything it comes to. Gives its id, and the notices that inboxes now hold; none if
-/// another had recorded it meanwhile.
+/// Records a notification with everything it comes to.
 pub(crate) async fn record(
     store: &Store,
     keys: &DataKeys,
     new: &NewNotification,
     messages: &[NewMessage],
-    told_by: Option<&str>,
-    said: &Said<'_>,
+    beside: &Beside<'_>,
     now: Timestamp,
-) -> Result<Option<(String, Vec<inbox::Changed>)>> {
+) -> Result<Recorded> {
     let (id, at) = (uuid(now), now.as_microsecond());
     // Making an organization's key is a commit of its own: it comes before ours begins.
     let key = keys.of(&new.organization).await?;
+    let waits = messages.iter().any(|message| message.route == Route::Held);
+    let kept = if waits { Some(beside.kept.seal(&key, &id)?) } else { None };
     let mut tx = store.begin().await?;
-    if !insert(&mut tx, &id, new, at).await? {
-        return Ok(None);
+    if !insert(&mut tx, &id, new, kept, at).await? {
+        return Ok(Recorded::Known);
+    }
+    if let Some(fact) = beside.fact.filter(|_| beside.told_by.is_none()) {
+        for beliefs in beside.beliefs.values() {
+            if !withdraw_stale(&mut tx, fact, beliefs).await? {
+                return Ok(Recorded::Moved);
+            }
+        }
     }
     let mut changed = Vec::new();
     for message in messages {
         let sealed = (message.route == Route::Lane).then(|| key.seal(&content_place(&message.uid), &message.content));
-        insert_message(&mut tx, &id, new, message, sealed, at).await?;
+        insert_message(&mut tx, &id, new, message, sealed, now).await?;
         if message.route == Route::Record {
-            let notice = NewNotice {
-                organization: &new.organization,
-                recipient: &message.recipient,
-                workflow: &new.workflow,
-                event_uid: &new.event_uid,
-                priority: new.priority,
-                content: &message.content,
-            };
-            changed.push(inbox::insert(&mut tx, &key, &notice, now).await?);
+            changed.push(notice(&mut tx, &key, new, message, now).await?);
+        }
+        if let Some(fact) = beside.fact.filter(|_| message.is_told() || message.route == Route::Held) {
+            let belief = beside.beliefs.get(&message.recipient).and_then(|beliefs| beliefs.get(&message.channel));
+            let before = belief.map_or(fact.old.as_deref(), |belief| belief.value.as_deref());
+            let change = Change { uid: &message.uid, fact, before };
+            fact::note(&mut tx, &new.organization, &message.recipient, &message.channel, &change, at).await?;
         }
     }
-    said.note(&mut tx, &new.event_id, told_by.is_some(), at).await?;
+    let told: BTreeSet<&str> =
+        messages.iter().filter(|message| message.is_told()).map(|message| &*message.recipient).collect();
+    for recipient in told {
+        limit::note(&mut tx, &new.organization, recipient, &id, now).await?;
+    }
+    beside.said.note(&mut tx, &new.event_id, beside.told_by.is_some(), at).await?;
     tx.commit().await?;
-    Ok(Some((id, changed)))
+    Ok(Recorded::New(id, changed))
 }
 
-async fn insert(tx: &mut Tx, id: &str, new: &NewNotification, at: i64) -> Result<bool> {
+/// Withdraws what one person would still be told of an older value; false if that is being sent meanwhile.
+async fn withdraw_stale(tx: &mut Tx, fact: &Fact, beliefs: &HashMap<String, Belief>) -> Result<bool> {
+    let why = format!("withdrawn: it became {} before this was sent", fact.new);
+    for uid in beliefs.values().filter_map(|belief| belief.stale) {
+        if !fact::withdraw(tx, &uid, &why).await? {
+            return Ok(false);
+        }
+    }
+    Ok(true)
+}
+
+/// Puts a message into its recipient's inbox.
+pub(crate) async fn notice(
+    tx: &mut Tx,
+    key: &DataKey,
+    new: &NewNotification,
+    message: &NewMessage,
+    now: Timestamp,
+) -> Result<inbox::Changed> {
+    let notice = NewNotice {
+        organization: &new.organization,
+        recipient: &message.recipient,
+        workflow: &new.workflow,
+        event_uid: &new.event_uid,
+        priority: new.priority,
+        content: &message.content,
+    };
+    inbox::insert(tx, key, &notice, now).await
+}
+
+/// Records a notification alone; false if it stands already.
+pub(crate) async fn insert(
+    tx: &mut Tx,
+    id: &str,
+    new: &NewNotification,
+    kept: Option<Vec<u8>>,
+    at: i64,
+) -> Result<bool> {
     let inserted = with!(tx.on(), c => sqlx::query(
-        "INSERT INTO notifications (id, organization_id, workflow, event_id, event_uid, priority, collapse_key, request, created_at)
-         VALUES ($1, $2, $3, $4, $5, $6, $7, $8, $9) ON CONFLICT (organization_id, event_uid, workflow) DO NOTHING",
+        "INSERT INTO notifications (id, organization_id, workflow, event_id, event_uid, priority, collapse_key, request, created_at,
+             kept, override_by, override_reason)
+         VALUES ($1, $2, $3, $4, $5, $6, $7, $8, $9, $10, $11, $12)
+         ON CONFLICT (organization_id, event_uid, workflow) DO NOTHING",
     )
     .bind(id)
     .bind(new.organization.as_str())
@@ -163,21 +263,26 @@ async fn insert(tx: &mut Tx, id: &str, new: &NewNotification, at: i64) -> Result
     .bind(&new.collapse_key)
     .bind(&new.request)
     .bind(at)
+    .bind(kept)
+    .bind(&new.override_by)
+    .bind(&new.override_reason)
     .execute(c).await.map(|done| done.rows_affected()))?;
     Ok(inserted > 0)
 }
 
-async fn insert_message(
+pub(crate) async fn insert_message(
     tx: &mut Tx,
     id: &str,
     new: &NewNotification,
     message: &NewMessage,
     sealed: Option<Vec<u8>>,
-    at: i64,
+    now: Timestamp,
 ) -> Result<()> {
+    let at = now.as_microsecond();
     with!(tx.on(), c => sqlx::query(
-        "INSERT INTO messages (uid, notification_id, organization_id, recipient_id, channel, fate, cancelled, reason, priority, content, created_at)
-         VALUES ($1, $2, $3, $4, $5, $6, 0, $7, $8, $9, $10)",
+        "INSERT INTO messages (uid, notification_id, organization_id, recipient_id, channel, fate, cancelled, reason, priority, content,
+             created_at, trail, address, how, due_at, handed_at, fact)
+         VALUES ($1, $2, $3, $4, $5, $6, 0, $7, $8, $9, $10, $11, $12, $13, $14, $15, $16)",
     )
     .bind(&message.uid[..])
     .bind(id)
@@ -189,8 +294,20 @@ async fn insert_message(
     .bind(new.priority)
     .bind(sealed)
     .bind(at)
+    .bind(trail(&message.trail, now))
+    .bind(&message.address)
+    .bind(message.hold.map_or(0, |(_, how)| how as i64))
+    .bind(message.hold.map(|(until, _)| until.as_microsecond()))
+    .bind(message.is_told().then_some(at))
+    .bind(about(new))
     .execute(c).await.map(drop))?;
     Ok(())
+}
+
+/// What a notification is about, of which a digest holds the latest; empty where it is about nothing else than itself.
+fn about(new: &NewNotification) -> String {
+    let about = |token: &str| token.rsplit_once(':').map_or(token, |(about, _)| about).to_owned();
+    new.collapse_key.split_whitespace().map(about).collect::<Vec<_>>().join(" ")
 }
 
 /// A notification as it is shown.
@@ -216,6 +333,10 @@ pub(crate) struct Message {
     pub(crate) attempts: u32,
     pub(crate) created_at: Timestamp,
     pub(crate) sent_at: Option<Timestamp>,
+    /// When it is decided anew, while it waits for that.
+    pub(crate) due_at: Option<Timestamp>,
+    /// What was looked at, a line each, with its time.
+    pub(crate) trail: String,
 }
 
 /// Where a message stands.
@@ -310,6 +431,10 @@ struct MessageRow {
     cancelled: i64,
     reason: String,
     created_at: i64,
+    handed_at: Option<i64>,
+    due_at: Option<i64>,
+    ended: String,
+    trail: String,
     state: Option<i64>,
     attempts: Option<i64>,
     finished_at: Option<i64>,
@@ -318,9 +443,11 @@ struct MessageRow {
 
 async fn messages(store: &Store, notification: &str) -> Result<Vec<Message>> {
     let rows: Vec<MessageRow> = with!(store.reader(), c => sqlx::query_as(
-        "SELECT m.uid, m.recipient_id, m.channel, m.fate, m.cancelled, m.reason, m.created_at, d.state, d.attempts, d.finished_at,
-             d.reason AS why
-         FROM messages AS m LEFT JOIN deliveries AS d ON d.event = m.uid
+        "SELECT m.uid, m.recipient_id, m.channel, COALESCE(c.fate, m.fate) AS fate, COALESCE(c.cancelled, m.cancelled) AS cancelled,
+             m.reason, m.created_at, COALESCE(c.handed_at, m.handed_at) AS handed_at, m.due_at, COALESCE(c.ended, m.ended) AS ended,
+             m.trail, d.state, d.attempts, d.finished_at, d.reason AS why
+         FROM messages AS m LEFT JOIN messages AS c ON c.uid = m.carried_by
+         LEFT JOIN deliveries AS d ON d.event = COALESCE(m.carried_by, m.uid)
          WHERE m.notification_id = $1 ORDER BY m.recipient_id, m.channel",
     ).bind(notification).fetch_all(c).await)?;
     rows.into_iter().map(shown).collect()
@@ -330,11 +457,12 @@ fn shown(row: MessageRow) -> Result<Message> {
     let uid = row.uid.try_into().map_err(|_| Error::internal(anyhow::anyhow!("a message has a malformed uid")))?;
     let standing = standing(row.fate, row.cancelled == 1, row.state.and_then(State::from_number));
     let sent_at = match standing {
-        Standing::Sent if row.fate == Route::Record as i64 => Some(row.created_at),
+        Standing::Sent if row.fate == Route::Record as i64 => row.handed_at.or(Some(row.created_at)),
         Standing::Sent => row.finished_at,
         _ => None,
     };
     let reason = match (standing, row.why.filter(|why| !why.is_empty())) {
+        (Standing::Cancelled, _) if !row.ended.is_empty() => format!("{}; {}", row.reason, row.ended),
         (Standing::Cancelled, _) => {
             format!("{}; their entry in the directory was removed before it was sent", row.reason)
         }
@@ -350,6 +478,8 @@ fn shown(row: MessageRow) -> Result<Message> {
         attempts: row.attempts.and_then(|attempts| u32::try_from(attempts).ok()).unwrap_or(0),
         created_at: from_micros(row.created_at),
         sent_at: sent_at.map(from_micros),
+        due_at: row.due_at.filter(|_| standing == Standing::Waiting).map(from_micros),
+        trail: row.trail,
     })
 }
 
@@ -360,6 +490,9 @@ fn standing(fate: i64, cancelled: bool, state: Option<State>) -> Standing {
     }
     if fate == Route::Record as i64 {
         return Standing::Sent;
+    }
+    if fate == Route::Held as i64 {
+        return if cancelled { Standing::Cancelled } else { Standing::Waiting };
     }
     match state {
         Some(State::Delivered) => Standing::Sent,

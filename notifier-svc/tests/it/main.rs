@@ -2,11 +2,16 @@
 
 #![expect(clippy::unwrap_used, reason = "a test fails by panicking")]
 
+mod date;
+mod digest;
 mod directory;
 mod inbox;
+mod limit;
 mod mail;
+mod preference;
 mod router;
 mod sealing;
 mod smtp;
+mod suppression;
 mod tell;
 mod world;

@@ -14,7 +14,8 @@ use proto::{
     notifier::v1::{
         self as wire, Message, MessageState, Notification, Recipient, RecipientKind,
         inbox_service_client::InboxServiceClient, notification_service_client::NotificationServiceClient,
-        recipient_service_client::RecipientServiceClient,
+        preference_service_client::PreferenceServiceClient, recipient_service_client::RecipientServiceClient,
+        suppression_service_client::SuppressionServiceClient,
     },
     router::v1 as router,
 };
@@ -55,6 +56,34 @@ impl Client {
 
     pub(crate) fn inbox(&self) -> InboxServiceClient<InterceptedService<Channel, Key>> {
         InboxServiceClient::new(self.0.clone())
+    }
+
+    pub(crate) fn preferences(&self) -> PreferenceServiceClient<InterceptedService<Channel, Key>> {
+        PreferenceServiceClient::new(self.0.clone())
+    }
+
+    pub(crate) fn suppressions(&self) -> SuppressionServiceClient<InterceptedService<Channel, Key>> {
+        SuppressionServiceClient::new(self.0.clone())
+    }
+
+    /// Replaces what somebody wishes.
+    pub(crate) async fn wish(&self, recipient: &str, preference: wire::Preference) {
+        let request =
+            wire::UpdatePreferenceRequest { recipient_id: recipient.to_owned(), preference: Some(preference) };
+        self.preferences().update_preference(request).await.unwrap();
+    }
+
+    /// Tells one person something on these channels.
+    pub(crate) async fn tell(&self, key: &str, recipient: &str, channels: &[&str], headline: &str) {
+        let request = wire::SendRequest {
+            idempotency_key: key.to_owned(),
+            workflow: "notice_to_all".to_owned(),
+            recipient_ids: vec![recipient.to_owned()],
+            channels: channels.iter().map(|name| (*name).to_owned()).collect(),
+            variables: json!({ "headline": headline }).to_string().into_bytes().into(),
+            ..Default::default()
+        };
+        self.notifications().send(request).await.unwrap();
     }
 
     /// Puts a supplier with an address into the directory.
