@@ -98,6 +98,7 @@ impl<'a> Subject<'a> {
             wedding_day,
             stage,
             known: &known.people,
+            advertises: false,
             news: None,
         }
     }

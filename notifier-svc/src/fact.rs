@@ -27,7 +27,7 @@ pub(crate) struct Fact {
 /// The fact that a workflow's variables tell; none for most.
 pub(crate) fn of(workflow: &str, variables: &Variables) -> Option<Fact> {
     let text = |name: &str| variables.get(name).and_then(plain);
-    let day = |date: String| date.get(..10).map_or(date.clone(), str::to_owned);
+    let day = |date: String| date.get(..10).unwrap_or(&date).to_owned();
     (workflow == "wedding_date_change").then_some(())?;
     Some(Fact {
         key: format!("wedding_date:{}", text("wedding_id")?),

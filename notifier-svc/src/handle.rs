@@ -59,6 +59,7 @@ impl Handler {
                 request: Vec::new(),
                 override_by: String::new(),
                 override_reason: String::new(),
+                confirms: None,
             },
             workflow,
             kept: Kept {
@@ -70,6 +71,7 @@ impl Handler {
                 ..Kept::default()
             },
             is_change: event.change.is_some(),
+            escalates: None,
         };
         let told = self.0.tell(&telling).await?;
         tracing::debug!(

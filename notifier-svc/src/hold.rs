@@ -6,9 +6,10 @@
 //!
 //! Guarantee: a crash loses nothing and repeats nothing: rows wait in the store until that transaction.
 
+mod release;
+
 use std::{sync::Arc, time::Duration};
 
-use bytes::Bytes;
 use chassis::{
     clock::from_micros,
     error::{Error, Result},
@@ -21,18 +22,22 @@ use jiff::Timestamp;
 use serde_json::json;
 use tokio_util::sync::CancellationToken;
 
+use self::release::Release;
 use crate::{
+    category,
+    confirm::{self, Asked},
     digest::{Gathered, Item, gather},
-    fact, inbox,
+    escalate::as_new,
+    escalation, fact, inbox,
     kept::{self, Waiting},
     limit,
     notification::{
-        NewMessage, NewNotification, Route, content_place, digest, insert, insert_message, message_uid, notice, trail,
+        NewMessage, NewNotification, Route, content_place, digest, insert, insert_or_revive, message_uid, notice,
     },
     policy::Stage,
     recipient::Person,
     resolve::{Fate, How, plan},
-    tell::{Notifier, Subject, count},
+    tell::{Notifier, Subject, Text, count},
     variable::{Variables, complete},
     workflow::find,
 };
@@ -69,6 +74,8 @@ struct Verdict {
     variables: Variables,
     fate: Fate,
     trail: Vec<String>,
+    /// How long a confirmation is waited for, where one is asked for.
+    asks: Option<Duration>,
 }
 
 /// Releases what is due until told to stop.
@@ -76,7 +83,7 @@ pub(crate) async fn run(notifier: Arc<Notifier>, stopping: CancellationToken) {
     let clock = notifier.clock.steady();
     let later = Arc::clone(&notifier.later);
     while !stopping.is_cancelled() {
-        match notifier.release().await {
+        match notifier.due().await {
             Ok(next) => {
                 tokio::select! {
                     () = stopping.cancelled() => {}
@@ -96,6 +103,12 @@ pub(crate) async fn run(notifier: Arc<Notifier>, stopping: CancellationToken) {
 }
 
 impl Notifier {
+    /// Does everything that is due; gives when the next is.
+    async fn due(&self) -> Result<Option<Timestamp>> {
+        let (released, escalated) = (self.release().await?, self.escalate().await?);
+        Ok(released.into_iter().chain(escalated).min())
+    }
+
     /// Releases everything that is due; gives when the next is.
     ///
     /// # Errors
@@ -163,6 +176,9 @@ impl Notifier {
         people.retain(|person| person.id == recipient);
         let fact = fact::of(waiting.workflow.name, &kept.variables);
         let wedding_day = self.wedding_day(organization, kept).await?;
+        let urgency = kept.urgency(&waiting.asked, waiting.priority);
+        let asks = escalation::asks(&waiting.asked);
+        let asks = asks.then(|| escalation::wait(urgency, wedding_day, &self.escalation));
         let mut verdicts = Vec::with_capacity(rows.len());
         for row in rows {
             let uid: [u8; 16] =
@@ -171,6 +187,7 @@ impl Notifier {
             let subject =
                 Subject { asked: &waiting.asked, workflow: waiting.workflow, priority: waiting.priority, kept };
             let mut question = subject.question(&people, &known, now, Stage::Released, wedding_day);
+            question.advertises = !self.postal_address.is_empty();
             question.news = fact.as_ref().map(|fact| &*fact.new);
             let mut planned = plan(&question, &self.channels);
             let planned =
@@ -191,6 +208,7 @@ impl Notifier {
                 variables,
                 fate,
                 trail,
+                asks,
             });
         }
         Ok(verdicts)
@@ -248,15 +266,16 @@ impl Notifier {
         let (mut changed, mut told) = (Vec::new(), None);
         for verdict in &verdicts {
             if self.write(&mut tx, &key, verdict, &mut changed, now).await? {
+                ask(&mut tx, organization, recipient, verdict, now).await?;
                 told = Some(verdict.waiting.id.clone());
             }
         }
         if let Some(first) = digests.first().and_then(|digest| digest.holds.first()) {
             let new = digest_of(organization, recipient, &digests, &first.uid);
             let id = uuid(now);
-            if insert(&mut tx, &id, &new, None, now.as_microsecond()).await? {
+            if insert(&mut tx, &id, &new, None, "", now.as_microsecond()).await? {
                 for digest in &digests {
-                    self.write_digest(&mut tx, &key, &id, &new, digest, &mut changed, now).await?;
+                    changed.extend(self.write_digest(&mut tx, &key, &id, &new, digest, now).await?);
                 }
                 told = Some(id);
             }
@@ -282,7 +301,16 @@ impl Notifier {
         let mut release = Release::of(verdict);
         if let (Fate::Send(_), Some(person)) = (&verdict.fate, &verdict.person) {
             let waiting = &verdict.waiting;
-            match self.render(waiting.workflow, &verdict.variables, person, &verdict.channel, verdict.uid, now) {
+            let text = Text {
+                workflow: waiting.workflow,
+                asked: &waiting.asked,
+                category: waiting.kept.category(&waiting.asked),
+                variables: &verdict.variables,
+                person,
+                channel: &verdict.channel,
+                uid: verdict.uid,
+            };
+            match self.render(&text, key, now) {
                 Ok((route, content)) => (release.route, release.content) = (route, content),
                 Err(error) => {
                     release.reason = format!("{}, but the text can't be made: {error}", release.reason);
@@ -311,21 +339,21 @@ impl Notifier {
         id: &str,
         new: &NewNotification,
         digest: &Gathered<Verdict>,
-        changed: &mut Vec<inbox::Changed>,
         now: Timestamp,
-    ) -> Result<()> {
-        let Some(person) = digest.holds.iter().find_map(|verdict| verdict.person.as_ref()) else { return Ok(()) };
+    ) -> Result<Option<inbox::Changed>> {
+        let Some(person) = digest.holds.iter().find_map(|verdict| verdict.person.as_ref()) else { return Ok(None) };
         let uid = message_uid(&new.organization, &new.event_uid, WORKFLOW, &person.id, &digest.channel);
         // What was withdrawn since is left out.
         let mut held = Vec::with_capacity(digest.holds.len());
         for verdict in &digest.holds {
             let release = Release { route: Route::Carried, carried_by: Some(uid), ..Release::of(verdict) };
             if release.write(tx, verdict, None, now).await? {
+                ask(tx, &new.organization, &person.id, verdict, now).await?;
                 held.push(verdict);
             }
         }
         if held.is_empty() {
-            return Ok(());
+            return Ok(None);
         }
         let details: Vec<_> = held.iter().map(|verdict| self.line(verdict)).collect();
         let headline = match held.len() {
@@ -335,8 +363,17 @@ impl Notifier {
         let variables = json!({ "headline": headline, "details": details });
         let workflow = find(WORKFLOW);
         let variables = complete(workflow, WORKFLOW, variables.as_object().cloned().unwrap_or_default());
+        let text = Text {
+            workflow,
+            asked: WORKFLOW,
+            category: category::of(WORKFLOW),
+            variables: &variables,
+            person,
+            channel: &digest.channel,
+            uid,
+        };
         let (route, content) = self
-            .render(workflow, &variables, person, &digest.channel, uid, now)
+            .render(&text, key, now)
             .map_err(|error| Error::internal(anyhow::anyhow!("a digest can't be made: {error}")))?;
         let message = NewMessage {
             uid,
@@ -350,11 +387,11 @@ impl Notifier {
             hold: None,
         };
         let sealed = (route == Route::Lane).then(|| key.seal(&content_place(&uid), &message.content));
-        insert_message(tx, id, new, &message, sealed, now).await?;
+        insert_or_revive(tx, id, new, &message, sealed, now).await?;
         if route == Route::Record {
-            changed.push(notice(tx, key, new, &message, now).await?);
+            return Ok(Some(notice(tx, key, new, &message, now).await?));
         }
-        Ok(())
+        Ok(None)
     }
 
     /// What a digest says of one message: as the inbox would.
@@ -365,24 +402,25 @@ impl Notifier {
     }
 }
 
+/// A confirmation is waited for from when its message goes out.
+async fn ask(
+    tx: &mut Tx,
+    organization: &OrganizationId,
+    recipient: &str,
+    verdict: &Verdict,
+    now: Timestamp,
+) -> Result<()> {
+    let Some(wait) = verdict.asks else { return Ok(()) };
+    let fact = fact::of(verdict.waiting.workflow.name, &verdict.waiting.kept.variables);
+    let fact = fact.as_ref().map_or("", |fact| &fact.key);
+    let asked = Asked { organization, notification: &verdict.waiting.id, recipient, fact, wait };
+    confirm::ask(tx, &asked, now).await
+}
+
 /// They left the wedding, or the directory.
 fn gone() -> (Fate, Vec<String>) {
     let reason = "it doesn't concern them any more".to_owned();
     (Fate::Skip(reason.clone()), vec![reason])
-}
-
-fn as_new(waiting: &Waiting) -> NewNotification {
-    NewNotification {
-        organization: waiting.organization.clone(),
-        workflow: waiting.asked.clone(),
-        event_id: waiting.event_id.clone(),
-        event_uid: waiting.event_uid.clone(),
-        priority: waiting.priority,
-        collapse_key: String::new(),
-        request: Vec::new(),
-        override_by: String::new(),
-        override_reason: String::new(),
-    }
 }
 
 /// A person's digest as a notification: its first message names it.
@@ -404,66 +442,6 @@ fn digest_of(
         request: Vec::new(),
         override_by: String::new(),
         override_reason: String::new(),
-    }
-}
-
-/// How one message goes on.
-struct Release {
-    route: Route,
-    reason: String,
-    content: Bytes,
-    address: Option<Vec<u8>>,
-    hold: Option<Timestamp>,
-    carried_by: Option<[u8; 16]>,
-    /// Of a digest's, what it becomes.
-    how: i64,
-}
-
-impl Release {
-    fn of(verdict: &Verdict) -> Self {
-        let (route, reason, hold, how) = match &verdict.fate {
-            Fate::Send(reason) => (Route::Lane, reason, None, verdict.how),
-            Fate::Skip(reason) => (Route::Skipped, reason, None, verdict.how),
-            // What belongs into a digest stays there.
-            Fate::Hold { until, how: How::Deferred, reason } => (Route::Held, reason, Some(*until), verdict.how),
-            Fate::Hold { until, how, reason } => (Route::Held, reason, Some(*until), *how as i64),
-        };
-        Self { route, reason: reason.clone(), content: Bytes::new(), address: None, hold, carried_by: None, how }
-    }
-
-    fn message(&self, verdict: &Verdict) -> NewMessage {
-        NewMessage {
-            uid: verdict.uid,
-            recipient: verdict.person.as_ref().map(|person| person.id.clone()).unwrap_or_default(),
-            channel: verdict.channel.clone(),
-            route: self.route,
-            reason: self.reason.clone(),
-            content: self.content.clone(),
-            trail: Vec::new(),
-            address: None,
-            hold: None,
-        }
-    }
-
-    /// False if it doesn't wait any more.
-    async fn write(&self, tx: &mut Tx, verdict: &Verdict, sealed: Option<Vec<u8>>, now: Timestamp) -> Result<bool> {
-        let told = matches!(self.route, Route::Lane | Route::Record | Route::Carried);
-        let written = with!(tx.on(), c => sqlx::query(
-            "UPDATE messages SET fate = $2, reason = $3, content = $4, address = COALESCE($5, address), due_at = $6, how = $7,
-                 carried_by = $8, handed_at = $9, trail = trail || $10
-             WHERE uid = $1 AND fate = 3 AND cancelled = 0",
-        )
-        .bind(&verdict.uid[..])
-        .bind(self.route as i64)
-        .bind(&self.reason)
-        .bind(sealed)
-        .bind(&self.address)
-        .bind(self.hold.map(Timestamp::as_microsecond))
-        .bind(self.how)
-        .bind(self.carried_by.map(|uid| uid.to_vec()))
-        .bind(told.then_some(now.as_microsecond()))
-        .bind(trail(&verdict.trail, now))
-        .execute(c).await.map(|done| done.rows_affected()))?;
-        Ok(written > 0)
+        confirms: None,
     }
 }

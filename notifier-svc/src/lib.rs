@@ -14,17 +14,22 @@ mod channel;
 mod circumstance;
 mod collapse;
 mod config;
+mod confirm;
 mod digest;
+mod escalate;
+mod escalation;
 mod event;
 mod fact;
 mod handle;
 mod hold;
 mod inbox;
+mod informed;
 mod kept;
 mod last_look;
 mod limit;
 mod notification;
 mod outbox;
+mod person;
 mod policy;
 mod preference;
 mod recipient;
@@ -33,6 +38,7 @@ mod rpc;
 mod suppression;
 mod tell;
 mod template;
+mod token;
 mod variable;
 mod wedding;
 mod when;
@@ -51,13 +57,14 @@ use chassis::{
     store::{self, Migrations, Store},
 };
 use proto::notifier::v1::{
-    inbox_service_server::InboxServiceServer, notification_service_server::NotificationServiceServer,
+    confirmation_service_server::ConfirmationServiceServer, inbox_service_server::InboxServiceServer,
+    notification_service_server::NotificationServiceServer, person_service_server::PersonServiceServer,
     preference_service_server::PreferenceServiceServer, recipient_service_server::RecipientServiceServer,
     suppression_service_server::SuppressionServiceServer,
 };
 use tokio::sync::Notify;
 
-pub use self::config::{Config, Smtp, Tls};
+pub use self::config::{Config, Escalation, Smtp, Tls};
 use self::{
     channel::Channels,
     handle::Handler,
@@ -66,7 +73,8 @@ use self::{
     preference::Preferences,
     recipient::Directory,
     rpc::{
-        inbox::Inboxes, notifications::Notifications, preferences::Wishes, recipients::Recipients, suppressions::Lists,
+        confirmations::Confirmations, inbox::Inboxes, notifications::Notifications, persons::Persons,
+        preferences::Wishes, recipients::Recipients, suppressions::Lists,
     },
     suppression::Suppressions,
     tell::{Notifier, Turns},
@@ -134,6 +142,9 @@ pub async fn start(config: Config, chassis: &Chassis) -> Result<Service> {
         instructions,
         public_name,
         settle,
+        escalation: config.escalation,
+        public_url: config.public_url,
+        postal_address: config.postal_address,
         turns: Turns::default(),
         wake,
         later: Arc::default(),
@@ -142,12 +153,17 @@ pub async fn start(config: Config, chassis: &Chassis) -> Result<Service> {
     let router = Peer::new("notifier", &config.router, chassis)?;
     let handler = Handler(Arc::clone(&notifier));
     tasks.spawn("notifier.consume", consume::run(router.separate(), GROUP, handler, tasks.stopping()));
-    let wishes = Wishes { preferences, directory: directory.clone() };
+    let wishes = Wishes { preferences, directory: directory.clone(), notifier: Arc::clone(&notifier) };
     let inboxes = Inboxes { inbox, directory: directory.clone(), tasks: tasks.clone() };
     let running = server
         .authenticator(Arc::new(RouterAuthenticator::new(&router, clock.clone())))
         .access(rpc::ACCESS)
         .add(RecipientServiceServer::new(Recipients(directory)).max_decoding_message_size(MESSAGE_LIMIT))
+        .add(
+            ConfirmationServiceServer::new(Confirmations(Arc::clone(&notifier)))
+                .max_encoding_message_size(MESSAGE_LIMIT),
+        )
+        .add(PersonServiceServer::new(Persons(Arc::clone(&notifier))).max_encoding_message_size(MESSAGE_LIMIT))
         .add(NotificationServiceServer::new(Notifications(notifier)).max_encoding_message_size(MESSAGE_LIMIT))
         .add(InboxServiceServer::new(inboxes))
         .add(PreferenceServiceServer::new(wishes))

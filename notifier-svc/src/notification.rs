@@ -5,13 +5,16 @@
 //!
 //! Invariant: one notification per (organization, event, workflow), so that nobody is told twice of one event.
 
-use std::collections::{BTreeSet, HashMap};
+mod shown;
+
+use std::{
+    collections::{BTreeSet, HashMap},
+    time::Duration,
+};
 
 use chassis::{
-    clock::from_micros,
-    error::{Error, Result},
+    error::Result,
     id::{OrganizationId, uuid, uuid_text},
-    lane::State,
     secret::{DataKey, DataKeys, place},
     store::{Store, Tx},
     with,
@@ -19,8 +22,10 @@ use chassis::{
 use jiff::Timestamp;
 use sha2::{Digest as _, Sha256};
 
+pub(crate) use self::shown::{Filter, Message, Notification, Standing, get, list, standing};
 use crate::{
     collapse::Said,
+    confirm::{self, Asked, Due},
     fact::{self, Belief, Change, Fact},
     inbox::{self, NewNotice},
     kept::Kept,
@@ -59,6 +64,8 @@ pub(crate) struct NewNotification {
     /// Who had limits and quiet hours passed over, and why.
     pub(crate) override_by: String,
     pub(crate) override_reason: String,
+    /// Whose confirmation of which notification is asked for, where it isn't its own reader's: id, recipient.
+    pub(crate) confirms: Option<(String, String)>,
 }
 
 /// A message to be recorded.
@@ -94,6 +101,10 @@ pub(crate) struct Beside<'a> {
     pub(crate) fact: Option<&'a Fact>,
     /// By recipient, what they believed of the fact, by channel.
     pub(crate) beliefs: &'a HashMap<String, HashMap<String, Belief>>,
+    /// How long a confirmation is waited for, where one is asked for.
+    pub(crate) asks: Option<Duration>,
+    /// The step of an escalation that this is, and when the next is.
+    pub(crate) escalates: Option<(&'a Due, Timestamp)>,
 }
 
 /// How a recording came out.
@@ -173,11 +184,16 @@ pub(crate) async fn record(
     let (id, at) = (uuid(now), now.as_microsecond());
     // Making an organization's key is a commit of its own: it comes before ours begins.
     let key = keys.of(&new.organization).await?;
-    let waits = messages.iter().any(|message| message.route == Route::Held);
+    let waits = messages.iter().any(|message| message.route == Route::Held) || beside.asks.is_some();
     let kept = if waits { Some(beside.kept.seal(&key, &id)?) } else { None };
     let mut tx = store.begin().await?;
-    if !insert(&mut tx, &id, new, kept, at).await? {
+    if !insert(&mut tx, &id, new, kept, &beside.kept.category, at).await? {
         return Ok(Recorded::Known);
+    }
+    if let Some((due, next)) = beside.escalates
+        && !confirm::advance(&mut tx, due, Some(next), "").await?
+    {
+        return Ok(Recorded::Moved);
     }
     if let Some(fact) = beside.fact.filter(|_| beside.told_by.is_none()) {
         for beliefs in beside.beliefs.values() {
@@ -189,7 +205,7 @@ pub(crate) async fn record(
     let mut changed = Vec::new();
     for message in messages {
         let sealed = (message.route == Route::Lane).then(|| key.seal(&content_place(&message.uid), &message.content));
-        insert_message(&mut tx, &id, new, message, sealed, now).await?;
+        insert_or_revive(&mut tx, &id, new, message, sealed, now).await?;
         if message.route == Route::Record {
             changed.push(notice(&mut tx, &key, new, message, now).await?);
         }
@@ -204,6 +220,11 @@ pub(crate) async fn record(
         messages.iter().filter(|message| message.is_told()).map(|message| &*message.recipient).collect();
     for recipient in told {
         limit::note(&mut tx, &new.organization, recipient, &id, now).await?;
+        if let Some(wait) = beside.asks {
+            let fact = beside.fact.map_or("", |fact| &fact.key);
+            let asked = Asked { organization: &new.organization, notification: &id, recipient, fact, wait };
+            confirm::ask(&mut tx, &asked, now).await?;
+        }
     }
     beside.said.note(&mut tx, &new.event_id, beside.told_by.is_some(), at).await?;
     tx.commit().await?;
@@ -246,12 +267,14 @@ pub(crate) async fn insert(
     id: &str,
     new: &NewNotification,
     kept: Option<Vec<u8>>,
+    category: &str,
     at: i64,
 ) -> Result<bool> {
+    let (confirms_id, confirms_recipient) = new.confirms.clone().unwrap_or_default();
     let inserted = with!(tx.on(), c => sqlx::query(
         "INSERT INTO notifications (id, organization_id, workflow, event_id, event_uid, priority, collapse_key, request, created_at,
-             kept, override_by, override_reason)
-         VALUES ($1, $2, $3, $4, $5, $6, $7, $8, $9, $10, $11, $12)
+             kept, override_by, override_reason, confirms_id, confirms_recipient, category)
+         VALUES ($1, $2, $3, $4, $5, $6, $7, $8, $9, $10, $11, $12, $13, $14, $15)
          ON CONFLICT (organization_id, event_uid, workflow) DO NOTHING",
     )
     .bind(id)
@@ -266,11 +289,15 @@ pub(crate) async fn insert(
     .bind(kept)
     .bind(&new.override_by)
     .bind(&new.override_reason)
+    .bind(confirms_id)
+    .bind(confirms_recipient)
+    .bind(category)
     .execute(c).await.map(|done| done.rows_affected()))?;
     Ok(inserted > 0)
 }
 
-pub(crate) async fn insert_message(
+/// Records a message; one of the same uid that was skipped is told after all.
+pub(crate) async fn insert_or_revive(
     tx: &mut Tx,
     id: &str,
     new: &NewNotification,
@@ -282,7 +309,10 @@ pub(crate) async fn insert_message(
     with!(tx.on(), c => sqlx::query(
         "INSERT INTO messages (uid, notification_id, organization_id, recipient_id, channel, fate, cancelled, reason, priority, content,
              created_at, trail, address, how, due_at, handed_at, fact)
-         VALUES ($1, $2, $3, $4, $5, $6, 0, $7, $8, $9, $10, $11, $12, $13, $14, $15, $16)",
+         VALUES ($1, $2, $3, $4, $5, $6, 0, $7, $8, $9, $10, $11, $12, $13, $14, $15, $16)
+         ON CONFLICT (uid) DO UPDATE SET fate = excluded.fate, reason = excluded.reason, content = excluded.content,
+             trail = messages.trail || excluded.trail, address = excluded.address, handed_at = excluded.handed_at
+         WHERE messages.fate = 2 AND messages.cancelled = 0",
     )
     .bind(&message.uid[..])
     .bind(id)
@@ -310,201 +340,6 @@ fn about(new: &NewNotification) -> String {
     new.collapse_key.split_whitespace().map(about).collect::<Vec<_>>().join(" ")
 }
 
-/// A notification as it is shown.
-#[derive(Debug, Clone)]
-pub(crate) struct Notification {
-    pub(crate) id: String,
-    pub(crate) workflow: String,
-    pub(crate) event_id: String,
-    pub(crate) event_uid: String,
-    pub(crate) priority: i64,
-    pub(crate) created_at: Timestamp,
-    pub(crate) messages: Vec<Message>,
-}
-
-/// A message as it is shown.
-#[derive(Debug, Clone)]
-pub(crate) struct Message {
-    pub(crate) id: String,
-    pub(crate) recipient: String,
-    pub(crate) channel: String,
-    pub(crate) standing: Standing,
-    pub(crate) reason: String,
-    pub(crate) attempts: u32,
-    pub(crate) created_at: Timestamp,
-    pub(crate) sent_at: Option<Timestamp>,
-    /// When it is decided anew, while it waits for that.
-    pub(crate) due_at: Option<Timestamp>,
-    /// What was looked at, a line each, with its time.
-    pub(crate) trail: String,
-}
-
-/// Where a message stands.
-#[derive(Debug, Clone, Copy, PartialEq, Eq)]
-pub(crate) enum Standing {
-    Waiting,
-    Sending,
-    Sent,
-    Failed,
-    Unknown,
-    Cancelled,
-    Skipped,
-}
-
-/// Which notifications to list; empty texts: all.
-#[derive(Debug, Clone, Default)]
-pub(crate) struct Filter {
-    pub(crate) id: String,
-    /// Idempotency key or uid.
-    pub(crate) event: String,
-    pub(crate) recipient: String,
-    /// Only older ones than this id.
-    pub(crate) before: String,
-}
-
-#[derive(sqlx::FromRow)]
-struct Row {
-    id: String,
-    workflow: String,
-    event_id: String,
-    event_uid: String,
-    priority: i64,
-    created_at: i64,
-}
-
-/// Up to `limit` notifications of an organization with their messages, newest first.
-pub(crate) async fn list(
-    store: &Store,
-    organization: &OrganizationId,
-    filter: &Filter,
-    limit: u32,
-) -> Result<Vec<Notification>> {
-    let rows: Vec<Row> = with!(store.reader(), c => sqlx::query_as(
-        "SELECT id, workflow, event_id, event_uid, priority, created_at FROM notifications
-         WHERE organization_id = $1 AND ($2 = '' OR id = $2) AND ($3 = '' OR event_id = $3 OR event_uid = $3)
-             AND ($4 = '' OR id IN (SELECT notification_id FROM messages WHERE organization_id = $1 AND recipient_id = $4))
-             AND ($5 = '' OR id < $5)
-         ORDER BY id DESC LIMIT $6",
-    )
-    .bind(organization.as_str())
-    .bind(&filter.id)
-    .bind(&filter.event)
-    .bind(&filter.recipient)
-    .bind(&filter.before)
-    .bind(i64::from(limit))
-    .fetch_all(c).await)?;
-    let mut notifications = Vec::with_capacity(rows.len());
-    for row in rows {
-        let messages = messages(store, &row.id).await?;
-        notifications.push(Notification {
-            id: row.id,
-            workflow: row.workflow,
-            event_id: row.event_id,
-            event_uid: row.event_uid,
-            priority: row.priority,
-            created_at: from_micros(row.created_at),
-            messages,
-        });
-    }
-    Ok(notifications)
-}
-
-/// One notification.
-///
-/// # Errors
-/// `Error::NotFound` when the organization has none of this id.
-pub(crate) async fn get(store: &Store, organization: &OrganizationId, id: &str) -> Result<Notification> {
-    let not_found = || Error::NotFound("notification".into());
-    if id.is_empty() {
-        return Err(not_found());
-    }
-    let filter = Filter { id: id.to_owned(), ..Filter::default() };
-    list(store, organization, &filter, 1).await?.pop().ok_or_else(not_found)
-}
-
-#[derive(sqlx::FromRow)]
-struct MessageRow {
-    uid: Vec<u8>,
-    recipient_id: String,
-    channel: String,
-    fate: i64,
-    cancelled: i64,
-    reason: String,
-    created_at: i64,
-    handed_at: Option<i64>,
-    due_at: Option<i64>,
-    ended: String,
-    trail: String,
-    state: Option<i64>,
-    attempts: Option<i64>,
-    finished_at: Option<i64>,
-    why: Option<String>,
-}
-
-async fn messages(store: &Store, notification: &str) -> Result<Vec<Message>> {
-    let rows: Vec<MessageRow> = with!(store.reader(), c => sqlx::query_as(
-        "SELECT m.uid, m.recipient_id, m.channel, COALESCE(c.fate, m.fate) AS fate, COALESCE(c.cancelled, m.cancelled) AS cancelled,
-             m.reason, m.created_at, COALESCE(c.handed_at, m.handed_at) AS handed_at, m.due_at, COALESCE(c.ended, m.ended) AS ended,
-             m.trail, d.state, d.attempts, d.finished_at, d.reason AS why
-         FROM messages AS m LEFT JOIN messages AS c ON c.uid = m.carried_by
-         LEFT JOIN deliveries AS d ON d.event = COALESCE(m.carried_by, m.uid)
-         WHERE m.notification_id = $1 ORDER BY m.recipient_id, m.channel",
-    ).bind(notification).fetch_all(c).await)?;
-    rows.into_iter().map(shown).collect()
-}
-
-fn shown(row: MessageRow) -> Result<Message> {
-    let uid = row.uid.try_into().map_err(|_| Error::internal(anyhow::anyhow!("a message has a malformed uid")))?;
-    let standing = standing(row.fate, row.cancelled == 1, row.state.and_then(State::from_number));
-    let sent_at = match standing {
-        Standing::Sent if row.fate == Route::Record as i64 => row.handed_at.or(Some(row.created_at)),
-        Standing::Sent => row.finished_at,
-        _ => None,
-    };
-    let reason = match (standing, row.why.filter(|why| !why.is_empty())) {
-        (Standing::Cancelled, _) if !row.ended.is_empty() => format!("{}; {}", row.reason, row.ended),
-        (Standing::Cancelled, _) => {
-            format!("{}; their entry in the directory was removed before it was sent", row.reason)
-        }
-        (Standing::Sent, _) | (_, None) => row.reason,
-        (_, Some(why)) => format!("{}; {why}", row.reason),
-    };
-    Ok(Message {
-        id: uuid_text(uid),
-        recipient: row.recipient_id,
-        channel: row.channel,
-        standing,
-        reason,
-        attempts: row.attempts.and_then(|attempts| u32::try_from(attempts).ok()).unwrap_or(0),
-        created_at: from_micros(row.created_at),
-        sent_at: sent_at.map(from_micros),
-        due_at: row.due_at.filter(|_| standing == Standing::Waiting).map(from_micros),
-        trail: row.trail,
-    })
-}
-
-/// `state` is that of the delivery, where a lane has the message already.
-fn standing(fate: i64, cancelled: bool, state: Option<State>) -> Standing {
-    if fate == Route::Skipped as i64 {
-        return Standing::Skipped;
-    }
-    if fate == Route::Record as i64 {
-        return Standing::Sent;
-    }
-    if fate == Route::Held as i64 {
-        return if cancelled { Standing::Cancelled } else { Standing::Waiting };
-    }
-    match state {
-        Some(State::Delivered) => Standing::Sent,
-        Some(State::Sending) => Standing::Sending,
-        Some(State::Unknown) => Standing::Unknown,
-        _ if cancelled => Standing::Cancelled,
-        None | Some(State::Waiting | State::Blocked) => Standing::Waiting,
-        Some(State::Dead) => Standing::Failed,
-        Some(State::Cancelled) => Standing::Cancelled,
-    }
-}
-
 #[cfg(test)]
 mod tests {
     use super::*;
@@ -523,15 +358,5 @@ mod tests {
         ] {
             assert_ne!(one, other);
         }
-    }
-
-    #[test]
-    fn what_was_sent_stays_sent_after_its_recipient_is_removed() {
-        let lane = Route::Lane as i64;
-        assert_eq!(standing(lane, true, Some(State::Delivered)), Standing::Sent);
-        assert_eq!(standing(lane, true, Some(State::Unknown)), Standing::Unknown);
-        assert_eq!(standing(lane, true, Some(State::Dead)), Standing::Cancelled);
-        assert_eq!(standing(lane, true, None), Standing::Cancelled);
-        assert_eq!(standing(lane, false, None), Standing::Waiting);
     }
 }

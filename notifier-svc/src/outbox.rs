@@ -251,6 +251,7 @@ mod tests {
             request: Vec::new(),
             override_by: String::new(),
             override_reason: String::new(),
+            confirms: None,
         };
         let uid = message_uid(&organization, event, "w", "r", "email");
         let message = NewMessage {
@@ -266,7 +267,15 @@ mod tests {
         };
         let said = Said { organization: &organization, workflow: "w", key: "", is_change: false };
         let (kept, beliefs) = (Kept::default(), HashMap::new());
-        let beside = Beside { said: &said, told_by: None, kept: &kept, fact: None, beliefs: &beliefs };
+        let beside = Beside {
+            said: &said,
+            told_by: None,
+            kept: &kept,
+            fact: None,
+            beliefs: &beliefs,
+            asks: None,
+            escalates: None,
+        };
         let recorded = record(store, keys, &new, &[message], &beside, Clock::System.now()).await.unwrap();
         assert!(matches!(recorded, Recorded::New(..)), "the first of its event");
         uid

@@ -75,6 +75,9 @@ pub(crate) fn unwanted(question: &Question<'_>, known: &Circumstances) -> Option
     let off = known.preference.rule(question.asked, question.category).is_some_and(|rule| rule.off);
     let is_marketing = question.category == MARKETING;
     match question.urgency {
+        _ if is_marketing && !question.advertises => {
+            Some("commercial mail needs the sender's postal address: set postal_address".to_owned())
+        }
         _ if is_marketing && known.preference.consent.is_none() => {
             Some("they haven't agreed to commercial mail".to_owned())
         }
@@ -189,8 +192,8 @@ impl Schedule {
         };
         digest
             .map(|at| (at, How::Digest, "gathered for their digest"))
-            .or(quiet.map(|at| (at, How::Deferred, "their quiet hours")))
-            .or(settles.map(|at| (at, How::Deferred, "it may still change")))
+            .or_else(|| quiet.map(|at| (at, How::Deferred, "their quiet hours")))
+            .or_else(|| settles.map(|at| (at, How::Deferred, "it may still change")))
     }
 
     fn hold(

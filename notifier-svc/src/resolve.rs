@@ -48,6 +48,8 @@ pub(crate) struct Question<'a> {
     pub(crate) stage: Stage,
     /// What is known of each person; of those who aren't there, nothing.
     pub(crate) known: &'a HashMap<String, Circumstances>,
+    /// Commercial mail may be sent from here: the sender's postal address is known.
+    pub(crate) advertises: bool,
     /// The new value of the fact that is told, where it is one.
     pub(crate) news: Option<&'a str>,
 }
@@ -280,5 +282,7 @@ fn once_per_address(
     }
 }
 
+#[cfg(test)]
+mod histories;
 #[cfg(test)]
 mod tests;

@@ -11,16 +11,20 @@ use chassis::{
     clock::Clock,
     error::{Error, Result},
     id::OrganizationId,
-    secret::DataKeys,
+    secret::{DataKey, DataKeys},
     store::Store,
 };
 use jiff::{SignedDuration, Timestamp};
 use tokio::sync::{Mutex, MutexGuard, Notify};
 
 use crate::{
+    category::MARKETING,
     channel::{Carriage, Channels, Message},
     circumstance::Known,
     collapse::Said,
+    config::Escalation,
+    confirm::Due,
+    escalation::{self, UNCONFIRMED},
     fact::{self, Fact},
     inbox::Inbox,
     kept::Kept,
@@ -31,6 +35,7 @@ use crate::{
     resolve::{Fate, Planned, plan},
     suppression::{Suppressions, hash},
     template::Templates,
+    token::{self, Purpose},
     variable::{Variables, for_recipient, since},
     workflow::{VendorInstructions, Workflow},
 };
@@ -47,6 +52,8 @@ pub(crate) struct Telling {
     pub(crate) kept: Kept,
     /// It comes from a table change, not from a domain event.
     pub(crate) is_change: bool,
+    /// The step of an escalation that it is, and when the next is.
+    pub(crate) escalates: Option<(Due, Timestamp)>,
 }
 
 impl Telling {
@@ -98,6 +105,12 @@ pub(crate) struct Notifier {
     pub(crate) public_name: String,
     /// How long a date may still change before people are told.
     pub(crate) settle: Duration,
+    /// How long confirmations are waited for.
+    pub(crate) escalation: Escalation,
+    /// Where people reach the gateway; empty: there are no links.
+    pub(crate) public_url: String,
+    /// The sender's, for commercial mail.
+    pub(crate) postal_address: String,
     pub(crate) turns: Turns,
     /// The outbox waits for it.
     pub(crate) wake: Arc<Notify>,
@@ -134,7 +147,7 @@ impl Notifier {
     }
 
     /// Decides, renders and records.
-    async fn resolve(&self, telling: &Telling) -> Result<Recorded> {
+    pub(crate) async fn resolve(&self, telling: &Telling) -> Result<Recorded> {
         let (new, kept) = (&telling.notification, &telling.kept);
         let now = self.clock.now();
         let said = Said {
@@ -152,15 +165,25 @@ impl Notifier {
         let wedding_day = self.wedding_day(&new.organization, kept).await?;
         let subject = Subject { asked: &new.workflow, workflow: telling.workflow, priority: new.priority, kept };
         let mut question = subject.question(&people, &known, now, stage, wedding_day);
+        question.advertises = !self.postal_address.is_empty();
         (question.told_by, question.news) = (told_by.as_deref(), fact.as_ref().map(|fact| &*fact.new));
         let planned = plan(&question, &self.channels);
         if telling.is_asked() {
             refuse_strangers(&planned)?;
         }
-        let message = |planned| self.message(telling, planned, &known, fact.as_ref(), now);
+        let key = self.keys.of(&new.organization).await?;
+        let message = |planned| self.message(telling, planned, &known, fact.as_ref(), &key, now);
         let messages = planned.iter().map(message).collect::<Result<Vec<_>>>()?;
-        let beside =
-            Beside { said: &said, told_by: told_by.as_deref(), kept, fact: fact.as_ref(), beliefs: &known.beliefs };
+        let beside = Beside {
+            said: &said,
+            told_by: told_by.as_deref(),
+            kept,
+            fact: fact.as_ref(),
+            beliefs: &known.beliefs,
+            asks: escalation::asks(&new.workflow)
+                .then(|| escalation::wait(question.urgency, wedding_day, &self.escalation)),
+            escalates: telling.escalates.as_ref().map(|(due, next)| (due, *next)),
+        };
         notification::record(&self.store, &self.keys, new, &messages, &beside, now).await
     }
 
@@ -184,6 +207,7 @@ impl Notifier {
         planned: &Planned<'_>,
         known: &Known,
         fact: Option<&Fact>,
+        key: &DataKey,
         now: Timestamp,
     ) -> Result<NewMessage> {
         let new = &telling.notification;
@@ -198,7 +222,16 @@ impl Notifier {
             }
             Fate::Send(reason) => {
                 let variables = known.variables(&telling.kept.variables, person, channel, fact);
-                match self.render(telling.workflow, &variables, person, channel, uid, now) {
+                let text = Text {
+                    workflow: telling.workflow,
+                    asked: &new.workflow,
+                    category: telling.kept.category(&new.workflow),
+                    variables: &variables,
+                    person,
+                    channel,
+                    uid,
+                };
+                match self.render(&text, key, now) {
                     Ok((route, content)) => (route, reason.clone(), content),
                     Err(error) if telling.is_asked() => return Err(Error::invalid("variables", error)),
                     Err(error) => {
@@ -226,25 +259,36 @@ impl Notifier {
     }
 
     /// A message as it is carried, and how.
-    pub(crate) fn render(
-        &self,
-        workflow: &Workflow,
-        variables: &Variables,
-        person: &Person,
-        channel: &str,
-        uid: [u8; 16],
-        now: Timestamp,
-    ) -> Result<(Route, Bytes), String> {
-        let channel = self.channels.get(channel).ok_or("the channel is not set up here")?;
-        let recipient = person.recipient.as_ref().ok_or("not in the directory")?;
-        let variables = self.own(variables, person);
-        let message = Message { uid, workflow, variables: &variables, recipient, at: now };
+    pub(crate) fn render(&self, text: &Text<'_>, key: &DataKey, now: Timestamp) -> Result<(Route, Bytes), String> {
+        let channel = self.channels.get(text.channel).ok_or("the channel is not set up here")?;
+        let recipient = text.person.recipient.as_ref().ok_or("not in the directory")?;
+        let mut variables = self.own(text.variables, text.person);
+        self.links(&mut variables, text, key, now);
+        let message = Message { uid: text.uid, workflow: text.workflow, variables: &variables, recipient, at: now };
         let content = channel.render(&message).map_err(|error| error.to_string())?;
         let route = match channel.carriage() {
             Carriage::Record => Route::Record,
             Carriage::Carry(_) => Route::Lane,
         };
         Ok((route, content))
+    }
+
+    /// The links of a message that its reader may follow, where the gateway's address is known.
+    fn links(&self, variables: &mut Variables, text: &Text<'_>, key: &DataKey, now: Timestamp) {
+        let link = |purpose: Purpose, path: &str| {
+            let token = token::sign(key, purpose, &text.uid, now);
+            format!("{}/{path}/{token}", self.public_url.trim_end_matches('/'))
+        };
+        let has_links = !self.public_url.is_empty();
+        if has_links && (escalation::asks(text.asked) || text.asked == UNCONFIRMED) {
+            variables.insert("acknowledge_url".to_owned(), link(Purpose::Acknowledge, "acknowledge").into());
+        }
+        if text.category == MARKETING {
+            variables.insert("postal_address".to_owned(), self.postal_address.clone().into());
+        }
+        if has_links && text.category == MARKETING {
+            variables.insert("unsubscribe_url".to_owned(), link(Purpose::Unsubscribe, "unsubscribe").into());
+        }
     }
 
     /// The variables as one person reads them.
@@ -262,6 +306,18 @@ pub(crate) fn count(channel: &str, route: Route) {
         Route::Lane | Route::Record => "told",
     };
     metrics::counter!("notifier_messages_total", "channel" => channel.to_owned(), "fate" => fate).increment(1);
+}
+
+/// A message that is to be rendered.
+pub(crate) struct Text<'a> {
+    pub(crate) workflow: &'a Workflow,
+    /// The name that was asked for, and its category.
+    pub(crate) asked: &'a str,
+    pub(crate) category: &'a str,
+    pub(crate) variables: &'a Variables,
+    pub(crate) person: &'a Person,
+    pub(crate) channel: &'a str,
+    pub(crate) uid: [u8; 16],
 }
 
 /// What it is about, of the things that are asked of `resolve`.

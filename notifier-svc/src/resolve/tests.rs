@@ -4,19 +4,21 @@ use proptest::prelude::*;
 
 use super::*;
 use crate::{
+    preference::{Preference, Rule},
     recipient::{Relation, tests::supplier},
+    suppression::Reason,
     workflow::{all, find},
 };
 
-fn person(id: &str, relation: Relation) -> Person {
+pub(super) fn person(id: &str, relation: Relation) -> Person {
     Person { id: id.to_owned(), relation, recipient: Some(supplier(id)), vendor_types: Vec::new() }
 }
 
-fn of_wedding() -> Relation {
+pub(super) fn of_wedding() -> Relation {
     Relation { wedding: true, ..Relation::default() }
 }
 
-fn question<'a>(
+pub(super) fn question<'a>(
     workflow: &'a Workflow,
     offered: &'a [String],
     people: &'a [Person],
@@ -35,11 +37,12 @@ fn question<'a>(
         wedding_day: false,
         stage: Stage::First { settles: None },
         known,
+        advertises: true,
         news: None,
     }
 }
 
-fn named(names: &[&str]) -> Vec<String> {
+pub(super) fn named(names: &[&str]) -> Vec<String> {
     names.iter().map(|name| (*name).to_owned()).collect()
 }
 
@@ -115,6 +118,44 @@ fn one_address_reads_the_same_words_once_and_other_instructions_too() {
     }
     people[2].vendor_types = named(&["florist"]);
     assert_eq!(sent(&["email"], &people), [("a".to_owned(), "email".to_owned()), ("c".to_owned(), "email".to_owned())]);
+}
+
+#[test]
+fn an_emergency_goes_everywhere_whatever_they_chose_and_turned_off() {
+    let mut vendor = person("v", of_wedding());
+    vendor.recipient.as_mut().unwrap().channels = named(&["in_app"]);
+    let off = Rule { off: true, ..Rule::default() };
+    let preference = Preference { rules: vec![off], ..Preference::default() };
+    let known = HashMap::from([("v".to_owned(), Circumstances { preference, ..Circumstances::default() })]);
+    let (people, offered) = ([vendor], named(&["in_app"]));
+    let sent = |urgency: Urgency| {
+        let mut question = question(find("emergency"), &offered, &people, &known);
+        question.urgency = urgency;
+        let planned = plan(&question, &Channels::for_test());
+        let sent = planned.into_iter().filter(|planned| matches!(planned.fate, Fate::Send(_)));
+        sent.map(|planned| planned.channel).collect::<Vec<_>>()
+    };
+    assert_eq!(sent(Urgency::Emergency), ["in_app", "email"]);
+    assert_eq!(sent(Urgency::Urgent), ["in_app"]);
+    assert!(sent(Urgency::Ordinary).is_empty());
+}
+
+#[test]
+fn a_suppressed_address_leaves_the_other_channels_and_only_an_emergency_passes_an_unsubscription() {
+    let people = [person("v", of_wedding())];
+    let offered = named(&["email", "in_app"]);
+    let sent = |reason: Reason, urgency: Urgency| {
+        let suppressed = HashMap::from([("email".to_owned(), reason)]);
+        let known = HashMap::from([("v".to_owned(), Circumstances { suppressed, ..Circumstances::default() })]);
+        let mut question = question(find("emergency"), &offered, &people, &known);
+        question.urgency = urgency;
+        let planned = plan(&question, &Channels::for_test());
+        planned.into_iter().filter(|planned| matches!(planned.fate, Fate::Send(_))).count()
+    };
+    assert_eq!(sent(Reason::Bounced, Urgency::Ordinary), 1);
+    assert_eq!(sent(Reason::Stopped, Urgency::Emergency), 1);
+    assert_eq!(sent(Reason::Unsubscribed, Urgency::Urgent), 1);
+    assert_eq!(sent(Reason::Unsubscribed, Urgency::Emergency), 2);
 }
 
 fn people() -> impl Strategy<Value = Vec<Person>> {

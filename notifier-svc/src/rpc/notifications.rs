@@ -218,6 +218,7 @@ impl Notifications {
                 request,
                 override_by: asked.override_by.to_owned(),
                 override_reason: asked.override_reason.to_owned(),
+                confirms: None,
             },
             workflow,
             kept: Kept {
@@ -230,6 +231,7 @@ impl Notifications {
                 ..Kept::default()
             },
             is_change: false,
+            escalates: None,
         };
         let told = self.0.tell(&telling).await?;
         if !asked.override_by.is_empty() && !told.duplicate {
@@ -270,8 +272,8 @@ fn print(notification: Notification) -> wire::Notification {
     }
 }
 
-fn print_message(message: Message) -> wire::Message {
-    let state = match message.standing {
+pub(super) fn print_state(standing: Standing) -> MessageState {
+    match standing {
         Standing::Waiting => MessageState::Waiting,
         Standing::Sending => MessageState::Sending,
         Standing::Sent => MessageState::Sent,
@@ -279,12 +281,15 @@ fn print_message(message: Message) -> wire::Message {
         Standing::Unknown => MessageState::Unknown,
         Standing::Cancelled => MessageState::Cancelled,
         Standing::Skipped => MessageState::Skipped,
-    };
+    }
+}
+
+pub(super) fn print_message(message: Message) -> wire::Message {
     wire::Message {
         id: message.id,
         recipient_id: message.recipient,
         channel: message.channel,
-        state: state.into(),
+        state: print_state(message.standing).into(),
         reason: message.reason,
         attempts: message.attempts,
         created_at: Some(timestamp(message.created_at)),

@@ -1,5 +1,7 @@
 //! `PreferenceService`: what people wish, over gRPC.
 
+use std::sync::Arc;
+
 use chassis::{
     auth::caller,
     error::{Error, Result},
@@ -17,6 +19,8 @@ use crate::{
     category,
     preference::{Consent, Digest, Preference, Preferences, Rule},
     recipient::Directory,
+    tell::Notifier,
+    token::Purpose,
     when::Quiet,
 };
 
@@ -24,6 +28,7 @@ use crate::{
 pub(crate) struct Wishes {
     pub(crate) preferences: Preferences,
     pub(crate) directory: Directory,
+    pub(crate) notifier: Arc<Notifier>,
 }
 
 #[tonic::async_trait]
@@ -56,16 +61,24 @@ impl PreferenceService for Wishes {
     }
 
     async fn unsubscribe(&self, request: Request<UnsubscribeRequest>) -> Result<Response<UnsubscribeResponse>, Status> {
-        let organization = caller(&request)?.organization("")?;
+        let caller = caller(&request)?;
         let request = request.into_inner();
-        self.directory.get(&organization, &request.recipient_id).await?;
-        if !category::ALL.contains(&&*request.category) {
+        let (organization, recipient, category) = if request.token.is_empty() {
+            (caller.organization("")?, request.recipient_id, request.category)
+        } else {
+            let (organization, owner) = self.notifier.owner(&caller, Purpose::Unsubscribe, &request.token).await?;
+            let of_workflow = category::of(&owner.workflow).to_owned();
+            let category = if owner.category.is_empty() { of_workflow } else { owner.category };
+            (organization, owner.recipient_id, category)
+        };
+        if !category::ALL.contains(&&*category) {
             return Err(Error::invalid("category", format!("must be one of {}", category::ALL.join(", "))).into());
         }
-        let mut preference = self.preferences.get(&organization, &request.recipient_id).await?;
-        preference.unsubscribe(&request.category);
-        self.preferences.put(&organization, &request.recipient_id, &preference).await?;
-        Ok(Response::new(UnsubscribeResponse { category: request.category }))
+        self.directory.get(&organization, &recipient).await?;
+        let mut preference = self.preferences.get(&organization, &recipient).await?;
+        preference.unsubscribe(&category);
+        self.preferences.put(&organization, &recipient, &preference).await?;
+        Ok(Response::new(UnsubscribeResponse { category }))
     }
 }
 

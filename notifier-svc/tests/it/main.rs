@@ -2,12 +2,14 @@
 
 #![expect(clippy::unwrap_used, reason = "a test fails by panicking")]
 
+mod confirmation;
 mod date;
 mod digest;
 mod directory;
 mod inbox;
 mod limit;
 mod mail;
+mod person;
 mod preference;
 mod router;
 mod sealing;

@@ -13,7 +13,8 @@ use proto::{
     common::v1::Priority,
     notifier::v1::{
         self as wire, Message, MessageState, Notification, Recipient, RecipientKind,
-        inbox_service_client::InboxServiceClient, notification_service_client::NotificationServiceClient,
+        confirmation_service_client::ConfirmationServiceClient, inbox_service_client::InboxServiceClient,
+        notification_service_client::NotificationServiceClient, person_service_client::PersonServiceClient,
         preference_service_client::PreferenceServiceClient, recipient_service_client::RecipientServiceClient,
         suppression_service_client::SuppressionServiceClient,
     },
@@ -66,6 +67,14 @@ impl Client {
         SuppressionServiceClient::new(self.0.clone())
     }
 
+    pub(crate) fn confirmations(&self) -> ConfirmationServiceClient<InterceptedService<Channel, Key>> {
+        ConfirmationServiceClient::new(self.0.clone())
+    }
+
+    pub(crate) fn persons(&self) -> PersonServiceClient<InterceptedService<Channel, Key>> {
+        PersonServiceClient::new(self.0.clone())
+    }
+
     /// Replaces what somebody wishes.
     pub(crate) async fn wish(&self, recipient: &str, preference: wire::Preference) {
         let request =
@@ -114,6 +123,18 @@ impl Client {
         message
     }
 
+    /// Waits until a message neither waits nor is being sent.
+    pub(crate) async fn settled(&self, event: &str, recipient: &str, channel: &str) -> Message {
+        for _ in 0..3_000 {
+            let message = self.message(event, recipient, channel).await.expect("it was recorded");
+            if !matches!(message.state(), MessageState::Waiting | MessageState::Sending) {
+                return message;
+            }
+            tokio::time::sleep(Duration::from_millis(10)).await;
+        }
+        panic!("{event} is not settled within 30 s");
+    }
+
     /// Waits until a message stands like this.
     pub(crate) async fn until(&self, event: &str, recipient: &str, channel: &str, state: MessageState) -> Message {
         let mut last = None;
@@ -157,6 +178,8 @@ impl World {
             listen: SocketAddr::from(([127, 0, 0, 1], 0)),
             router: format!("http://{at}"),
             store,
+            public_url: "https://gate.example/".to_owned(),
+            postal_address: "1 Garden Lane, York".to_owned(),
             smtp: SmtpSettings {
                 host: "127.0.0.1".to_owned(),
                 port: mail.port(),
@@ -178,8 +201,7 @@ impl World {
     }
 
     pub(crate) async fn client(&self, key: &'static str) -> Client {
-        let channel = Endpoint::from_shared(format!("http://{}", self.address)).unwrap().connect().await.unwrap();
-        Client(InterceptedService::new(channel, Key(key)))
+        client_at(self.address, key).await
     }
 
     /// Hands an event of organization `a` to the notifier and waits for its acknowledgement.
@@ -198,6 +220,12 @@ impl World {
         }
         panic!("not acknowledged within 10 s");
     }
+}
+
+/// A client of a notifier that listens there.
+pub(crate) async fn client_at(address: SocketAddr, key: &'static str) -> Client {
+    let channel = Endpoint::from_shared(format!("http://{address}")).unwrap().connect().await.unwrap();
+    Client(InterceptedService::new(channel, Key(key)))
 }
 
 /// Runs `test` in a fresh world on each engine.
