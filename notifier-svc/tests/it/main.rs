@@ -7,6 +7,7 @@ mod date;
 mod digest;
 mod directory;
 mod inbox;
+mod kill;
 mod limit;
 mod mail;
 mod person;
