@@ -18,6 +18,7 @@ use std::{
 
 use base64::{Engine as _, prelude::BASE64_STANDARD};
 use chacha20poly1305::{AeadInOut as _, KeyInit as _, Tag, XChaCha20Poly1305, XNonce};
+use hmac::{Hmac, Mac as _};
 use moka::sync::Cache;
 use serde::{Deserialize, Serialize};
 use sha2::{Digest as _, Sha256};
@@ -183,6 +184,8 @@ pub struct DataKey {
     cipher: XChaCha20Poly1305,
     /// Version and the first bytes of the key's SHA-256: tells a wrong key from a damaged value.
     header: [u8; 1 + FINGERPRINT_BYTES],
+    /// For what is signed, not sealed: a key of its own.
+    mac: Hmac<Sha256>,
 }
 
 impl DataKey {
@@ -190,7 +193,16 @@ impl DataKey {
         let digest = Sha256::digest(key);
         let mut header = [VERSION; 1 + FINGERPRINT_BYTES];
         header[1..].copy_from_slice(&digest[..FINGERPRINT_BYTES]);
-        Self { cipher: XChaCha20Poly1305::new(&(*key).into()), header }
+        let signing = keyed(key).chain_update(b"wedsync data key: signing").finalize().into_bytes();
+        Self { cipher: XChaCha20Poly1305::new(&(*key).into()), header, mac: keyed(&signing) }
+    }
+
+    /// An HMAC-SHA256 over what is said for one purpose, for links that come back to us.
+    #[must_use]
+    pub fn mac(&self, purpose: &str, said: &[u8]) -> [u8; 32] {
+        let length = (purpose.len() as u64).to_be_bytes();
+        let mac = self.mac.clone().chain_update(length).chain_update(purpose).chain_update(said);
+        mac.finalize().into_bytes().into()
     }
 
     /// Seals `plain` for `aad` (see [`place`]); 45 bytes longer than it.
@@ -209,6 +221,10 @@ impl DataKey {
         }
         open(&self.cipher, self.header.len(), aad, sealed)
     }
+}
+
+fn keyed(key: &[u8]) -> Hmac<Sha256> {
+    Hmac::new_from_slice(key).expect("HMAC takes keys of every length")
 }
 
 impl fmt::Debug for DataKey {

@@ -17,6 +17,14 @@ pub struct Config {
     pub router: String,
     /// What the product calls itself towards people; default `WedSync`.
     pub public_name: String,
+    /// How long a new wedding date may still change before people are told, in milliseconds; default 0: at once.
+    pub settle_ms: u64,
+    /// Where people reach the gateway, for links in messages; default empty, which means that there are none.
+    pub public_url: String,
+    /// The sender's postal address, which commercial mail must carry; default empty, which means that none is sent.
+    pub postal_address: String,
+    /// How long confirmations are waited for.
+    pub escalation: Escalation,
     /// Where the notifier keeps its data.
     pub store: StoreSettings,
     /// The mail server.
@@ -30,9 +38,31 @@ impl Default for Config {
             listen: SocketAddr::from(([127, 0, 0, 1], 7430)),
             router: "http://127.0.0.1:7410".to_owned(),
             public_name: "WedSync".to_owned(),
+            settle_ms: 0,
+            public_url: String::new(),
+            postal_address: String::new(),
+            escalation: Escalation::default(),
             store: StoreSettings { url, schema: "notifier".to_owned(), ..StoreSettings::default() },
             smtp: Smtp::default(),
         }
+    }
+}
+
+/// `[notifier.escalation]`
+#[derive(Debug, Clone, Serialize, Deserialize)]
+#[serde(default, deny_unknown_fields)]
+pub struct Escalation {
+    /// After how long an unconfirmed emergency goes on to the next on the wedding's day, in milliseconds; default 60,000.
+    pub wedding_day_ms: u64,
+    /// What is urgent otherwise, in milliseconds; default 900,000.
+    pub urgent_ms: u64,
+    /// Everything else that asks for a confirmation, in milliseconds; default 86,400,000.
+    pub otherwise_ms: u64,
+}
+
+impl Default for Escalation {
+    fn default() -> Self {
+        Self { wedding_day_ms: 60_000, urgent_ms: 900_000, otherwise_ms: 86_400_000 }
     }
 }
 
@@ -98,6 +128,14 @@ impl Config {
         let mut problems = self.smtp.problems();
         if self.public_name.trim().is_empty() || self.public_name.chars().any(char::is_control) {
             problems.push("[notifier] public_name must be a name".to_owned());
+        }
+        let Escalation { wedding_day_ms, urgent_ms, otherwise_ms } = self.escalation;
+        if [wedding_day_ms, urgent_ms, otherwise_ms].iter().any(|wait_ms| *wait_ms < 1_000) {
+            problems.push("[notifier.escalation] every wait must be at least 1000 ms".to_owned());
+        }
+        let schemes = ["https://", "http://"];
+        if !self.public_url.is_empty() && !schemes.iter().any(|scheme| self.public_url.starts_with(scheme)) {
+            problems.push("[notifier] public_url must begin with https:// or http://".to_owned());
         }
         if problems.is_empty() { Ok(()) } else { bail!("{}", problems.join("\n")) }
     }

@@ -15,11 +15,11 @@ use proto::{
 
 use crate::{
     event::{Change, Event, Operation, Position, Record},
+    kept::Kept,
     notification::NewNotification,
-    recipient::Named,
     tell::{Notifier, Telling},
     variable::of_event,
-    workflow,
+    wedding, workflow,
 };
 
 /// Takes events in.
@@ -33,6 +33,7 @@ impl consume::Handler for Handler {
         match read(event) {
             Some(event) => {
                 self.0.directory.learn(&event).await?;
+                wedding::learn(&self.0.store, &event).await?;
                 for wanted in wanted(plan) {
                     self.tell(&event, &wanted).await?;
                 }
@@ -56,17 +57,21 @@ impl Handler {
                 priority: wanted.priority,
                 collapse_key: wanted.collapse_key.clone(),
                 request: Vec::new(),
+                override_by: String::new(),
+                override_reason: String::new(),
+                confirms: None,
             },
             workflow,
-            variables: of_event(workflow, &wanted.workflow, event),
-            offered: &wanted.channels,
-            named: Named {
-                wedding: event.wedding.as_deref(),
-                supplier: event.supplier.as_deref(),
-                couple: event.couple.as_deref(),
-                chosen: &[],
+            kept: Kept {
+                variables: of_event(workflow, &wanted.workflow, event),
+                offered: wanted.channels.clone(),
+                wedding: event.wedding.clone(),
+                supplier: event.supplier.clone(),
+                couple: event.couple.clone(),
+                ..Kept::default()
             },
             is_change: event.change.is_some(),
+            escalates: None,
         };
         let told = self.0.tell(&telling).await?;
         tracing::debug!(

@@ -138,6 +138,16 @@ impl Inbox {
         rows.into_iter().map(|row| open(&key, row)).collect()
     }
 
+    /// Up to `limit` notices of a recipient, archived ones too, newest first.
+    pub(crate) async fn all(&self, organization: &OrganizationId, recipient: &str, limit: u32) -> Result<Vec<Notice>> {
+        let rows: Vec<Row> = with!(self.store.reader(), c => sqlx::query_as(
+            "SELECT id, recipient_id, workflow, event_uid, priority, content, created_at, read_at, archived_at FROM notices
+             WHERE organization_id = $1 AND recipient_id = $2 ORDER BY id DESC LIMIT $3",
+        ).bind(organization.as_str()).bind(recipient).bind(i64::from(limit)).fetch_all(c).await)?;
+        let key = self.keys.of(organization).await?;
+        rows.into_iter().map(|row| open(&key, row)).collect()
+    }
+
     /// One notice.
     ///
     /// # Errors

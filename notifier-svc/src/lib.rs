@@ -2,30 +2,49 @@
 //! tells them by e-mail and in their inboxes.
 //!
 //! ```text
-//! consume -> handle -> recipient (learn) -> tell: collapse, resolve, render, record -> outbox -> lanes -> channel
-//!                                                                              \-> inbox -> WatchInbox
+//! consume -> handle -> recipient (learn) -> tell: collapse, resolve, render, record -> outbox -> last look -> lanes -> channel
+//!                                                 ^-- hold: due again <--/      \-> inbox -> WatchInbox
 //! ```
 //!
 //! Guarantee: an event is acknowledged once what it comes to is recorded, a row per person and channel; nobody is told
 //! twice of one event, however often it comes; whoever isn't told has a stated reason.
 
+mod category;
 mod channel;
+mod circumstance;
 mod collapse;
 mod config;
+mod confirm;
+mod digest;
+mod escalate;
+mod escalation;
 mod event;
+mod fact;
 mod handle;
+mod hold;
 mod inbox;
+mod informed;
+mod kept;
+mod last_look;
+mod limit;
 mod notification;
 mod outbox;
+mod person;
+mod policy;
+mod preference;
 mod recipient;
 mod resolve;
 mod rpc;
+mod suppression;
 mod tell;
 mod template;
+mod token;
 mod variable;
+mod wedding;
+mod when;
 mod workflow;
 
-use std::{net::SocketAddr, sync::Arc};
+use std::{net::SocketAddr, sync::Arc, time::Duration};
 
 use anyhow::Result;
 use chassis::{
@@ -38,20 +57,27 @@ use chassis::{
     store::{self, Migrations, Store},
 };
 use proto::notifier::v1::{
-    inbox_service_server::InboxServiceServer, notification_service_server::NotificationServiceServer,
-    recipient_service_server::RecipientServiceServer,
+    confirmation_service_server::ConfirmationServiceServer, inbox_service_server::InboxServiceServer,
+    notification_service_server::NotificationServiceServer, person_service_server::PersonServiceServer,
+    preference_service_server::PreferenceServiceServer, recipient_service_server::RecipientServiceServer,
+    suppression_service_server::SuppressionServiceServer,
 };
 use tokio::sync::Notify;
 
-pub use self::config::{Config, Smtp, Tls};
+pub use self::config::{Config, Escalation, Smtp, Tls};
 use self::{
     channel::Channels,
     handle::Handler,
     inbox::Inbox,
     outbox::{Outbox, Post},
+    preference::Preferences,
     recipient::Directory,
-    rpc::{inbox::Inboxes, notifications::Notifications, recipients::Recipients},
-    tell::Notifier,
+    rpc::{
+        confirmations::Confirmations, inbox::Inboxes, notifications::Notifications, persons::Persons,
+        preferences::Wishes, recipients::Recipients, suppressions::Lists,
+    },
+    suppression::Suppressions,
+    tell::{Notifier, Turns},
     template::Templates,
     workflow::VendorInstructions,
 };
@@ -86,12 +112,15 @@ pub async fn start(config: Config, chassis: &Chassis) -> Result<Service> {
     let keys = DataKeys::new(store.clone(), chassis.keyring()?, clock.clone());
     let directory = Directory::new(store.clone(), keys.clone(), clock.clone());
     let inbox = Inbox::new(store.clone(), keys.clone(), clock.clone());
+    let preferences = Preferences::new(store.clone(), clock.clone());
+    let suppressions = Suppressions::new(store.clone(), keys.clone(), clock.clone());
 
     // The way out.
-    let channels = Arc::new(Channels::new(&config, &Arc::new(Templates::load()?))?);
+    let templates = Arc::new(Templates::load()?);
+    let channels = Arc::new(Channels::new(&config, &templates)?);
     let connections = config.smtp.connections;
     let slots = Slots { lane: connections, organization: connections as usize, all: connections as usize };
-    let post = Arc::new(Post { store: store.clone(), channels: Arc::clone(&channels) });
+    let post = Arc::new(Post { store: store.clone(), clock: clock.clone(), channels: Arc::clone(&channels) });
     let dispatcher = Dispatcher::start(store.clone(), keys.clone(), post, slots, clock.clone(), tasks).await?;
     let wake = Arc::new(Notify::new());
     let mut outbox = Outbox::new(store.clone(), keys.clone(), dispatcher, Arc::clone(&wake));
@@ -100,27 +129,46 @@ pub async fn start(config: Config, chassis: &Chassis) -> Result<Service> {
 
     // The way in: events, then calls.
     let (instructions, public_name) = (VendorInstructions::load(), config.public_name);
+    let settle = Duration::from_millis(config.settle_ms);
     let notifier = Arc::new(Notifier {
         store,
         keys,
         clock: clock.clone(),
         directory: directory.clone(),
+        preferences: preferences.clone(),
+        suppressions: suppressions.clone(),
         channels,
+        templates,
         inbox: inbox.clone(),
         instructions,
         public_name,
+        settle,
+        escalation: config.escalation,
+        public_url: config.public_url,
+        postal_address: config.postal_address,
+        turns: Turns::default(),
         wake,
+        later: Arc::default(),
     });
+    tasks.spawn("notifier.hold", hold::run(Arc::clone(&notifier), tasks.stopping()));
     let router = Peer::new("notifier", &config.router, chassis)?;
     let handler = Handler(Arc::clone(&notifier));
     tasks.spawn("notifier.consume", consume::run(router.separate(), GROUP, handler, tasks.stopping()));
+    let wishes = Wishes { preferences, directory: directory.clone(), notifier: Arc::clone(&notifier) };
     let inboxes = Inboxes { inbox, directory: directory.clone(), tasks: tasks.clone() };
     let running = server
         .authenticator(Arc::new(RouterAuthenticator::new(&router, clock.clone())))
         .access(rpc::ACCESS)
         .add(RecipientServiceServer::new(Recipients(directory)).max_decoding_message_size(MESSAGE_LIMIT))
+        .add(
+            ConfirmationServiceServer::new(Confirmations(Arc::clone(&notifier)))
+                .max_encoding_message_size(MESSAGE_LIMIT),
+        )
+        .add(PersonServiceServer::new(Persons(Arc::clone(&notifier))).max_encoding_message_size(MESSAGE_LIMIT))
         .add(NotificationServiceServer::new(Notifications(notifier)).max_encoding_message_size(MESSAGE_LIMIT))
         .add(InboxServiceServer::new(inboxes))
+        .add(PreferenceServiceServer::new(wishes))
+        .add(SuppressionServiceServer::new(Lists(suppressions)))
         .serve()?;
     Ok(Service { address: running.address })
 }

@@ -10,6 +10,7 @@ use std::{collections::HashSet, sync::Arc, time::Duration};
 
 use bytes::Bytes;
 use chassis::{
+    clock::Clock,
     error::{Error, Result},
     id::OrganizationId,
     lane::{Attempted, Blame, Courier, Delivery, Dispatcher, Offer, Outcome, Settings},
@@ -22,6 +23,7 @@ use tokio_util::sync::CancellationToken;
 
 use crate::{
     channel::{Carriage, Channels},
+    last_look::{Look, last_look},
     notification::content_place,
 };
 
@@ -35,6 +37,7 @@ const NEVER: Duration = Duration::from_secs(10 * 365 * 24 * 3600);
 /// Carries what lies in the lanes, by its channel.
 pub(crate) struct Post {
     pub(crate) store: Store,
+    pub(crate) clock: Clock,
     pub(crate) channels: Arc<Channels>,
 }
 
@@ -43,9 +46,16 @@ impl Courier for Post {
     const REPEATABLE: bool = false;
 
     async fn attempt(&self, delivery: Arc<Delivery>) -> Attempted {
-        match is_cancelled(&self.store, &delivery.event).await {
-            Ok(false) => {}
-            Ok(true) => return ended(Outcome::Permanent, "cancelled", "the recipient was removed"),
+        match last_look(&self.store, &self.clock, &delivery).await {
+            Ok(Look::Send) => {}
+            Ok(Look::Drop(class, why)) => return ended(Outcome::Permanent, class, &why),
+            Ok(Look::Wait(after)) => {
+                return ended(
+                    Outcome::Retry { after: Some(after), blame: Blame::Message },
+                    "quiet",
+                    "their quiet hours",
+                );
+            }
             Err(error) => {
                 tracing::warn!(%error, "can't look a message up before sending it; it waits");
                 return ended(Outcome::Retry { after: None, blame: Blame::Message }, "store", "the store was away");
@@ -69,12 +79,6 @@ impl Courier for Post {
 
 fn ended(outcome: Outcome, class: &'static str, error: &str) -> Attempted {
     Attempted { outcome, status_code: None, class, error: error.to_owned(), response: Bytes::new() }
-}
-
-async fn is_cancelled(store: &Store, uid: &[u8; 16]) -> Result<bool> {
-    let cancelled: Option<i64> = with!(store.reader(), c => sqlx::query_scalar("SELECT cancelled FROM messages WHERE uid = $1")
-        .bind(&uid[..]).fetch_optional(c).await)?;
-    Ok(cancelled == Some(1))
 }
 
 /// Gives what was recorded to the lanes.
@@ -195,10 +199,12 @@ impl Outbox {
 
 #[cfg(test)]
 mod tests {
-    use std::sync::atomic::{AtomicU32, Ordering};
+    use std::{
+        collections::HashMap,
+        sync::atomic::{AtomicU32, Ordering},
+    };
 
     use chassis::{
-        clock::Clock,
         lane,
         secret::{Keyring, KeyringSettings, generate_master_key},
         store,
@@ -210,7 +216,8 @@ mod tests {
     use crate::{
         MIGRATIONS,
         collapse::Said,
-        notification::{NewMessage, NewNotification, Route, message_uid, record},
+        kept::Kept,
+        notification::{Beside, NewMessage, NewNotification, Recorded, Route, message_uid, record},
     };
 
     /// Counts what it is given.
@@ -242,6 +249,9 @@ mod tests {
             priority: 3,
             collapse_key: String::new(),
             request: Vec::new(),
+            override_by: String::new(),
+            override_reason: String::new(),
+            confirms: None,
         };
         let uid = message_uid(&organization, event, "w", "r", "email");
         let message = NewMessage {
@@ -251,12 +261,23 @@ mod tests {
             route: Route::Lane,
             reason: "because".to_owned(),
             content: Bytes::from_static(b"a letter"),
+            trail: Vec::new(),
+            address: None,
+            hold: None,
         };
         let said = Said { organization: &organization, workflow: "w", key: "", is_change: false };
-        record(store, keys, &new, &[message], None, &said, Clock::System.now())
-            .await
-            .unwrap()
-            .expect("the first of its event");
+        let (kept, beliefs) = (Kept::default(), HashMap::new());
+        let beside = Beside {
+            said: &said,
+            told_by: None,
+            kept: &kept,
+            fact: None,
+            beliefs: &beliefs,
+            asks: None,
+            escalates: None,
+        };
+        let recorded = record(store, keys, &new, &[message], &beside, Clock::System.now()).await.unwrap();
+        assert!(matches!(recorded, Recorded::New(..)), "the first of its event");
         uid
     }
 

@@ -393,7 +393,7 @@ async fn write(tx: &mut Tx, organization: &OrganizationId, recipient: &Recipient
 }
 
 /// Removes what is kept of a recipient; false if there was none. Messages that are on their way or over stay as they are.
-async fn erase(tx: &mut Tx, organization: &OrganizationId, id: &str) -> Result<bool> {
+pub(crate) async fn erase(tx: &mut Tx, organization: &OrganizationId, id: &str) -> Result<bool> {
     let removed = with!(tx.on(), c => sqlx::query("DELETE FROM recipients WHERE organization_id = $1 AND id = $2")
         .bind(organization.as_str()).bind(id).execute(c).await.map(|done| done.rows_affected()))?;
     with!(tx.on(), c => sqlx::query("DELETE FROM wedding_recipients WHERE organization_id = $1 AND recipient_id = $2")

@@ -1,22 +1,39 @@
-//! Who is told, on which channel, and why: the pure heart of the notifier.
+//! Who is told, on which channel, when, and why: the pure heart of the notifier.
 //!
-//! Invariant: everybody for whom the workflow is gets a message or a stated reason for each channel that was offered to
-//! them; nobody gets two messages on one channel, nor one address the same message twice.
+//! Here stands who is told and where; [`policy`](crate::policy) says when. Time, preferences and history are given.
+//!
+//! Invariant: everybody for whom the workflow is gets a message, now or at a stated time, or a stated reason for each
+//! channel that was offered to them; nobody gets two messages on one channel, nor one address the same message twice.
 
-use std::collections::HashSet;
+use std::{
+    collections::{HashMap, HashSet},
+    sync::LazyLock,
+};
+
+use jiff::Timestamp;
 
 use crate::{
+    category::MARKETING,
     channel::Channels,
+    policy::{self, Circumstances, Stage, Urgency},
     recipient::{Kind, Person, Recipient},
     workflow::{Audience, Workflow, normal},
 };
 
 /// Where neither the route nor the person names a channel.
 pub(crate) const DEFAULT_CHANNELS: &[&str] = &["email", "in_app"];
+/// What reaches a person soonest: added to what is urgent, where there is an address.
+const SOONEST: &[&str] = &["sms", "whatsapp", "push"];
+/// All there are: an emergency goes to them at once, where there is an address.
+const EVERYWHERE: &[&str] = &["sms", "whatsapp", "push", "email", "slack", "teams", "in_app"];
 
 /// What is asked.
+#[derive(Clone, Copy)]
 pub(crate) struct Question<'a> {
     pub(crate) workflow: &'a Workflow,
+    /// The name that was asked for, and its category.
+    pub(crate) asked: &'a str,
+    pub(crate) category: &'a str,
     /// What the route offers; empty: the person chooses.
     pub(crate) offered: &'a [String],
     pub(crate) people: &'a [Person],
@@ -24,21 +41,52 @@ pub(crate) struct Question<'a> {
     pub(crate) chosen: bool,
     /// The id of an event that said the same, after which everybody was told.
     pub(crate) told_by: Option<&'a str>,
+    pub(crate) now: Timestamp,
+    pub(crate) urgency: Urgency,
+    /// It is the day of the wedding that this is about.
+    pub(crate) wedding_day: bool,
+    pub(crate) stage: Stage,
+    /// What is known of each person; of those who aren't there, nothing.
+    pub(crate) known: &'a HashMap<String, Circumstances>,
+    /// Commercial mail may be sent from here: the sender's postal address is known.
+    pub(crate) advertises: bool,
+    /// The new value of the fact that is told, where it is one.
+    pub(crate) news: Option<&'a str>,
 }
 
-/// One message that is to be sent, or not; with the reason, in plain words.
+/// One message that is to be sent, put off, or not sent; with the reason, in plain words.
 #[derive(Debug, Clone, PartialEq, Eq)]
 pub(crate) struct Planned<'a> {
     pub(crate) person: &'a Person,
     pub(crate) channel: String,
     pub(crate) fate: Fate,
+    /// Each thing that was looked at, in order.
+    pub(crate) trail: Vec<String>,
 }
 
 /// What happens to a planned message.
 #[derive(Debug, Clone, PartialEq, Eq)]
 pub(crate) enum Fate {
     Send(String),
+    /// At `until` it is decided anew.
+    Hold {
+        until: Timestamp,
+        how: How,
+        reason: String,
+    },
     Skip(String),
+}
+
+/// Why a message waits. The numbers are those of the store.
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+#[repr(i64)]
+pub(crate) enum How {
+    /// It goes out by itself when the quiet hours end, or the time to settle.
+    Deferred = 1,
+    /// It goes into a digest, as the person wishes.
+    Digest = 2,
+    /// It goes into a digest, being over the limit.
+    Overflow = 3,
 }
 
 /// Decides for everybody. Messages come in the order of the people, then of the channels.
@@ -51,9 +99,9 @@ pub(crate) fn plan<'a>(question: &Question<'a>, channels: &Channels) -> Vec<Plan
         if !people.insert(&person.id) {
             continue;
         }
-        for (channel, fate) in fates(question, person, because, channels) {
+        for (channel, fate, trail) in fates(question, person, because, channels) {
             let fate = once_per_address(person, &channel, fate, channels, &mut addresses);
-            planned.push(Planned { person, channel, fate });
+            planned.push(Planned { person, channel, fate, trail });
         }
     }
     planned
@@ -90,59 +138,130 @@ fn concerns(question: &Question<'_>, person: &Person) -> Option<&'static str> {
     }
 }
 
-/// What happens on each channel that was offered to a person or that they chose.
-fn fates(question: &Question<'_>, person: &Person, because: &str, channels: &Channels) -> Vec<(String, Fate)> {
+/// Channel, fate, and what was looked at.
+type Decided = (String, Fate, Vec<String>);
+
+/// What happens on each channel that was offered to a person, that they chose, or that urgency adds.
+fn fates(question: &Question<'_>, person: &Person, because: &str, channels: &Channels) -> Vec<Decided> {
+    static NOTHING: LazyLock<Circumstances> = LazyLock::new(Circumstances::default);
+    let known = question.known.get(&person.id).unwrap_or(&NOTHING);
     let offered = offered(question.offered);
-    let skip_all =
-        |names: Vec<String>, reason: String| names.into_iter().map(|name| (name, Fate::Skip(reason.clone()))).collect();
-    let Some(recipient) = &person.recipient else {
-        return skip_all(
-            offered,
-            format!("{because}, but not in the directory: add them, or their row in `suppliers`"),
-        );
+    let skip_all = |names: Vec<String>, step: String| -> Vec<Decided> {
+        let reason = format!("{because}, but {step}");
+        names
+            .into_iter()
+            .map(|name| (name, Fate::Skip(reason.clone()), vec![because.to_owned(), step.clone()]))
+            .collect()
     };
-    let chosen = chosen(question.offered, &offered, recipient);
+    let Some(recipient) = &person.recipient else {
+        return skip_all(offered, "not in the directory: add them, or their row in `suppliers`".to_owned());
+    };
+    let (chosen, wish) = chosen(question, &offered, recipient, known);
     if let Some(event) = question.told_by {
         return skip_all(chosen, format!("told already: event {event} said the same"));
     }
-    let reaches = |name: &String| channels.address(name, recipient);
+    if let Some(obstacle) = policy::unwanted(question, known) {
+        return skip_all(chosen, obstacle);
+    }
+    let reaches = |name: &String| policy::reaches(question, recipient, known, name, channels);
     let fallback = chosen.iter().all(|name| reaches(name).is_err());
-    let names = chosen.iter().chain(offered.iter().filter(|name| !chosen.contains(name)));
-    let fate = |name: &String| match (reaches(name), chosen.contains(name)) {
-        (Ok(_), true) => Fate::Send(because.to_owned()),
-        // Better told on another channel than not at all.
-        (Ok(_), false) if fallback => Fate::Send(format!("{because}; no channel that they chose reaches them")),
-        (Ok(_), false) => Fate::Skip(format!("{because}, but not a channel that they chose")),
-        (Err(obstacle), _) => Fate::Skip(format!("{because}, but {obstacle}")),
+    let added = added(question, &chosen, &offered, &reaches);
+    let schedule = policy::Schedule::of(question, person, known);
+    let decide = |name: &String, wanted: bool| {
+        let mut trail = vec![because.to_owned(), wish.clone()];
+        let fate = match (reaches(name), wanted) {
+            (Ok(()), true) => schedule.decide(question, known, name, because.to_owned(), &mut trail),
+            // Better told on another channel than not at all.
+            (Ok(()), false) if fallback => {
+                let because = format!("{because}; no channel that they chose reaches them");
+                schedule.decide(question, known, name, because, &mut trail)
+            }
+            (Ok(()), false) => Fate::Skip(format!("{because}, but not a channel that they chose")),
+            (Err(obstacle), _) => {
+                trail.push(obstacle.clone());
+                Fate::Skip(format!("{because}, but {obstacle}"))
+            }
+        };
+        (name.clone(), fate, trail)
     };
-    names.map(|name| (name.clone(), fate(name))).collect()
+    let left = offered.iter().filter(|name| !chosen.contains(name) && !added.contains(name));
+    let wanted = chosen.iter().chain(&added).map(|name| decide(name, true));
+    wanted.chain(left.map(|name| decide(name, false))).collect()
 }
 
 fn offered(named: &[String]) -> Vec<String> {
-    let mut offered: Vec<String> = Vec::new();
-    for name in named {
-        if !offered.contains(name) {
-            offered.push(name.clone());
-        }
-    }
+    let offered = once(named.iter());
     if offered.is_empty() { DEFAULT_CHANNELS.iter().map(|name| (*name).to_owned()).collect() } else { offered }
 }
 
-/// A preference chooses among what is offered; where it names nothing of that, it adds what it names.
-fn chosen(named: &[String], offered: &[String], recipient: &Recipient) -> Vec<String> {
-    let preferred = |name: &&String| recipient.channels.contains(name);
-    let mut preferences: Vec<String> = Vec::new();
-    for name in &recipient.channels {
-        if !preferences.contains(name) {
-            preferences.push(name.clone());
+fn once<'n>(names: impl Iterator<Item = &'n String>) -> Vec<String> {
+    let mut each: Vec<String> = Vec::new();
+    for name in names {
+        if !each.contains(name) {
+            each.push(name.clone());
         }
     }
-    let both: Vec<String> = offered.iter().filter(preferred).cloned().collect();
-    match (preferences.is_empty(), named.is_empty(), both.is_empty()) {
-        (true, ..) => offered.to_vec(),
-        (false, true, _) | (false, false, true) => preferences,
-        (false, false, false) => both,
+    each
+}
+
+/// A preference chooses among what is offered; where it names nothing of that, it adds what it names. Says so too.
+fn chosen(
+    question: &Question<'_>,
+    offered: &[String],
+    recipient: &Recipient,
+    known: &Circumstances,
+) -> (Vec<String>, String) {
+    let rule = known.preference.rule(question.asked, question.category);
+    let (names, whose) = match rule {
+        Some(rule) if !rule.channels.is_empty() => {
+            (&rule.channels, format!("their rule for {}", subject(&rule.subject)))
+        }
+        _ => (&recipient.channels, "the directory".to_owned()),
+    };
+    let preferences = once(names.iter());
+    let both: Vec<String> = offered.iter().filter(|name| preferences.contains(name)).cloned().collect();
+    let (chosen, mut wish) = match (preferences.is_empty(), question.offered.is_empty(), both.is_empty()) {
+        (true, ..) => (offered.to_vec(), "they named no channels: those of the route count".to_owned()),
+        (false, true, _) | (false, false, true) => {
+            let wish = format!("{whose} names {}, none of which the route limits", preferences.join(", "));
+            (preferences, wish)
+        }
+        (false, false, false) => {
+            let wish = format!("{whose} chooses {} of the route's", both.join(", "));
+            (both, wish)
+        }
+    };
+    let also = rule.map_or(&[][..], |rule| &rule.also);
+    if !also.is_empty() {
+        wish = format!("{wish}, and adds {}", also.join(", "));
     }
+    (once(chosen.iter().chain(also)), wish)
+}
+
+fn subject(name: &str) -> &str {
+    if name.is_empty() { "everything" } else { name }
+}
+
+/// What urgency adds, where it reaches them.
+fn added(
+    question: &Question<'_>,
+    chosen: &[String],
+    offered: &[String],
+    reaches: &impl Fn(&String) -> Result<(), String>,
+) -> Vec<String> {
+    let names = match question.urgency {
+        Urgency::Ordinary => return Vec::new(),
+        _ if question.category == MARKETING => return Vec::new(),
+        Urgency::Urgent => SOONEST,
+        Urgency::Emergency => EVERYWHERE,
+    };
+    // In an emergency no choice keeps a channel back that was offered.
+    let names = names
+        .iter()
+        .map(|name| (*name).to_owned())
+        .chain(offered.iter().filter(|_| question.urgency == Urgency::Emergency).cloned());
+    let names: Vec<String> = names.filter(|name| !chosen.contains(name) && reaches(name).is_ok()).collect();
+    once(names.iter())
 }
 
 /// Two entries of the directory may be one person: the same words don't go to one address twice.
@@ -153,7 +272,7 @@ fn once_per_address(
     channels: &Channels,
     addresses: &mut HashSet<(String, String, Vec<String>)>,
 ) -> Fate {
-    let (Fate::Send(_), Some(recipient)) = (&fate, &person.recipient) else { return fate };
+    let (Fate::Send(_) | Fate::Hold { .. }, Some(recipient)) = (&fate, &person.recipient) else { return fate };
     let Ok(address) = channels.address(channel, recipient) else { return fate };
     // What a vendor reads depends on what they do there.
     if addresses.insert((channel.to_owned(), address, person.vendor_types.clone())) {
@@ -164,170 +283,6 @@ fn once_per_address(
 }
 
 #[cfg(test)]
-mod tests {
-    use std::collections::HashMap;
-
-    use proptest::prelude::*;
-
-    use super::*;
-    use crate::{
-        recipient::{Relation, tests::supplier},
-        workflow::{all, find},
-    };
-
-    fn person(id: &str, relation: Relation) -> Person {
-        Person { id: id.to_owned(), relation, recipient: Some(supplier(id)), vendor_types: Vec::new() }
-    }
-
-    fn of_wedding() -> Relation {
-        Relation { wedding: true, ..Relation::default() }
-    }
-
-    fn named(names: &[&str]) -> Vec<String> {
-        names.iter().map(|name| (*name).to_owned()).collect()
-    }
-
-    fn sent(offered: &[&str], people: &[Person]) -> Vec<(String, String)> {
-        told("wedding_date_change", offered, people)
-            .into_iter()
-            .filter(|(.., sends, _)| *sends)
-            .map(|(id, channel, ..)| (id, channel))
-            .collect()
-    }
-
-    fn told(workflow: &str, offered: &[&str], people: &[Person]) -> Vec<(String, String, bool, String)> {
-        let offered = named(offered);
-        let question = Question { workflow: find(workflow), offered: &offered, people, chosen: false, told_by: None };
-        let planned = plan(&question, &Channels::for_test());
-        let fate = |fate| match fate {
-            Fate::Send(reason) => (true, reason),
-            Fate::Skip(reason) => (false, reason),
-        };
-        planned
-            .into_iter()
-            .map(|message| {
-                let (sends, reason) = fate(message.fate);
-                (message.person.id.clone(), message.channel, sends, reason)
-            })
-            .collect()
-    }
-
-    #[test]
-    fn a_wedding_date_reaches_vendors_and_planner_but_not_the_couple() {
-        let mut people: Vec<Person> = ["couple", "planner", "vendor"].map(|id| person(id, of_wedding())).into();
-        people[0].recipient.as_mut().unwrap().kind = Kind::Couple;
-        people[1].recipient.as_mut().unwrap().kind = Kind::Planner;
-        people.push(person("stranger", Relation::default()));
-        let sent = sent(&["email"], &people);
-        assert_eq!(sent, [("planner".to_owned(), "email".to_owned()), ("vendor".to_owned(), "email".to_owned())]);
-    }
-
-    #[test]
-    fn a_preference_chooses_among_what_is_offered() {
-        let mut vendor = person("v", of_wedding());
-        vendor.recipient.as_mut().unwrap().channels = named(&["in_app", "sms"]);
-        let told = told("wedding_date_change", &["email", "in_app"], &[vendor]);
-        assert_eq!(told[0].1, "in_app");
-        assert!(told[0].2 && !told[1].2, "{told:?}");
-        assert!(told[1].3.contains("not a channel that they chose"), "{told:?}");
-    }
-
-    #[test]
-    fn who_chose_a_channel_that_does_not_reach_them_is_told_on_another() {
-        let mut vendor = person("v", of_wedding());
-        vendor.recipient.as_mut().unwrap().channels = named(&["sms"]);
-        let told = told("wedding_date_change", &["email"], &[vendor]);
-        assert_eq!((told[0].1.as_str(), told[0].2), ("sms", false));
-        assert!(told[1].2 && told[1].3.contains("no channel that they chose"), "{told:?}");
-    }
-
-    #[test]
-    fn a_missing_address_and_a_missing_channel_are_said() {
-        let mut vendor = person("v", of_wedding());
-        vendor.recipient.as_mut().unwrap().contact.email.clear();
-        let told = told("wedding_date_change", &["email", "slack"], &[vendor]);
-        assert!(told.iter().all(|(_, _, sends, _)| !sends));
-        assert!(told[0].3.contains("no e-mail address") && told[1].3.contains("slack"), "{told:?}");
-    }
-
-    #[test]
-    fn one_address_reads_the_same_words_once_and_other_instructions_too() {
-        let mut people: Vec<Person> = ["a", "b", "c"].map(|id| person(id, of_wedding())).into();
-        for person in &mut people {
-            person.recipient.as_mut().unwrap().contact.email = "Shared@example.org".to_owned();
-        }
-        people[2].vendor_types = named(&["florist"]);
-        assert_eq!(
-            sent(&["email"], &people),
-            [("a".to_owned(), "email".to_owned()), ("c".to_owned(), "email".to_owned())]
-        );
-    }
-
-    fn people() -> impl Strategy<Value = Vec<Person>> {
-        let one = (
-            0..6u8,
-            any::<(bool, bool, bool, bool)>(),
-            any::<bool>(),
-            1..5i64,
-            proptest::sample::subsequence(vec!["email", "in_app", "sms"], 0..=3),
-            any::<bool>(),
-        );
-        let person =
-            one.prop_map(|(id, (is_supplier, couple, wedding, operator), known, kind, channels, has_email)| {
-                let id = format!("p{id}");
-                let mut recipient = supplier(&id);
-                recipient.kind = [Kind::Supplier, Kind::Couple, Kind::Planner, Kind::Operator][kind as usize - 1];
-                recipient.channels = named(&channels);
-                if !has_email {
-                    recipient.contact.email.clear();
-                }
-                let relation = Relation { supplier: is_supplier, couple, wedding, operator, chosen: false };
-                Person { id, relation, recipient: known.then_some(recipient), vendor_types: Vec::new() }
-            });
-        proptest::collection::vec(person, 0..8)
-    }
-
-    proptest! {
-        #[test]
-        fn nobody_is_told_twice_on_a_channel_and_nobody_entitled_is_left_without_an_answer(
-            people in people(),
-            offered in proptest::sample::subsequence(vec!["email", "in_app", "slack", "sms"], 0..=4),
-            workflow in 0..13usize,
-        ) {
-            let workflow = all().nth(workflow).unwrap();
-            let offered = named(&offered);
-            let question = Question { workflow, offered: &offered, people: &people, chosen: false, told_by: None };
-            let planned = plan(&question, &Channels::for_test());
-            let mut seen: HashMap<(&str, &str), usize> = HashMap::new();
-            for message in &planned {
-                *seen.entry((&message.person.id, &message.channel)).or_default() += 1;
-                let (Fate::Send(reason) | Fate::Skip(reason)) = &message.fate;
-                prop_assert!(!reason.is_empty());
-            }
-            prop_assert!(seen.values().all(|times| *times == 1), "{seen:?}");
-            for person in people.iter().filter(|person| concerns(&question, person).is_some()) {
-                let told = |name: &str| planned.iter().any(|message| message.person.id == person.id && message.channel == name);
-                prop_assert!(planned.iter().any(|message| message.person.id == person.id));
-                // The first entry of an id counts.
-                let first = people.iter().find(|first| first.id == person.id && concerns(&question, first).is_some()).unwrap();
-                let defaults = offered.is_empty() && first.recipient.is_some();
-                prop_assert!(defaults || offered.iter().all(|name| told(name)), "{planned:?}");
-            }
-        }
-
-        #[test]
-        fn a_reachable_person_is_reached(people in people(), offered in proptest::sample::subsequence(vec!["email", "in_app"], 1..=2)) {
-            let offered = named(&offered);
-            let question = Question { workflow: find("wedding_date_change"), offered: &offered, people: &people, chosen: false, told_by: None };
-            let planned = plan(&question, &Channels::for_test());
-            let mut seen = HashSet::new();
-            for person in people.iter().filter(|person| concerns(&question, person).is_some()) {
-                let first = seen.insert(&person.id);
-                let Some(recipient) = person.recipient.as_ref().filter(|_| first) else { continue };
-                let reachable = offered.iter().any(|name| name == "in_app" || !recipient.contact.email.is_empty());
-                let sends = planned.iter().any(|message| message.person.id == person.id && matches!(message.fate, Fate::Send(_)));
-                prop_assert!(!reachable || sends, "{planned:?}");
-            }
-        }
-    }
-}
+mod histories;
+#[cfg(test)]
+mod tests;

@@ -1,8 +1,12 @@
 //! The RPCs: wire types are parsed and printed here, one file per service, and decided upon elsewhere.
 
+pub(crate) mod confirmations;
 pub(crate) mod inbox;
 pub(crate) mod notifications;
+pub(crate) mod persons;
+pub(crate) mod preferences;
 pub(crate) mod recipients;
+pub(crate) mod suppressions;
 
 use chassis::{
     auth::{Access, AccessTable, Scope},
@@ -17,6 +21,17 @@ pub(crate) const ACCESS: AccessTable = &[
     ("/wedsync.notifier.v1.RecipientService/ListRecipients", Access::Scope(Scope::Manage)),
     ("/wedsync.notifier.v1.RecipientService/DeleteRecipient", Access::Scope(Scope::Manage)),
     ("/wedsync.notifier.v1.RecipientService/SetWeddingRecipients", Access::Scope(Scope::Manage)),
+    ("/wedsync.notifier.v1.ConfirmationService/Acknowledge", Access::Scope(Scope::Consume)),
+    ("/wedsync.notifier.v1.ConfirmationService/ListInformed", Access::Scope(Scope::Consume)),
+    ("/wedsync.notifier.v1.ConfirmationService/ExplainNotification", Access::Scope(Scope::Consume)),
+    ("/wedsync.notifier.v1.PersonService/ExportPerson", Access::Scope(Scope::Manage)),
+    ("/wedsync.notifier.v1.PersonService/ErasePerson", Access::Scope(Scope::Manage)),
+    ("/wedsync.notifier.v1.PreferenceService/GetPreference", Access::Scope(Scope::Manage)),
+    ("/wedsync.notifier.v1.PreferenceService/UpdatePreference", Access::Scope(Scope::Manage)),
+    ("/wedsync.notifier.v1.PreferenceService/Unsubscribe", Access::Scope(Scope::Manage)),
+    ("/wedsync.notifier.v1.SuppressionService/ListSuppressions", Access::Scope(Scope::Manage)),
+    ("/wedsync.notifier.v1.SuppressionService/CreateSuppression", Access::Scope(Scope::Manage)),
+    ("/wedsync.notifier.v1.SuppressionService/DeleteSuppression", Access::Scope(Scope::Manage)),
     ("/wedsync.notifier.v1.NotificationService/Send", Access::Scope(Scope::Publish)),
     ("/wedsync.notifier.v1.NotificationService/SendWeddingDateChange", Access::Scope(Scope::Publish)),
     ("/wedsync.notifier.v1.NotificationService/GetNotification", Access::Scope(Scope::Consume)),

@@ -106,6 +106,14 @@ pub(crate) fn for_recipient(
     own
 }
 
+/// The same change, from another old date.
+pub(crate) fn since(variables: &Variables, old_date: &str) -> Variables {
+    let mut since = variables.clone();
+    put(&mut since, "old_date", Some(old_date.to_owned()));
+    put(&mut since, "old_date_text", Some(in_words(old_date)));
+    since
+}
+
 fn put(variables: &mut Variables, name: &str, value: Option<String>) {
     variables.insert(name.to_owned(), value.map_or(Value::Null, Value::from));
 }

@@ -52,6 +52,9 @@ pub(crate) const COMMON: &[&str] = &[
     "event_type",
     "headline",
     "details",
+    "acknowledge_url",
+    "unsubscribe_url",
+    "postal_address",
 ];
 
 const GENERIC: &str = "realtime-generic-notification";

@@ -208,7 +208,12 @@ impl Directory {
 }
 
 /// Notes that an event about something was taken in; false if that one or a later one of the log was before.
-async fn is_news(tx: &mut Tx, organization: &OrganizationId, about: &str, position: &Position) -> Result<bool> {
+pub(crate) async fn is_news(
+    tx: &mut Tx,
+    organization: &OrganizationId,
+    about: &str,
+    position: &Position,
+) -> Result<bool> {
     let noted = with!(tx.on(), c => sqlx::query(
         "INSERT INTO learnt (organization_id, about, log_id, sequence) VALUES ($1, $2, $3, $4)
          ON CONFLICT (organization_id, about) DO UPDATE SET log_id = excluded.log_id, sequence = excluded.sequence

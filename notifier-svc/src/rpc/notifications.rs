@@ -3,7 +3,7 @@
 use std::sync::Arc;
 
 use chassis::{
-    auth::caller,
+    auth::{Caller, Role, Scope, caller},
     error::{Error, Result},
     id::{OrganizationId, uuid_text},
 };
@@ -22,9 +22,12 @@ use tonic::{Request, Response, Status};
 
 use super::{cut, page_size, timestamp};
 use crate::{
+    category::{self, MARKETING},
     handle::number,
+    kept::Kept,
     notification::{self, Filter, Message, NewNotification, Notification, Standing, digest},
-    recipient::{Named, WEDDING_LIMIT, check_id, is_channel},
+    policy::Urgency,
+    recipient::{WEDDING_LIMIT, check_id, is_channel},
     resolve::DEFAULT_CHANNELS,
     tell::{Notifier, Telling, Told},
     variable::{Variables, complete},
@@ -39,9 +42,14 @@ pub(crate) struct Notifications(pub(crate) Arc<Notifier>);
 #[tonic::async_trait]
 impl NotificationService for Notifications {
     async fn send(&self, request: Request<SendRequest>) -> Result<Response<SendResponse>, Status> {
-        let organization = caller(&request)?.organization("")?;
+        let caller = caller(&request)?;
+        let organization = caller.organization("")?;
         let request = request.into_inner();
+        let override_by = overriding(&caller, &request)?;
         let asked = Asked {
+            override_by: &override_by,
+            override_reason: &request.override_reason,
+            category: &request.category,
             key: &request.idempotency_key,
             workflow: &request.workflow,
             recipients: &request.recipient_ids,
@@ -69,6 +77,9 @@ impl NotificationService for Notifications {
         let variables =
             json!({ "wedding_id": request.wedding_id, "old_date": request.old_date, "new_date": request.new_date });
         let asked = Asked {
+            override_by: "",
+            override_reason: "",
+            category: "",
             key: &request.idempotency_key,
             workflow: "wedding_date_change",
             recipients: &request.recipient_ids,
@@ -113,8 +124,32 @@ impl NotificationService for Notifications {
     }
 }
 
+/// Who has limits, digests and quiet hours passed over; empty: nobody. It takes a key that may manage, and a reason.
+fn overriding(caller: &Caller, request: &SendRequest) -> Result<String> {
+    let urgency = Urgency::of(&request.workflow, &request.category, number(request.priority()), false);
+    if request.override_reason.is_empty() && urgency == Urgency::Ordinary {
+        return Ok(String::new());
+    }
+    if request.category == MARKETING {
+        return Err(Error::invalid("override_reason", "marketing is never urgent"));
+    }
+    if caller.role == Role::Member && !caller.scopes.contains(Scope::Manage) {
+        let lacks = "passing over limits and quiet hours takes the scope Manage: this key lacks it";
+        return Err(Error::PermissionDenied(lacks.to_owned()));
+    }
+    let reason = &request.override_reason;
+    if !(1..=200).contains(&reason.len()) || reason.chars().any(char::is_control) {
+        let must = "must say in 1 to 200 bytes why limits and quiet hours are passed over";
+        return Err(Error::invalid("override_reason", must));
+    }
+    Ok(caller.name.clone())
+}
+
 /// What a call asks for.
 struct Asked<'a> {
+    override_by: &'a str,
+    override_reason: &'a str,
+    category: &'a str,
     key: &'a str,
     workflow: &'a str,
     recipients: &'a [String],
@@ -140,6 +175,9 @@ impl Asked<'_> {
         for id in self.recipients {
             check_id("recipient_ids", id)?;
         }
+        if !self.category.is_empty() && !category::ALL.contains(&self.category) {
+            return Err(Error::invalid("category", format!("must be one of {}", category::ALL.join(", "))));
+        }
         if self.channels.len() > 16 || !self.channels.iter().all(|channel| is_channel(channel)) {
             return Err(Error::invalid("channels", "must be at most 16 names like `email` or `in_app`"));
         }
@@ -148,8 +186,14 @@ impl Asked<'_> {
 
     /// What tells this request from another under the same key.
     fn fingerprint(&self) -> Vec<u8> {
-        let said =
+        let mut said =
             json!([self.workflow, self.recipients, self.channels, self.wedding, self.variables, self.priority as i32]);
+        // Requests of before keep their fingerprints.
+        if let Some(said) =
+            said.as_array_mut().filter(|_| !(self.category.is_empty() && self.override_reason.is_empty()))
+        {
+            said.extend([self.category.into(), self.override_reason.into()]);
+        }
         Sha256::digest(said.to_string()).to_vec()
     }
 }
@@ -172,14 +216,29 @@ impl Notifications {
                 priority: number(asked.priority),
                 collapse_key: String::new(),
                 request,
+                override_by: asked.override_by.to_owned(),
+                override_reason: asked.override_reason.to_owned(),
+                confirms: None,
             },
             workflow,
-            variables: complete(workflow, asked.workflow, asked.variables),
-            offered: &offered,
-            named: Named { wedding: asked.wedding, supplier: None, couple: None, chosen: asked.recipients },
+            kept: Kept {
+                variables: complete(workflow, asked.workflow, asked.variables),
+                offered,
+                wedding: asked.wedding.map(str::to_owned),
+                chosen: asked.recipients.to_vec(),
+                category: asked.category.to_owned(),
+                overridden: !asked.override_by.is_empty(),
+                ..Kept::default()
+            },
             is_change: false,
+            escalates: None,
         };
         let told = self.0.tell(&telling).await?;
+        if !asked.override_by.is_empty() && !told.duplicate {
+            let (by, reason) = (asked.override_by, asked.override_reason);
+            tracing::warn!(notification.id = told.id, by, reason, "limits and quiet hours were passed over");
+            metrics::counter!("notifier_overrides_total").increment(1);
+        }
         let notification = notification::get(&self.0.store, organization, &told.id).await?;
         Ok((told, notification))
     }
@@ -213,8 +272,8 @@ fn print(notification: Notification) -> wire::Notification {
     }
 }
 
-fn print_message(message: Message) -> wire::Message {
-    let state = match message.standing {
+pub(super) fn print_state(standing: Standing) -> MessageState {
+    match standing {
         Standing::Waiting => MessageState::Waiting,
         Standing::Sending => MessageState::Sending,
         Standing::Sent => MessageState::Sent,
@@ -222,16 +281,20 @@ fn print_message(message: Message) -> wire::Message {
         Standing::Unknown => MessageState::Unknown,
         Standing::Cancelled => MessageState::Cancelled,
         Standing::Skipped => MessageState::Skipped,
-    };
+    }
+}
+
+pub(super) fn print_message(message: Message) -> wire::Message {
     wire::Message {
         id: message.id,
         recipient_id: message.recipient,
         channel: message.channel,
-        state: state.into(),
+        state: print_state(message.standing).into(),
         reason: message.reason,
         attempts: message.attempts,
         created_at: Some(timestamp(message.created_at)),
         sent_at: message.sent_at.map(timestamp),
+        due_at: message.due_at.map(timestamp),
         // SMTP has no id that a sender could rely on, and an inbox none but its own.
         provider_id: String::new(),
     }

@@ -2,11 +2,19 @@
 
 #![expect(clippy::unwrap_used, reason = "a test fails by panicking")]
 
+mod confirmation;
+mod date;
+mod digest;
 mod directory;
 mod inbox;
+mod kill;
+mod limit;
 mod mail;
+mod person;
+mod preference;
 mod router;
 mod sealing;
 mod smtp;
+mod suppression;
 mod tell;
 mod world;

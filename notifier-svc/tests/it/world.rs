@@ -13,8 +13,10 @@ use proto::{
     common::v1::Priority,
     notifier::v1::{
         self as wire, Message, MessageState, Notification, Recipient, RecipientKind,
-        inbox_service_client::InboxServiceClient, notification_service_client::NotificationServiceClient,
-        recipient_service_client::RecipientServiceClient,
+        confirmation_service_client::ConfirmationServiceClient, inbox_service_client::InboxServiceClient,
+        notification_service_client::NotificationServiceClient, person_service_client::PersonServiceClient,
+        preference_service_client::PreferenceServiceClient, recipient_service_client::RecipientServiceClient,
+        suppression_service_client::SuppressionServiceClient,
     },
     router::v1 as router,
 };
@@ -57,6 +59,42 @@ impl Client {
         InboxServiceClient::new(self.0.clone())
     }
 
+    pub(crate) fn preferences(&self) -> PreferenceServiceClient<InterceptedService<Channel, Key>> {
+        PreferenceServiceClient::new(self.0.clone())
+    }
+
+    pub(crate) fn suppressions(&self) -> SuppressionServiceClient<InterceptedService<Channel, Key>> {
+        SuppressionServiceClient::new(self.0.clone())
+    }
+
+    pub(crate) fn confirmations(&self) -> ConfirmationServiceClient<InterceptedService<Channel, Key>> {
+        ConfirmationServiceClient::new(self.0.clone())
+    }
+
+    pub(crate) fn persons(&self) -> PersonServiceClient<InterceptedService<Channel, Key>> {
+        PersonServiceClient::new(self.0.clone())
+    }
+
+    /// Replaces what somebody wishes.
+    pub(crate) async fn wish(&self, recipient: &str, preference: wire::Preference) {
+        let request =
+            wire::UpdatePreferenceRequest { recipient_id: recipient.to_owned(), preference: Some(preference) };
+        self.preferences().update_preference(request).await.unwrap();
+    }
+
+    /// Tells one person something on these channels.
+    pub(crate) async fn tell(&self, key: &str, recipient: &str, channels: &[&str], headline: &str) {
+        let request = wire::SendRequest {
+            idempotency_key: key.to_owned(),
+            workflow: "notice_to_all".to_owned(),
+            recipient_ids: vec![recipient.to_owned()],
+            channels: channels.iter().map(|name| (*name).to_owned()).collect(),
+            variables: json!({ "headline": headline }).to_string().into_bytes().into(),
+            ..Default::default()
+        };
+        self.notifications().send(request).await.unwrap();
+    }
+
     /// Puts a supplier with an address into the directory.
     pub(crate) async fn supplier(&self, id: &str, vendor_type: &str) {
         let recipient = Recipient {
@@ -83,6 +121,18 @@ impl Client {
         let message = found.next();
         assert!(found.next().is_none(), "two messages on one channel");
         message
+    }
+
+    /// Waits until a message neither waits nor is being sent.
+    pub(crate) async fn settled(&self, event: &str, recipient: &str, channel: &str) -> Message {
+        for _ in 0..3_000 {
+            let message = self.message(event, recipient, channel).await.expect("it was recorded");
+            if !matches!(message.state(), MessageState::Waiting | MessageState::Sending) {
+                return message;
+            }
+            tokio::time::sleep(Duration::from_millis(10)).await;
+        }
+        panic!("{event} is not settled within 30 s");
     }
 
     /// Waits until a message stands like this.
@@ -128,6 +178,8 @@ impl World {
             listen: SocketAddr::from(([127, 0, 0, 1], 0)),
             router: format!("http://{at}"),
             store,
+            public_url: "https://gate.example/".to_owned(),
+            postal_address: "1 Garden Lane, York".to_owned(),
             smtp: SmtpSettings {
                 host: "127.0.0.1".to_owned(),
                 port: mail.port(),
@@ -149,8 +201,7 @@ impl World {
     }
 
     pub(crate) async fn client(&self, key: &'static str) -> Client {
-        let channel = Endpoint::from_shared(format!("http://{}", self.address)).unwrap().connect().await.unwrap();
-        Client(InterceptedService::new(channel, Key(key)))
+        client_at(self.address, key).await
     }
 
     /// Hands an event of organization `a` to the notifier and waits for its acknowledgement.
@@ -169,6 +220,12 @@ impl World {
         }
         panic!("not acknowledged within 10 s");
     }
+}
+
+/// A client of a notifier that listens there.
+pub(crate) async fn client_at(address: SocketAddr, key: &'static str) -> Client {
+    let channel = Endpoint::from_shared(format!("http://{address}")).unwrap().connect().await.unwrap();
+    Client(InterceptedService::new(channel, Key(key)))
 }
 
 /// Runs `test` in a fresh world on each engine.

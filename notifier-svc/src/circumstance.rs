@@ -1,0 +1,105 @@
+//! What is known of the people whom something concerns, gathered for `resolve`: wishes, suppressed addresses, history.
+
+use std::collections::{HashMap, HashSet};
+
+use chassis::{error::Result, id::OrganizationId};
+use jiff::Timestamp;
+
+use crate::{
+    fact::{Belief, Fact, beliefs},
+    kept::Kept,
+    limit,
+    policy::{Circumstances, Stage},
+    recipient::Person,
+    resolve::Question,
+    tell::{Notifier, Subject},
+    wedding,
+};
+
+/// Every channel that may be asked about, whatever a route offers.
+const CHANNELS: &[&str] = &["email", "in_app", "sms", "whatsapp", "push", "slack", "teams"];
+
+/// What is known, by the people's ids.
+#[derive(Default)]
+pub(crate) struct Known {
+    pub(crate) people: HashMap<String, Circumstances>,
+    pub(crate) beliefs: HashMap<String, HashMap<String, Belief>>,
+}
+
+impl Notifier {
+    /// What is known of these people; `except` is the message that is being decided about.
+    pub(crate) async fn known_of(
+        &self,
+        organization: &OrganizationId,
+        people: &[Person],
+        fact: Option<&Fact>,
+        except: Option<&[u8; 16]>,
+    ) -> Result<Known> {
+        let mut known = Known::default();
+        for person in people.iter().filter(|person| person.recipient.is_some()) {
+            let mut circumstances = self.circumstances(organization, person).await?;
+            if let Some(fact) = fact {
+                let beliefs = beliefs(&self.store, organization, &person.id, &fact.key, except).await?;
+                let values =
+                    beliefs.iter().filter_map(|(channel, belief)| Some((channel.clone(), belief.value.clone()?)));
+                circumstances.knows = values.collect();
+                known.beliefs.insert(person.id.clone(), beliefs);
+            }
+            known.people.insert(person.id.clone(), circumstances);
+        }
+        Ok(known)
+    }
+
+    async fn circumstances(&self, organization: &OrganizationId, person: &Person) -> Result<Circumstances> {
+        let preference = self.preferences.get(organization, &person.id).await?;
+        let addresses = self.addresses(person, &preference.rules.iter().flat_map(|rule| &rule.also).collect());
+        Ok(Circumstances {
+            suppressed: self.suppressions.among(organization, &addresses).await?,
+            told: limit::told(&self.store, organization, &person.id, self.clock.now()).await?,
+            waits: limit::waits(&self.store, organization, &person.id).await?,
+            knows: HashMap::new(),
+            preference,
+        })
+    }
+
+    /// Where a person is reached, by channel. The inbox has no address that could be suppressed.
+    pub(crate) fn addresses(&self, person: &Person, also: &HashSet<&String>) -> HashMap<String, String> {
+        let Some(recipient) = &person.recipient else { return HashMap::new() };
+        let own = recipient.channels.iter().chain(also.iter().copied()).map(String::as_str);
+        let names: HashSet<&str> = CHANNELS.iter().copied().chain(own).filter(|name| *name != "in_app").collect();
+        let address = |name: &str| Some((name.to_owned(), self.channels.address(name, recipient).ok()?));
+        names.into_iter().filter_map(address).collect()
+    }
+
+    pub(crate) async fn wedding_day(&self, organization: &OrganizationId, kept: &Kept) -> Result<bool> {
+        wedding::is_its_day(&self.store, organization, kept.wedding.as_deref(), self.clock.now()).await
+    }
+}
+
+impl<'a> Subject<'a> {
+    pub(crate) fn question(
+        &self,
+        people: &'a [Person],
+        known: &'a Known,
+        now: Timestamp,
+        stage: Stage,
+        wedding_day: bool,
+    ) -> Question<'a> {
+        Question {
+            workflow: self.workflow,
+            asked: self.asked,
+            category: self.kept.category(self.asked),
+            offered: &self.kept.offered,
+            people,
+            chosen: !self.kept.chosen.is_empty(),
+            told_by: None,
+            now,
+            urgency: self.kept.urgency(self.asked, self.priority),
+            wedding_day,
+            stage,
+            known: &known.people,
+            advertises: false,
+            news: None,
+        }
+    }
+}
