@@ -1,11 +1,20 @@
 //! The `[notifier]` section.
 
+mod provider;
+mod push;
+
 use std::net::{IpAddr, SocketAddr};
 
 use anyhow::{Result, bail};
 use chassis::config::{Secret, StoreSettings};
 use lettre::Address;
 use serde::{Deserialize, Serialize};
+use url::Url;
+
+pub use self::{
+    provider::{Resend, Slack, Teams, Twilio, Whatsapp},
+    push::{Fcm, WebPush},
+};
 
 /// Settings of the notifier.
 #[derive(Debug, Clone, Serialize, Deserialize)]
@@ -17,10 +26,26 @@ pub struct Config {
     pub router: String,
     /// What the product calls itself towards people; default `WedSync`.
     pub public_name: String,
+    /// Where one click ends mail of a kind (RFC 8058), to which the message's name is added; default empty: no such header.
+    pub unsubscribe_url: String,
     /// Where the notifier keeps its data.
     pub store: StoreSettings,
     /// The mail server.
     pub smtp: Smtp,
+    /// Mail by Resend, before the mail server.
+    pub resend: Resend,
+    /// SMS and WhatsApp by Twilio.
+    pub twilio: Twilio,
+    /// Slack.
+    pub slack: Slack,
+    /// Microsoft Teams.
+    pub teams: Teams,
+    /// WhatsApp by Meta, before Twilio.
+    pub whatsapp: Whatsapp,
+    /// Push to browsers.
+    pub web_push: WebPush,
+    /// Push to devices.
+    pub fcm: Fcm,
 }
 
 impl Default for Config {
@@ -30,8 +55,16 @@ impl Default for Config {
             listen: SocketAddr::from(([127, 0, 0, 1], 7430)),
             router: "http://127.0.0.1:7410".to_owned(),
             public_name: "WedSync".to_owned(),
+            unsubscribe_url: String::new(),
             store: StoreSettings { url, schema: "notifier".to_owned(), ..StoreSettings::default() },
             smtp: Smtp::default(),
+            resend: Resend::default(),
+            twilio: Twilio::default(),
+            slack: Slack::default(),
+            teams: Teams::default(),
+            whatsapp: Whatsapp::default(),
+            web_push: WebPush::default(),
+            fcm: Fcm::default(),
         }
     }
 }
@@ -96,10 +129,37 @@ impl Config {
     /// All problems at once, each with its section and key.
     pub fn check(&self) -> Result<()> {
         let mut problems = self.smtp.problems();
+        problems.extend(self.resend.problems());
+        problems.extend(self.twilio.problems());
+        problems.extend(self.slack.problems());
+        problems.extend(self.whatsapp.problems());
+        problems.extend(self.web_push.problems());
         if self.public_name.trim().is_empty() || self.public_name.chars().any(char::is_control) {
             problems.push("[notifier] public_name must be a name".to_owned());
         }
+        let is_web = |url: &str| url.starts_with("https://") && Url::parse(url).is_ok_and(|url| url.query().is_none());
+        if !self.unsubscribe_url.is_empty() && !is_web(&self.unsubscribe_url) {
+            problems.push("[notifier] unsubscribe_url must begin with https:// and have no query".to_owned());
+        }
         if problems.is_empty() { Ok(()) } else { bail!("{}", problems.join("\n")) }
+    }
+}
+
+/// What is wrong with a section.
+struct Problems {
+    section: &'static str,
+    list: Vec<String>,
+}
+
+impl Problems {
+    fn of(section: &'static str) -> Self {
+        Self { section, list: Vec::new() }
+    }
+
+    fn unless(&mut self, holds: bool, problem: &str) {
+        if !holds {
+            self.list.push(format!("[notifier.{}] {problem}", self.section));
+        }
     }
 }
 

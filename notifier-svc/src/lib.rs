@@ -33,17 +33,18 @@ use chassis::{
     consume,
     grpc::{MESSAGE_LIMIT, Peer, Server},
     lane::{self, Dispatcher, Slots},
+    outbound::Outbound,
     secret::DataKeys,
     service::Chassis,
     store::{self, Migrations, Store},
 };
 use proto::notifier::v1::{
-    inbox_service_server::InboxServiceServer, notification_service_server::NotificationServiceServer,
-    recipient_service_server::RecipientServiceServer,
+    inbox_service_server::InboxServiceServer,
+    notification_service_server::NotificationServiceServer, recipient_service_server::RecipientServiceServer,
 };
 use tokio::sync::Notify;
 
-pub use self::config::{Config, Smtp, Tls};
+pub use self::config::{Config, Fcm, Resend, Slack, Smtp, Teams, Tls, Twilio, WebPush, Whatsapp};
 use self::{
     channel::Channels,
     handle::Handler,
@@ -62,6 +63,10 @@ pub static MIGRATIONS: Migrations =
 
 /// The consumer group that the router keeps for it.
 const GROUP: &str = "notifier";
+
+/// How many messages may be under way: what a crash interrupts stays unknown, so they are few. Lanes are one for each
+/// organization and channel.
+const SLOTS: Slots = Slots { lane: 8, organization: 32, all: 64 };
 
 /// The running service.
 #[derive(Debug)]
@@ -87,11 +92,12 @@ pub async fn start(config: Config, chassis: &Chassis) -> Result<Service> {
     let inbox = Inbox::new(store.clone(), keys.clone(), clock.clone());
 
     // The way out.
-    let channels = Arc::new(Channels::new(&config, &Arc::new(Templates::load()?))?);
-    let connections = config.smtp.connections;
-    let slots = Slots { lane: connections, organization: connections as usize, all: connections as usize };
+    let outbound = Outbound::new(&chassis.shared.outbound)?;
+    outbound.refuse_own(server.address());
+    let templates = Arc::new(Templates::load()?);
+    let channels = Arc::new(Channels::new(&config, &templates, &outbound, clock, Some(directory.clone()))?);
     let post = Arc::new(Post { store: store.clone(), channels: Arc::clone(&channels) });
-    let dispatcher = Dispatcher::start(store.clone(), keys.clone(), post, slots, clock.clone(), tasks).await?;
+    let dispatcher = Dispatcher::start(store.clone(), keys.clone(), post, SLOTS, clock.clone(), tasks).await?;
     let wake = Arc::new(Notify::new());
     let mut outbox = Outbox::new(store.clone(), keys.clone(), dispatcher, Arc::clone(&wake));
     outbox.reopen().await?;

@@ -16,6 +16,8 @@ pub(crate) const ACCESS: AccessTable = &[
     ("/wedsync.notifier.v1.RecipientService/GetRecipient", Access::Scope(Scope::Manage)),
     ("/wedsync.notifier.v1.RecipientService/ListRecipients", Access::Scope(Scope::Manage)),
     ("/wedsync.notifier.v1.RecipientService/DeleteRecipient", Access::Scope(Scope::Manage)),
+    ("/wedsync.notifier.v1.RecipientService/AddPushTarget", Access::Scope(Scope::Manage)),
+    ("/wedsync.notifier.v1.RecipientService/RemovePushTarget", Access::Scope(Scope::Manage)),
     ("/wedsync.notifier.v1.RecipientService/SetWeddingRecipients", Access::Scope(Scope::Manage)),
     ("/wedsync.notifier.v1.NotificationService/Send", Access::Scope(Scope::Publish)),
     ("/wedsync.notifier.v1.NotificationService/SendWeddingDateChange", Access::Scope(Scope::Publish)),
