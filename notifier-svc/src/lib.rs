@@ -9,6 +9,7 @@
 //! Guarantee: an event is acknowledged once what it comes to is recorded, a row per person and channel; nobody is told
 //! twice of one event, however often it comes; whoever isn't told has a stated reason.
 
+mod callback;
 mod channel;
 mod collapse;
 mod config;
@@ -17,6 +18,7 @@ mod handle;
 mod inbox;
 mod notification;
 mod outbox;
+mod receipt;
 mod recipient;
 mod resolve;
 mod rpc;
@@ -39,7 +41,7 @@ use chassis::{
     store::{self, Migrations, Store},
 };
 use proto::notifier::v1::{
-    inbox_service_server::InboxServiceServer,
+    callback_service_server::CallbackServiceServer, inbox_service_server::InboxServiceServer,
     notification_service_server::NotificationServiceServer, recipient_service_server::RecipientServiceServer,
 };
 use tokio::sync::Notify;
@@ -50,8 +52,9 @@ use self::{
     handle::Handler,
     inbox::Inbox,
     outbox::{Outbox, Post},
+    receipt::Receipts,
     recipient::Directory,
-    rpc::{inbox::Inboxes, notifications::Notifications, recipients::Recipients},
+    rpc::{callbacks::Callbacks, inbox::Inboxes, notifications::Notifications, recipients::Recipients},
     tell::Notifier,
     template::Templates,
     workflow::VendorInstructions,
@@ -103,7 +106,8 @@ pub async fn start(config: Config, chassis: &Chassis) -> Result<Service> {
     outbox.reopen().await?;
     tasks.spawn("notifier.outbox", outbox.run(tasks.stopping()));
 
-    // The way in: events, then calls.
+    // The way in: events, reports, then calls.
+    let receipts = Receipts::new(&config, store.clone(), clock.clone())?;
     let (instructions, public_name) = (VendorInstructions::load(), config.public_name);
     let notifier = Arc::new(Notifier {
         store,
@@ -126,6 +130,7 @@ pub async fn start(config: Config, chassis: &Chassis) -> Result<Service> {
         .add(RecipientServiceServer::new(Recipients(directory)).max_decoding_message_size(MESSAGE_LIMIT))
         .add(NotificationServiceServer::new(Notifications(notifier)).max_encoding_message_size(MESSAGE_LIMIT))
         .add(InboxServiceServer::new(inboxes))
+        .add(CallbackServiceServer::new(Callbacks(receipts)).max_decoding_message_size(MESSAGE_LIMIT))
         .serve()?;
     Ok(Service { address: running.address })
 }

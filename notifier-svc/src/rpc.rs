@@ -1,5 +1,6 @@
 //! The RPCs: wire types are parsed and printed here, one file per service, and decided upon elsewhere.
 
+pub(crate) mod callbacks;
 pub(crate) mod inbox;
 pub(crate) mod notifications;
 pub(crate) mod recipients;
@@ -27,6 +28,7 @@ pub(crate) const ACCESS: AccessTable = &[
     ("/wedsync.notifier.v1.InboxService/GetUnreadCount", Access::Scope(Scope::Consume)),
     ("/wedsync.notifier.v1.InboxService/UpdateNotice", Access::Scope(Scope::Consume)),
     ("/wedsync.notifier.v1.InboxService/WatchInbox", Access::Scope(Scope::Consume)),
+    ("/wedsync.notifier.v1.CallbackService/ReceiveCallback", Access::Service),
 ];
 
 const PAGE: u32 = 100;

@@ -18,6 +18,7 @@ use futures_util::future::BoxFuture;
 use serde::{Deserialize, Serialize};
 use serde_json::Value;
 
+pub(crate) use self::block::ACKNOWLEDGE;
 use self::{api::Api, hook::Hook};
 use super::{
     Carriage, Carrier, Channel, Message,
