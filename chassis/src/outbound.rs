@@ -81,7 +81,7 @@ pub struct Answer {
     pub status: StatusCode,
     /// At most 64 headers.
     pub headers: HeaderMap,
-    /// The first 16 KiB of the body.
+    /// The first 16 KiB of the body, or as much as [`Outbound::fetch`] was told to keep.
     pub body: Bytes,
     /// Whether [`Answer::body`] is all of it: it was short enough, and it ended in time.
     pub complete: bool,
@@ -105,9 +105,9 @@ impl Answer {
 /// Which part of the way failed.
 #[derive(Debug, Clone, Copy, PartialEq, Eq, Hash)]
 pub enum FailureClass {
-    /// The deadline passed before the headers were complete.
+    /// The deadline passed before the headers were complete: the request may have arrived.
     Timeout,
-    /// Nobody accepts connections there.
+    /// Nobody accepts connections there, or not in time.
     Connect,
     /// The name has no address.
     Dns,
@@ -224,12 +224,20 @@ impl Outbound {
     /// # Errors
     /// A [`Failure`] when there is no status.
     pub async fn send(&self, request: Request) -> Result<Answer, Failure> {
+        self.fetch(request, KEEP_BYTES).await
+    }
+
+    /// As [`Outbound::send`], keeping up to `keep` bytes of the body, at most 64 KiB.
+    ///
+    /// # Errors
+    /// Likewise.
+    pub async fn fetch(&self, request: Request, keep: usize) -> Result<Answer, Failure> {
         let started = Instant::now();
         let deadline = started + request.timeout.min(LONGEST);
         let fail = |(class, reason)| Failure { class, reason, duration: started.elapsed() };
         let headers = timeout_at(deadline, self.exchange(request)).await;
         let mut response = headers.unwrap_or_else(|_| Err(timed_out())).map_err(fail)?;
-        let (body, complete) = read_body(&mut response, deadline).await;
+        let (body, complete) = read_body(&mut response, keep.min(READ_BYTES), deadline).await;
         let headers = std::mem::take(response.headers_mut());
         Ok(Answer { status: response.status(), headers, body, complete, duration: started.elapsed() })
     }
@@ -349,16 +357,16 @@ pub fn may_set(name: &HeaderName) -> bool {
 }
 
 /// Reads until the body ends, the bound is reached or the deadline passes; keeps the beginning.
-async fn read_body(response: &mut reqwest::Response, deadline: Instant) -> (Bytes, bool) {
+async fn read_body(response: &mut reqwest::Response, keep: usize, deadline: Instant) -> (Bytes, bool) {
     let (mut kept, mut read) = (BytesMut::new(), 0);
     while read < READ_BYTES {
         match timeout_at(deadline, response.chunk()).await {
             Ok(Ok(Some(chunk))) => {
-                let room = KEEP_BYTES - kept.len();
+                let room = keep - kept.len();
                 kept.extend_from_slice(&chunk[..chunk.len().min(room)]);
                 read += chunk.len();
             }
-            Ok(Ok(None)) => return (kept.freeze(), read <= KEEP_BYTES),
+            Ok(Ok(None)) => return (kept.freeze(), read <= keep),
             Ok(Err(_)) | Err(_) => break,
         }
     }
@@ -383,7 +391,8 @@ fn classify(error: &reqwest::Error) -> (FailureClass, String) {
     if let Some(tls) = causes().find_map(tls_cause) {
         return (FailureClass::Tls, tls.to_string());
     }
-    if error.is_timeout() {
+    // One that never came about is known not to have carried anything.
+    if error.is_timeout() && !error.is_connect() {
         return timed_out();
     }
     let class = if error.is_connect() { FailureClass::Connect } else { FailureClass::Protocol };

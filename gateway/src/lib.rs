@@ -5,6 +5,7 @@
 
 mod address;
 mod body;
+mod callbacks;
 mod channel_config;
 mod delivery_status;
 mod edge;
@@ -30,7 +31,7 @@ use chassis::{
 use serde::{Deserialize, Serialize};
 
 pub use self::realtime::RealtimeConfig;
-use self::{edge::Edge, peers::Peers, realtime::Realtime, webhooks::Webhooks};
+use self::{callbacks::Callbacks, edge::Edge, peers::Peers, realtime::Realtime, webhooks::Webhooks};
 
 /// `[gateway]`
 #[derive(Debug, Clone, Serialize, Deserialize)]
@@ -93,6 +94,7 @@ pub(crate) struct Gateway {
     edge: Arc<Edge>,
     peers: Peers,
     webhooks: Webhooks,
+    callbacks: Callbacks,
     realtime: Arc<Realtime>,
 }
 
@@ -108,9 +110,10 @@ pub async fn start(config: Config, chassis: &Chassis) -> Result<Service> {
     let edge = Arc::new(Edge::new(&config, chassis)?);
     let peers = Peers::new(&config, chassis)?;
     let webhooks = Webhooks::new(peers.vendor_sync.separate().channel()).max_decoding_message_size(MESSAGE_LIMIT);
+    let callbacks = Callbacks::new(peers.notifier.separate().channel()).max_encoding_message_size(MESSAGE_LIMIT);
     let realtime = Realtime::start(&config.realtime, &peers.router, chassis).await?;
     let server = Server::bind("gateway", config.listen, chassis).await?;
     peers.watch(server.health(), chassis);
-    let running = server.http(routes::router(Gateway { edge, peers, webhooks, realtime })).serve()?;
+    let running = server.http(routes::router(Gateway { edge, peers, webhooks, callbacks, realtime })).serve()?;
     Ok(Service { address: running.address, health: running.health })
 }

@@ -27,6 +27,7 @@ const OWN_NAME: &str = "gateway";
 pub(crate) struct Peers {
     pub(crate) router: Peer,
     pub(crate) vendor_sync: Peer,
+    pub(crate) notifier: Peer,
     probed: Arc<[Probed]>,
 }
 
@@ -49,9 +50,9 @@ impl Peers {
             peer.with_context(|| format!("[gateway] {}", name.replace('-', "_"))).map(|peer| (name, peer))
         });
         let all = [router?, vendor_sync?, notifier?];
-        let (router, vendor_sync) = (all[0].1.clone(), all[1].1.clone());
+        let [router, vendor_sync, notifier] = all.each_ref().map(|(_, peer)| peer.clone());
         let probed = all.map(|(name, peer)| Probed { name, peer, serving: AtomicBool::new(false) });
-        Ok(Self { router, vendor_sync, probed: Arc::new(probed) })
+        Ok(Self { router, vendor_sync, notifier, probed: Arc::new(probed) })
     }
 
     /// The name of each, and whether it served when it was asked last.

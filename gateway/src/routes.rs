@@ -10,7 +10,7 @@ use axum::{
 use http::Method;
 
 use crate::{
-    Gateway, channel_config, delivery_status, edge, health, openapi,
+    Gateway, callbacks, channel_config, delivery_status, edge, health, openapi,
     problem::Problem,
     realtime::{inspector, rest, sse, upgrade},
     webhooks,
@@ -26,6 +26,9 @@ fn table() -> Vec<Route> {
         post("/webhooks/client-sync", webhooks::client_sync).aliased(),
         post("/webhooks/channel-events", webhooks::channel_events).aliased(),
         post("/webhooks/supabase", webhooks::supabase).aliased(),
+        // What the providers of channels report.
+        post("/callbacks/{provider}", callbacks::report),
+        get("/callbacks/{provider}", callbacks::handshake),
         // What an organization asks for with its API key.
         get("/webhooks/delivery-status", delivery_status::list).aliased(),
         post("/integrations/channel-config", channel_config::configure).aliased(),

@@ -6,18 +6,48 @@
 
 pub(crate) mod email;
 pub(crate) mod in_app;
+pub(crate) mod meta;
+#[cfg(test)]
+mod peer;
+pub(crate) mod provider;
+mod push;
+mod resend;
+mod segment;
+mod slack;
+mod sms;
 mod smtp;
+mod teams;
+#[cfg(test)]
+mod tests;
+pub(crate) mod twilio;
+mod whatsapp;
+mod words;
 
 use std::sync::Arc;
 
-use anyhow::Result;
+use anyhow::{Context as _, Result};
 use bytes::Bytes;
-use chassis::{expression::ExpressionError, lane::Attempted};
+use chassis::{
+    clock::Clock,
+    expression::ExpressionError,
+    lane::{Attempted, Delivery},
+    outbound::Outbound,
+};
 use futures_util::future::BoxFuture;
 use jiff::Timestamp;
 
-use self::{email::Email, in_app::InApp};
-use crate::{config::Config, recipient::Recipient, template::Templates, variable::Variables, workflow::Workflow};
+pub(crate) use self::slack::ACKNOWLEDGE;
+use self::{
+    email::Email, in_app::InApp, push::PushChannel, slack::SlackChannel, sms::SmsChannel, teams::TeamsChannel,
+    twilio::Twilio, whatsapp::WhatsappChannel,
+};
+use crate::{
+    config::Config,
+    recipient::{Directory, Recipient},
+    template::Templates,
+    variable::Variables,
+    workflow::Workflow,
+};
 
 /// A way to reach people.
 pub(crate) trait Channel: Send + Sync {
@@ -50,8 +80,8 @@ pub(crate) enum Carriage<'a> {
 
 /// What makes an attempt.
 pub(crate) trait Carrier: Send + Sync {
-    /// Tries once, within a bound of its own. `content` is what [`Channel::render`] gave.
-    fn carry<'a>(&'a self, content: &'a [u8]) -> BoxFuture<'a, Attempted>;
+    /// Tries once, within a bound of its own, to deliver what [`Channel::render`] gave.
+    fn carry<'a>(&'a self, delivery: &'a Delivery) -> BoxFuture<'a, Attempted>;
 }
 
 /// What is to be said, and to whom.
@@ -69,14 +99,46 @@ pub(crate) struct Message<'a> {
 pub(crate) struct Channels(Vec<Box<dyn Channel>>);
 
 impl Channels {
-    /// Sets up what the configuration asks for.
+    /// Sets up what the configuration asks for. What goes over HTTP goes by `outbound`; addresses that are found to be
+    /// dead are taken out of `directory`.
     ///
     /// # Errors
     /// Settings that can't hold.
-    pub(crate) fn new(config: &Config, templates: &Arc<Templates>) -> Result<Self> {
+    pub(crate) fn new(
+        config: &Config,
+        templates: &Arc<Templates>,
+        outbound: &Outbound,
+        clock: &Clock,
+        directory: Option<Directory>,
+    ) -> Result<Self> {
+        vet(config, outbound)?;
         let mut channels: Vec<Box<dyn Channel>> = vec![Box::new(InApp::new(Arc::clone(templates)))];
-        if config.smtp.is_configured() {
-            channels.push(Box::new(Email::new(config, Arc::clone(templates))?));
+        if config.smtp.is_configured() || config.resend.is_configured() {
+            channels.push(Box::new(Email::new(config, Arc::clone(templates), outbound, clock)?));
+        }
+        let twilio = Arc::new(Twilio::new(&config.twilio, outbound.clone(), clock.clone()));
+        if config.twilio.sends_sms() {
+            let twilio = Arc::clone(&twilio);
+            channels.push(Box::new(SmsChannel::new(
+                &config.twilio,
+                &config.public_name,
+                Arc::clone(templates),
+                twilio,
+            )));
+        }
+        if config.whatsapp.is_configured() || config.twilio.sends_whatsapp() {
+            channels.push(Box::new(WhatsappChannel::new(config, Arc::clone(templates), twilio, outbound, clock)));
+        }
+        if !config.teams.hosts.is_empty() {
+            let templates = Arc::clone(templates);
+            channels.push(Box::new(TeamsChannel::new(&config.teams, &config.public_name, templates, outbound, clock)));
+        }
+        if !config.slack.bot_token.is_empty() || !config.slack.hook_hosts.is_empty() {
+            let templates = Arc::clone(templates);
+            channels.push(Box::new(SlackChannel::new(&config.slack, &config.public_name, templates, outbound, clock)));
+        }
+        if config.web_push.is_configured() || config.fcm.is_configured() {
+            channels.push(Box::new(PushChannel::new(config, Arc::clone(templates), outbound, clock, directory)?));
         }
         Ok(Self(channels))
     }
@@ -84,10 +146,15 @@ impl Channels {
     /// The inbox and e-mail, by a server that isn't there.
     #[cfg(test)]
     pub(crate) fn for_test() -> Self {
+        static OUTBOUND: std::sync::LazyLock<Outbound> =
+            std::sync::LazyLock::new(|| Outbound::new(&Default::default()).expect("settings that hold"));
         let mut config = Config::default();
         config.smtp.host = "localhost".to_owned();
         config.smtp.from = "us@example.org".to_owned();
-        Self::new(&config, &Arc::new(Templates::load().expect("shipped templates"))).expect("settings that hold")
+        config.slack.hook_hosts.clear();
+        config.teams.hosts.clear();
+        let templates = Arc::new(Templates::load().expect("shipped templates"));
+        Self::new(&config, &templates, &OUTBOUND, &Clock::System, None).expect("settings that hold")
     }
 
     /// The channel of this name, if it is set up.
@@ -103,4 +170,19 @@ impl Channels {
         let channel = self.get(name).ok_or_else(|| format!("the channel {name} is not set up here"))?;
         channel.address(recipient).map_err(str::to_owned)
     }
+}
+
+/// Judges where the providers are said to be: a guard that would refuse every request is better known at the start.
+fn vet(config: &Config, outbound: &Outbound) -> Result<()> {
+    for (place, url) in [
+        ("[notifier.resend] base_url", &config.resend.base_url),
+        ("[notifier.twilio] base_url", &config.twilio.base_url),
+        ("[notifier.slack] base_url", &config.slack.base_url),
+        ("[notifier.whatsapp] base_url", &config.whatsapp.base_url),
+        ("[notifier.fcm] base_url", &config.fcm.base_url),
+        ("[notifier.fcm] token_url", &config.fcm.token_url),
+    ] {
+        outbound.vet(url).context(place)?;
+    }
+    Ok(())
 }

@@ -1,11 +1,20 @@
 //! The `[notifier]` section.
 
+mod provider;
+mod push;
+
 use std::net::{IpAddr, SocketAddr};
 
 use anyhow::{Result, bail};
 use chassis::config::{Secret, StoreSettings};
 use lettre::Address;
 use serde::{Deserialize, Serialize};
+use url::Url;
+
+pub use self::{
+    provider::{Resend, Slack, Teams, Twilio, Whatsapp},
+    push::{Fcm, WebPush},
+};
 
 /// Settings of the notifier.
 #[derive(Debug, Clone, Serialize, Deserialize)]
@@ -25,10 +34,26 @@ pub struct Config {
     pub postal_address: String,
     /// How long confirmations are waited for.
     pub escalation: Escalation,
+    /// Where one click ends mail of a kind (RFC 8058), to which the message's name is added; default empty: no such header.
+    pub unsubscribe_url: String,
     /// Where the notifier keeps its data.
     pub store: StoreSettings,
     /// The mail server.
     pub smtp: Smtp,
+    /// Mail by Resend, before the mail server.
+    pub resend: Resend,
+    /// SMS and WhatsApp by Twilio.
+    pub twilio: Twilio,
+    /// Slack.
+    pub slack: Slack,
+    /// Microsoft Teams.
+    pub teams: Teams,
+    /// WhatsApp by Meta, before Twilio.
+    pub whatsapp: Whatsapp,
+    /// Push to browsers.
+    pub web_push: WebPush,
+    /// Push to devices.
+    pub fcm: Fcm,
 }
 
 impl Default for Config {
@@ -42,8 +67,16 @@ impl Default for Config {
             public_url: String::new(),
             postal_address: String::new(),
             escalation: Escalation::default(),
+            unsubscribe_url: String::new(),
             store: StoreSettings { url, schema: "notifier".to_owned(), ..StoreSettings::default() },
             smtp: Smtp::default(),
+            resend: Resend::default(),
+            twilio: Twilio::default(),
+            slack: Slack::default(),
+            teams: Teams::default(),
+            whatsapp: Whatsapp::default(),
+            web_push: WebPush::default(),
+            fcm: Fcm::default(),
         }
     }
 }
@@ -126,6 +159,11 @@ impl Config {
     /// All problems at once, each with its section and key.
     pub fn check(&self) -> Result<()> {
         let mut problems = self.smtp.problems();
+        problems.extend(self.resend.problems());
+        problems.extend(self.twilio.problems());
+        problems.extend(self.slack.problems());
+        problems.extend(self.whatsapp.problems());
+        problems.extend(self.web_push.problems());
         if self.public_name.trim().is_empty() || self.public_name.chars().any(char::is_control) {
             problems.push("[notifier] public_name must be a name".to_owned());
         }
@@ -137,7 +175,29 @@ impl Config {
         if !self.public_url.is_empty() && !schemes.iter().any(|scheme| self.public_url.starts_with(scheme)) {
             problems.push("[notifier] public_url must begin with https:// or http://".to_owned());
         }
+        let is_web = |url: &str| url.starts_with("https://") && Url::parse(url).is_ok_and(|url| url.query().is_none());
+        if !self.unsubscribe_url.is_empty() && !is_web(&self.unsubscribe_url) {
+            problems.push("[notifier] unsubscribe_url must begin with https:// and have no query".to_owned());
+        }
         if problems.is_empty() { Ok(()) } else { bail!("{}", problems.join("\n")) }
+    }
+}
+
+/// What is wrong with a section.
+struct Problems {
+    section: &'static str,
+    list: Vec<String>,
+}
+
+impl Problems {
+    fn of(section: &'static str) -> Self {
+        Self { section, list: Vec::new() }
+    }
+
+    fn unless(&mut self, holds: bool, problem: &str) {
+        if !holds {
+            self.list.push(format!("[notifier.{}] {problem}", self.section));
+        }
     }
 }
 

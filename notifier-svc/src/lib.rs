@@ -9,6 +9,7 @@
 //! Guarantee: an event is acknowledged once what it comes to is recorded, a row per person and channel; nobody is told
 //! twice of one event, however often it comes; whoever isn't told has a stated reason.
 
+mod callback;
 mod category;
 mod channel;
 mod circumstance;
@@ -32,6 +33,7 @@ mod outbox;
 mod person;
 mod policy;
 mod preference;
+mod receipt;
 mod recipient;
 mod resolve;
 mod rpc;
@@ -52,29 +54,31 @@ use chassis::{
     consume,
     grpc::{MESSAGE_LIMIT, Peer, Server},
     lane::{self, Dispatcher, Slots},
+    outbound::Outbound,
     secret::DataKeys,
     service::Chassis,
     store::{self, Migrations, Store},
 };
 use proto::notifier::v1::{
-    confirmation_service_server::ConfirmationServiceServer, inbox_service_server::InboxServiceServer,
-    notification_service_server::NotificationServiceServer, person_service_server::PersonServiceServer,
-    preference_service_server::PreferenceServiceServer, recipient_service_server::RecipientServiceServer,
-    suppression_service_server::SuppressionServiceServer,
+    callback_service_server::CallbackServiceServer, confirmation_service_server::ConfirmationServiceServer,
+    inbox_service_server::InboxServiceServer, notification_service_server::NotificationServiceServer,
+    person_service_server::PersonServiceServer, preference_service_server::PreferenceServiceServer,
+    recipient_service_server::RecipientServiceServer, suppression_service_server::SuppressionServiceServer,
 };
 use tokio::sync::Notify;
 
-pub use self::config::{Config, Escalation, Smtp, Tls};
+pub use self::config::{Config, Escalation, Fcm, Resend, Slack, Smtp, Teams, Tls, Twilio, WebPush, Whatsapp};
 use self::{
     channel::Channels,
     handle::Handler,
     inbox::Inbox,
     outbox::{Outbox, Post},
     preference::Preferences,
+    receipt::Receipts,
     recipient::Directory,
     rpc::{
-        confirmations::Confirmations, inbox::Inboxes, notifications::Notifications, persons::Persons,
-        preferences::Wishes, recipients::Recipients, suppressions::Lists,
+        callbacks::Callbacks, confirmations::Confirmations, inbox::Inboxes, notifications::Notifications,
+        persons::Persons, preferences::Wishes, recipients::Recipients, suppressions::Lists,
     },
     suppression::Suppressions,
     tell::{Notifier, Turns},
@@ -88,6 +92,10 @@ pub static MIGRATIONS: Migrations =
 
 /// The consumer group that the router keeps for it.
 const GROUP: &str = "notifier";
+
+/// How many messages may be under way: what a crash interrupts stays unknown, so they are few. Lanes are one for each
+/// organization and channel.
+const SLOTS: Slots = Slots { lane: 8, organization: 32, all: 64 };
 
 /// The running service.
 #[derive(Debug)]
@@ -116,18 +124,19 @@ pub async fn start(config: Config, chassis: &Chassis) -> Result<Service> {
     let suppressions = Suppressions::new(store.clone(), keys.clone(), clock.clone());
 
     // The way out.
+    let outbound = Outbound::new(&chassis.shared.outbound)?;
+    outbound.refuse_own(server.address());
     let templates = Arc::new(Templates::load()?);
-    let channels = Arc::new(Channels::new(&config, &templates)?);
-    let connections = config.smtp.connections;
-    let slots = Slots { lane: connections, organization: connections as usize, all: connections as usize };
+    let channels = Arc::new(Channels::new(&config, &templates, &outbound, clock, Some(directory.clone()))?);
     let post = Arc::new(Post { store: store.clone(), clock: clock.clone(), channels: Arc::clone(&channels) });
-    let dispatcher = Dispatcher::start(store.clone(), keys.clone(), post, slots, clock.clone(), tasks).await?;
+    let dispatcher = Dispatcher::start(store.clone(), keys.clone(), post, SLOTS, clock.clone(), tasks).await?;
     let wake = Arc::new(Notify::new());
     let mut outbox = Outbox::new(store.clone(), keys.clone(), dispatcher, Arc::clone(&wake));
     outbox.reopen().await?;
     tasks.spawn("notifier.outbox", outbox.run(tasks.stopping()));
 
-    // The way in: events, then calls.
+    // The way in: events, reports, then calls.
+    let receipts = Receipts::new(&config, store.clone(), clock.clone())?;
     let (instructions, public_name) = (VendorInstructions::load(), config.public_name);
     let settle = Duration::from_millis(config.settle_ms);
     let notifier = Arc::new(Notifier {
@@ -169,6 +178,7 @@ pub async fn start(config: Config, chassis: &Chassis) -> Result<Service> {
         .add(InboxServiceServer::new(inboxes))
         .add(PreferenceServiceServer::new(wishes))
         .add(SuppressionServiceServer::new(Lists(suppressions)))
+        .add(CallbackServiceServer::new(Callbacks(receipts)).max_decoding_message_size(MESSAGE_LIMIT))
         .serve()?;
     Ok(Service { address: running.address })
 }

@@ -63,7 +63,7 @@ impl Courier for Post {
         }
         let channel = delivery.lane_id.split_once(':').and_then(|(channel, _)| self.channels.get(channel));
         match channel.map(|channel| channel.carriage()) {
-            Some(Carriage::Carry(carrier)) => carrier.carry(&delivery.content).await,
+            Some(Carriage::Carry(carrier)) => carrier.carry(&delivery).await,
             _ => ended(
                 Outcome::Retry { after: None, blame: Blame::Destination },
                 "channel",

@@ -5,6 +5,7 @@
 //!
 //! Guarantee: a change event that comes again after a later one about the same thing changes nothing.
 
+mod contact;
 pub(crate) mod learn;
 
 use std::collections::BTreeMap;
@@ -18,8 +19,9 @@ use chassis::{
     with,
 };
 use jiff::tz::TimeZone;
-use lettre::Address;
 use serde::{Deserialize, Serialize};
+
+pub(crate) use self::contact::{Contact, PushTarget, is_e164};
 
 /// The longest id of a recipient or a wedding.
 const ID_BYTES: usize = 128;
@@ -60,14 +62,6 @@ pub(crate) struct Recipient {
     pub(crate) updated_at: i64,
 }
 
-/// Where someone can be reached.
-#[derive(Debug, Clone, Default, PartialEq, Eq, Serialize, Deserialize)]
-pub(crate) struct Contact {
-    pub(crate) email: String,
-    /// E.164.
-    pub(crate) phone: String,
-}
-
 /// What is sealed of a recipient.
 #[derive(Serialize, Deserialize)]
 struct Sealed {
@@ -92,12 +86,7 @@ impl Recipient {
                 ));
             }
         }
-        if !self.contact.email.is_empty() && self.contact.email.parse::<Address>().is_err() {
-            return Err(Error::invalid("email", "must be an e-mail address"));
-        }
-        if !self.contact.phone.is_empty() && !is_e164(&self.contact.phone) {
-            return Err(Error::invalid("phone", "must be in E.164: a plus and 7 to 15 digits"));
-        }
+        self.contact.check()?;
         if !self.time_zone.is_empty() && TimeZone::get(&self.time_zone).is_err() {
             return Err(Error::invalid("time_zone", "must be an IANA time zone, for example Europe/Berlin"));
         }
@@ -124,11 +113,6 @@ pub(crate) fn check_id(field: &'static str, id: &str) -> Result<()> {
 
 pub(crate) fn is_channel(name: &str) -> bool {
     (1..=32).contains(&name.len()) && name.bytes().all(|b| b.is_ascii_lowercase() || b == b'_')
-}
-
-fn is_e164(phone: &str) -> bool {
-    let digits = phone.strip_prefix('+').unwrap_or_default();
-    (7..=15).contains(&digits.len()) && digits.bytes().all(|b| b.is_ascii_digit()) && !digits.starts_with('0')
 }
 
 /// How someone has to do with an event.
@@ -442,7 +426,7 @@ pub(crate) mod tests {
         Recipient {
             id: id.to_owned(),
             kind: Kind::Supplier,
-            contact: Contact { email: format!("{id}@example.org"), phone: String::new() },
+            contact: Contact { email: format!("{id}@example.org"), ..Contact::default() },
             name: id.to_uppercase(),
             vendor_type: String::new(),
             time_zone: String::new(),

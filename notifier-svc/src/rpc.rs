@@ -1,5 +1,6 @@
 //! The RPCs: wire types are parsed and printed here, one file per service, and decided upon elsewhere.
 
+pub(crate) mod callbacks;
 pub(crate) mod confirmations;
 pub(crate) mod inbox;
 pub(crate) mod notifications;
@@ -20,6 +21,8 @@ pub(crate) const ACCESS: AccessTable = &[
     ("/wedsync.notifier.v1.RecipientService/GetRecipient", Access::Scope(Scope::Manage)),
     ("/wedsync.notifier.v1.RecipientService/ListRecipients", Access::Scope(Scope::Manage)),
     ("/wedsync.notifier.v1.RecipientService/DeleteRecipient", Access::Scope(Scope::Manage)),
+    ("/wedsync.notifier.v1.RecipientService/AddPushTarget", Access::Scope(Scope::Manage)),
+    ("/wedsync.notifier.v1.RecipientService/RemovePushTarget", Access::Scope(Scope::Manage)),
     ("/wedsync.notifier.v1.RecipientService/SetWeddingRecipients", Access::Scope(Scope::Manage)),
     ("/wedsync.notifier.v1.ConfirmationService/Acknowledge", Access::Scope(Scope::Consume)),
     ("/wedsync.notifier.v1.ConfirmationService/ListInformed", Access::Scope(Scope::Consume)),
@@ -40,6 +43,7 @@ pub(crate) const ACCESS: AccessTable = &[
     ("/wedsync.notifier.v1.InboxService/GetUnreadCount", Access::Scope(Scope::Consume)),
     ("/wedsync.notifier.v1.InboxService/UpdateNotice", Access::Scope(Scope::Consume)),
     ("/wedsync.notifier.v1.InboxService/WatchInbox", Access::Scope(Scope::Consume)),
+    ("/wedsync.notifier.v1.CallbackService/ReceiveCallback", Access::Service),
 ];
 
 const PAGE: u32 = 100;

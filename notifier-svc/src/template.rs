@@ -32,6 +32,22 @@ static SOURCES: &[(&str, &str, &str, &str)] = sources![
     "generic",
 ];
 
+/// Texts that only some workflows have; the others are told in the words of their inbox.
+static OWN: &[(&str, &str, &str, &str)] = &[
+    (
+        "wedding_date_change",
+        "sms.text",
+        "wedding_date_change/sms.text.j2",
+        include_str!("../templates/wedding_date_change/sms.text.j2"),
+    ),
+    (
+        "wedding_date_change",
+        "push.body",
+        "wedding_date_change/push.body.j2",
+        include_str!("../templates/wedding_date_change/push.body.j2"),
+    ),
+];
+
 /// What stands around the HTML of every e-mail.
 const LAYOUT: &str = include_str!("../templates/layout/email.html");
 const CONTENT: &str = "<!-- content -->\n";
@@ -51,7 +67,7 @@ impl Templates {
     pub(crate) fn load() -> Result<Self> {
         let (before, after) = LAYOUT.split_once(CONTENT).context("the layout has a place for its content")?;
         let mut parts = HashMap::new();
-        for (folder, part, name, source) in SOURCES {
+        for (folder, part, name, source) in SOURCES.iter().chain(OWN) {
             parts.insert((*folder, *part), Template::compile(name, source)?);
         }
         Ok(Self {
@@ -69,6 +85,22 @@ impl Templates {
         let template = self.parts.iter().find(|((f, p), _)| *f == folder && *p == part).map(|(_, template)| template);
         let template = template.expect("workflows name folders that are shipped, which is tested");
         Ok(template.render(variables)?.trim().to_owned())
+    }
+
+    /// A part that not every folder has, on one line.
+    ///
+    /// # Errors
+    /// Likewise.
+    pub(crate) fn own(
+        &self,
+        folder: &str,
+        part: &str,
+        variables: &Variables,
+    ) -> Result<Option<String>, ExpressionError> {
+        if OWN.iter().any(|(f, p, ..)| *f == folder && *p == part) {
+            return self.line(folder, part, variables).map(Some);
+        }
+        Ok(None)
     }
 
     /// As [`Templates::render`], on one line.

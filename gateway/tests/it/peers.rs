@@ -15,6 +15,7 @@ use chassis::{
 };
 use futures_util::future::BoxFuture;
 use proto::{
+    notifier::v1::{self as notifier, callback_service_server as callback},
     router::v1::{self as router, route_service_server as route},
     vendorsync::v1::{
         self as vendorsync, delivery_service_server as delivery, endpoint_service_server as endpoint,
@@ -30,6 +31,7 @@ const VENDOR_SYNC: AccessTable = &[
     ("/wedsync.vendorsync.v1.EndpointService/ListEndpoints", Access::Scope(Scope::Manage)),
     ("/wedsync.vendorsync.v1.EndpointService/GetEndpointStatistics", Access::Scope(Scope::Manage)),
 ];
+const NOTIFIER: AccessTable = &[("/wedsync.notifier.v1.CallbackService/ReceiveCallback", Access::Service)];
 
 /// What a peer was asked, by whom, and in which trace.
 #[derive(Debug, Clone)]
@@ -95,10 +97,16 @@ pub(crate) struct VendorSync {
     pub(crate) statistics: Rpc<vendorsync::GetEndpointStatisticsRequest, vendorsync::GetEndpointStatisticsResponse>,
 }
 
+#[derive(Default)]
+pub(crate) struct Callbacks {
+    pub(crate) receive: Rpc<notifier::ReceiveCallbackRequest, notifier::ReceiveCallbackResponse>,
+}
+
 /// All three, running.
 pub(crate) struct Peers {
     pub(crate) router: Arc<Router>,
     pub(crate) vendor_sync: Arc<VendorSync>,
+    pub(crate) callbacks: Arc<Callbacks>,
     pub(crate) router_address: SocketAddr,
     pub(crate) vendor_sync_address: SocketAddr,
     pub(crate) notifier_address: SocketAddr,
@@ -119,9 +127,21 @@ impl Peers {
             .add(delivery::DeliveryServiceServer::from_arc(Arc::clone(&vendor_sync)))
             .add(endpoint::EndpointServiceServer::from_arc(Arc::clone(&vendor_sync)));
         let vendor_sync_address = running.serve().expect("it serves").address;
-        let notifier = server("notifier", &chassis).await.serve().expect("it serves");
+        let callbacks = Arc::new(Callbacks::default());
+        let running = server("notifier", &chassis).await.access(NOTIFIER);
+        let running = running.add(callback::CallbackServiceServer::from_arc(Arc::clone(&callbacks)));
+        let notifier = running.serve().expect("it serves");
         let notifier_address = notifier.address;
-        Self { router, vendor_sync, router_address, vendor_sync_address, notifier_address, notifier, chassis }
+        Self {
+            router,
+            vendor_sync,
+            callbacks,
+            router_address,
+            vendor_sync_address,
+            notifier_address,
+            notifier,
+            chassis,
+        }
     }
 }
 
@@ -164,6 +184,10 @@ macro_rules! service {
 
 service! { webhook::WebhookService, VendorSync, vendorsync {
     receive_webhook => receive: ReceiveWebhookRequest -> ReceiveWebhookResponse;
+} unused {} }
+
+service! { callback::CallbackService, Callbacks, notifier {
+    receive_callback => receive: ReceiveCallbackRequest -> ReceiveCallbackResponse;
 } unused {} }
 
 service! { delivery::DeliveryService, VendorSync, vendorsync {

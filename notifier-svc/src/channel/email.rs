@@ -1,61 +1,122 @@
-//! E-mail: a letter in text and HTML (RFC 5322, MIME), carried by SMTP.
+//! E-mail: a letter in text and HTML, carried by Resend's API, or by SMTP (RFC 5322, MIME) where there is no key for that or
+//! where it can't take a letter now.
 //!
 //! Header values go through lettre's builder, which encodes what isn't printable ASCII. The Message-ID is made of the
 //! message's uid, so that whoever keeps mail can drop a repeat. Every attempt carries the same bytes.
+//!
+//! Guarantee: a letter is given to the second way only if the first certainly hasn't taken it.
 
 use std::{sync::Arc, time::SystemTime};
 
 use anyhow::{Context as _, Result};
 use bytes::Bytes;
-use chassis::{expression::ExpressionError, id::uuid_text, lane::Attempted};
+use chassis::{
+    clock::Clock,
+    expression::ExpressionError,
+    id::uuid_text,
+    lane::{Attempted, Delivery},
+    outbound::Outbound,
+};
 use futures_util::future::BoxFuture;
 use lettre::{
     Address,
     message::{Mailbox, MultiPart, header},
 };
 use serde::{Deserialize, Serialize};
+use serde_json::{Value, json};
 
-use super::{Carriage, Carrier, Channel, Message, smtp::Relay};
+use super::{Carriage, Carrier, Channel, Message, provider::Verdict, resend::Resend, smtp::Relay, words::one_line};
 use crate::{config::Config, recipient::Recipient, template::Templates};
 
-/// A letter as it waits: whom it goes to, and its bytes.
+/// A letter as it waits: whom it goes to, and as each way carries it.
 #[derive(Serialize, Deserialize)]
 struct Letter {
     to: String,
-    /// ASCII throughout: the bodies are encoded.
+    /// For SMTP; ASCII throughout: the bodies are encoded.
     text: String,
+    /// For Resend; null without a key.
+    #[serde(default)]
+    api: Value,
 }
 
-/// E-mail by one mail server.
+/// E-mail by an API, a mail server, or both.
 pub(crate) struct Email {
     templates: Arc<Templates>,
-    relay: Relay,
+    resend: Option<Resend>,
+    relay: Option<Relay>,
     from: Mailbox,
+    unsubscribe_url: String,
 }
 
 impl Email {
     /// # Errors
     /// Settings that can't hold.
-    pub(crate) fn new(config: &Config, templates: Arc<Templates>) -> Result<Self> {
-        let address: Address = config.smtp.from.parse().context("[notifier.smtp] from")?;
-        let relay = Relay::new(&config.smtp, address.clone())?;
-        Ok(Self { templates, relay, from: Mailbox::new(Some(config.public_name.clone()), address) })
+    pub(crate) fn new(config: &Config, templates: Arc<Templates>, outbound: &Outbound, clock: &Clock) -> Result<Self> {
+        let (smtp, resend) = (&config.smtp, &config.resend);
+        let (section, from) = if resend.is_configured() { ("resend", &resend.from) } else { ("smtp", &smtp.from) };
+        let address: Address = from.parse().with_context(|| format!("[notifier.{section}] from"))?;
+        let relay = || Relay::new(smtp, smtp.from.parse().context("[notifier.smtp] from")?);
+        Ok(Self {
+            templates,
+            resend: resend.is_configured().then(|| Resend::new(resend, outbound.clone(), clock.clone())),
+            relay: smtp.is_configured().then(relay).transpose()?,
+            from: Mailbox::new(Some(config.public_name.clone()), address),
+            unsubscribe_url: config.unsubscribe_url.clone(),
+        })
     }
 
     fn compose(&self, message: &Message<'_>, to: Address, parts: Parts) -> Result<Vec<u8>, lettre::error::Error> {
         let name = one_line(&message.recipient.name);
         let to = Mailbox::new(Some(name).filter(|name| !name.is_empty()), to);
         let id = format!("<{}@{}>", uuid_text(message.uid), self.from.email.domain());
-        let letter = lettre::Message::builder()
+        let mut letter = lettre::Message::builder()
             .from(self.from.clone())
             .to(to)
             .subject(parts.subject)
             .date(SystemTime::from(message.at))
             .message_id(Some(id))
             .header(Automatic)
-            .header(TemplateName(message.workflow.email_template))
-            .multipart(MultiPart::alternative_plain_html(parts.text, parts.html))?;
-        Ok(letter.formatted())
+            .header(TemplateName(message.workflow.email_template));
+        if let Some(url) = self.unsubscribe(message.uid) {
+            letter = letter.header(Unsubscribe(url)).header(OneClick);
+        }
+        Ok(letter.multipart(MultiPart::alternative_plain_html(parts.text, parts.html))?.formatted())
+    }
+
+    /// The letter as Resend takes it; its tags come back with what becomes of it.
+    fn for_api(&self, message: &Message<'_>, to: &Address, parts: &Parts) -> Value {
+        let name = uuid_text(message.uid);
+        let mut headers = json!({
+            "Auto-Submitted": "auto-generated",
+            "X-WedSync-Template": message.workflow.email_template,
+        });
+        if let Some(url) = self.unsubscribe(message.uid) {
+            headers["List-Unsubscribe"] = url.into();
+            headers["List-Unsubscribe-Post"] = ONE_CLICK.into();
+        }
+        json!({
+            "from": self.from.to_string(),
+            "to": [to.to_string()],
+            "subject": parts.subject,
+            "text": parts.text,
+            "html": parts.html,
+            "headers": headers,
+            "tags": [{"name": "message", "value": name}, {"name": "workflow", "value": message.workflow.name}],
+        })
+    }
+
+    /// Where one click ends such mail (RFC 8058), opaque to everybody else.
+    fn unsubscribe(&self, uid: [u8; 16]) -> Option<String> {
+        let url = &self.unsubscribe_url;
+        (!url.is_empty()).then(|| format!("<{url}?message={}>", uuid_text(uid)))
+    }
+
+    async fn by_relay(&self, letter: &Letter) -> Option<Attempted> {
+        let relay = self.relay.as_ref().filter(|_| !letter.text.is_empty())?;
+        Some(match letter.to.parse::<Address>() {
+            Ok(to) => relay.send(to, letter.text.as_bytes()).await,
+            Err(_) => super::smtp::refused("the stored letter can't be read"),
+        })
     }
 }
 
@@ -89,9 +150,13 @@ impl Channel for Email {
         let refused = |reason: String| ExpressionError { at: Some("email".to_owned()), line: 1, reason };
         let to: Address =
             message.recipient.contact.email.parse().map_err(|_| refused("the address is malformed".to_owned()))?;
-        let text = self.compose(message, to.clone(), parts).map_err(|error| refused(error.to_string()))?;
+        let api = if self.resend.is_some() { self.for_api(message, &to, &parts) } else { Value::Null };
+        let text = match &self.relay {
+            Some(_) => self.compose(message, to.clone(), parts).map_err(|error| refused(error.to_string()))?,
+            None => Vec::new(),
+        };
         let text = String::from_utf8(text).map_err(|_| refused("the letter is not text".to_owned()))?;
-        let letter = Letter { to: to.to_string(), text };
+        let letter = Letter { to: to.to_string(), text, api };
         Ok(serde_json::to_vec(&letter).expect("texts have a JSON form").into())
     }
 
@@ -101,25 +166,27 @@ impl Channel for Email {
 }
 
 impl Carrier for Email {
-    fn carry<'a>(&'a self, content: &'a [u8]) -> BoxFuture<'a, Attempted> {
+    fn carry<'a>(&'a self, delivery: &'a Delivery) -> BoxFuture<'a, Attempted> {
         Box::pin(async move {
-            let letter = serde_json::from_slice::<Letter>(content).ok();
-            let letter = letter.and_then(|letter| Some((letter.to.parse::<Address>().ok()?, letter.text)));
-            match letter {
-                Some((to, text)) => self.relay.send(to, text.as_bytes()).await,
-                None => super::smtp::refused("the stored letter can't be read"),
-            }
+            let Ok(letter) = serde_json::from_slice::<Letter>(&delivery.content) else {
+                return super::smtp::refused("the stored letter can't be read");
+            };
+            let first = match &self.resend {
+                Some(resend) if !letter.api.is_null() => Some(resend.send(delivery.event, &letter.api).await),
+                _ => None,
+            };
+            let second = match &first {
+                Some(verdict) if !verdict.class.may_fail_over() => None,
+                _ => self.by_relay(&letter).await,
+            };
+            let nobody = || super::smtp::waits("no way that this letter was written for is set up any more");
+            second.or_else(|| first.map(Verdict::attempted)).unwrap_or_else(nobody)
         })
     }
 }
 
-/// A name as a header may hold it.
-fn one_line(name: &str) -> String {
-    name.split(|c: char| c.is_control() || c.is_whitespace())
-        .filter(|word| !word.is_empty())
-        .collect::<Vec<_>>()
-        .join(" ")
-}
+/// What the receiver of one click posts (RFC 8058).
+const ONE_CLICK: &str = "List-Unsubscribe=One-Click";
 
 /// Says that no person wrote it, so that no absence notice is sent back (RFC 3834).
 #[derive(Clone)]
@@ -157,64 +224,41 @@ impl header::Header for TemplateName {
     }
 }
 
-#[cfg(test)]
-mod tests {
-    use serde_json::json;
+/// Where such mail can be ended (RFC 2369).
+#[derive(Clone)]
+struct Unsubscribe(String);
 
-    use super::*;
-    use crate::{
-        event::tests::content,
-        recipient::tests::supplier,
-        variable::{for_recipient, of_event},
-        workflow::{VendorInstructions, find},
-    };
-
-    fn letter(name: &str, data: serde_json::Value) -> String {
-        let mut config = Config::default();
-        config.smtp.host = "localhost".to_owned();
-        config.smtp.from = "us@example.org".to_owned();
-        let templates = Arc::new(Templates::load().unwrap());
-        let workflow = find("wedding_date_change");
-        let mut recipient = supplier("s");
-        recipient.name = name.to_owned();
-        let variables = of_event(workflow, workflow.name, &content("wedding.date_changed", data));
-        let variables = for_recipient(&variables, &recipient, &[], &VendorInstructions::load(), "WedSync");
-        let message = Message {
-            uid: [7; 16],
-            workflow,
-            variables: &variables,
-            recipient: &recipient,
-            at: jiff::Timestamp::UNIX_EPOCH,
-        };
-        let content = Email::new(&config, templates).unwrap().render(&message).unwrap();
-        serde_json::from_slice::<Letter>(&content).unwrap().text
+impl header::Header for Unsubscribe {
+    fn name() -> header::HeaderName {
+        header::HeaderName::new_from_ascii_str("List-Unsubscribe")
     }
 
-    #[test]
-    fn a_letter_has_the_headers_that_mail_systems_look_at() {
-        let letter = letter("Ada", json!({"client_name": "Eve & Bob"}));
-        for header in [
-            "From: WedSync <us@example.org>\r\n",
-            "To: Ada <s@example.org>\r\n",
-            "Date: Thu, 01 Jan 1970 00:00:00 +0000\r\n",
-            "Message-ID: <07070707-0707-0707-0707-070707070707@example.org>\r\n",
-            "Auto-Submitted: auto-generated\r\n",
-            "X-WedSync-Template: realtime-wedding-change\r\n",
-            "MIME-Version: 1.0\r\n",
-        ] {
-            assert!(letter.contains(header), "{header} is not in\n{letter}");
-        }
-        assert!(letter.contains("text/plain; charset=utf-8") && letter.contains("text/html; charset=utf-8"));
+    fn parse(_: &str) -> Result<Self, Box<dyn std::error::Error + Send + Sync>> {
+        Err("only ever written".into())
     }
 
-    #[test]
-    fn no_name_adds_a_header_or_a_line_that_mail_cannot_carry() {
-        let hostile = "Ada\r\nBcc: all@example.org\r\n\r\n<script>";
-        let letter = letter(hostile, json!({"client_name": hostile.repeat(40)}));
-        let (headers, _) = letter.split_once("\r\n\r\n").unwrap();
-        assert!(!headers.lines().any(|line| line.to_lowercase().starts_with("bcc:")), "{headers}");
-        assert!(
-            letter.is_ascii() && letter.split("\r\n").all(|line| line.len() <= 998 && !line.contains(['\r', '\n']))
-        );
+    fn display(&self) -> header::HeaderValue {
+        header::HeaderValue::new(Self::name(), self.0.clone())
     }
 }
+
+/// That one click is enough (RFC 8058).
+#[derive(Clone)]
+struct OneClick;
+
+impl header::Header for OneClick {
+    fn name() -> header::HeaderName {
+        header::HeaderName::new_from_ascii_str("List-Unsubscribe-Post")
+    }
+
+    fn parse(_: &str) -> Result<Self, Box<dyn std::error::Error + Send + Sync>> {
+        Ok(Self)
+    }
+
+    fn display(&self) -> header::HeaderValue {
+        header::HeaderValue::new(Self::name(), ONE_CLICK.to_owned())
+    }
+}
+
+#[cfg(test)]
+mod tests;

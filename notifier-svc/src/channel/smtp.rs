@@ -25,7 +25,7 @@ use lettre::{
     },
 };
 
-use tokio::time::timeout;
+use tokio::{sync::Semaphore, time::timeout};
 
 use crate::config::{Smtp, Tls};
 
@@ -38,6 +38,8 @@ pub(super) struct Relay {
     tls: TlsParameters,
     from: Address,
     idle: Mutex<Vec<(AsyncSmtpConnection, Instant)>>,
+    /// As many as connections may be open.
+    free: Semaphore,
 }
 
 /// How far a conversation had come.
@@ -86,7 +88,8 @@ impl Relay {
     /// A host that no certificate can be for.
     pub(super) fn new(settings: &Smtp, from: Address) -> Result<Self> {
         let tls = TlsParameters::new_rustls(settings.host.clone()).context("[notifier.smtp] host")?;
-        Ok(Self { settings: settings.clone(), tls, from, idle: Mutex::default() })
+        let free = Semaphore::new(settings.connections as usize);
+        Ok(Self { settings: settings.clone(), tls, from, idle: Mutex::default(), free })
     }
 
     /// Tries to hand over one message.
@@ -105,13 +108,16 @@ impl Relay {
 
     /// Gives what the server said when it took the message.
     async fn converse(&self, to: Address, message: &[u8]) -> Result<Bytes, Broken> {
+        let limit = Duration::from_millis(self.settings.timeout_ms);
+        let Ok(Ok(_free)) = timeout(limit, self.free.acquire()).await else {
+            return Err(Broken { step: Step::Connect, why: Why::TimeUp });
+        };
         let mut connection = self.connection().await?;
         let is_plain = [&self.from, &to].iter().all(|address| address.to_string().is_ascii());
         if !is_plain && !connection.server_info().supports_feature(Extension::SmtpUtfEight) {
             return Err(Broken { step: Step::Recipient, why: Why::International });
         }
         let parameters = if is_plain { Vec::new() } else { vec![MailParameter::SmtpUtfEight] };
-        let limit = Duration::from_millis(self.settings.timeout_ms);
         within(Step::Sender, limit, connection.command(Mail::new(Some(self.from.clone()), parameters))).await?;
         within(Step::Recipient, limit, connection.command(Rcpt::new(to, Vec::new()))).await?;
         within(Step::Data, limit, connection.command(Data)).await?;
@@ -201,6 +207,12 @@ pub(super) fn refused(reason: &str) -> Attempted {
         error: reason.to_owned(),
         response: Bytes::new(),
     }
+}
+
+/// Leaves a message to wait until somebody has mended the settings.
+pub(super) fn waits(reason: &str) -> Attempted {
+    let outcome = Outcome::Retry { after: None, blame: Blame::Destination };
+    Attempted { outcome, class: "channel", ..refused(reason) }
 }
 
 /// What went wrong, as far as it matters.

@@ -115,6 +115,9 @@ fn supplier(id: String, row: &Record, known: Option<Recipient>) -> Recipient {
         ("business_name", &mut supplier.name),
         ("email", &mut supplier.contact.email),
         ("phone", &mut supplier.contact.phone),
+        ("whatsapp", &mut supplier.contact.whatsapp),
+        ("slack_channel", &mut supplier.contact.slack_channel),
+        ("slack_user_id", &mut supplier.contact.slack_user_id),
         ("vendor_type", &mut supplier.vendor_type),
         ("time_zone", &mut supplier.time_zone),
     ];

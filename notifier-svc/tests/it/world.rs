@@ -155,7 +155,7 @@ pub(crate) struct World {
     pub(crate) time: ManualClock,
     pub(crate) router: Router,
     pub(crate) smtp: Smtp,
-    pub(crate) config: Config,
+    pub(crate) config: Box<Config>,
     pub(crate) address: SocketAddr,
 }
 
@@ -190,7 +190,7 @@ impl World {
             ..Config::default()
         };
         let service = notifier_svc::start(config.clone(), &chassis).await.unwrap();
-        Self { chassis, time, router, smtp, config, address: service.address }
+        Self { chassis, time, router, smtp, config: Box::new(config), address: service.address }
     }
 
     /// Stops it in order and starts it anew on the same store, with the same keys.

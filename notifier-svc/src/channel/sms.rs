@@ -1,0 +1,160 @@
+//! SMS by Twilio: one line, cut to the parts that the settings allow before it waits.
+
+use std::sync::Arc;
+
+use bytes::Bytes;
+use chassis::{
+    expression::ExpressionError,
+    lane::{Attempted, Delivery},
+};
+use futures_util::future::BoxFuture;
+use serde::{Deserialize, Serialize};
+
+use super::{
+    Carriage, Carrier, Channel, Message,
+    provider::{Class, Verdict},
+    segment::{fit, segments},
+    twilio::{Said, Text, Twilio},
+    words::{Words, clean, one_line},
+};
+use crate::{config::Twilio as Settings, recipient::Recipient, template::Templates};
+
+/// The longest body that Twilio takes, in characters.
+const CHARACTERS: usize = 1600;
+
+/// A text as it waits.
+#[derive(Serialize, Deserialize)]
+struct Sms {
+    to: String,
+    body: String,
+}
+
+/// SMS by one account.
+pub(crate) struct SmsChannel {
+    templates: Arc<Templates>,
+    twilio: Arc<Twilio>,
+    sender: (&'static str, String),
+    max_segments: usize,
+    public_name: String,
+}
+
+impl SmsChannel {
+    pub(super) fn new(settings: &Settings, public_name: &str, templates: Arc<Templates>, twilio: Arc<Twilio>) -> Self {
+        let sender = match settings.messaging_service_sid.as_str() {
+            "" => ("From", settings.from.clone()),
+            service => ("MessagingServiceSid", service.to_owned()),
+        };
+        let max_segments = settings.max_segments as usize;
+        Self { templates, twilio, sender, max_segments, public_name: public_name.to_owned() }
+    }
+}
+
+impl Channel for SmsChannel {
+    fn name(&self) -> &'static str {
+        "sms"
+    }
+
+    fn address(&self, recipient: &Recipient) -> Result<String, &'static str> {
+        if recipient.contact.phone.is_empty() {
+            Err("there is no telephone number")
+        } else {
+            Ok(recipient.contact.phone.clone())
+        }
+    }
+
+    fn render(&self, message: &Message<'_>) -> Result<Bytes, ExpressionError> {
+        let own = self.templates.own(message.workflow.templates, "sms.text", message.variables)?;
+        let text = match own {
+            Some(text) => text,
+            None => format!("{}: {}", self.public_name, Words::of(&self.templates, message)?.line()),
+        };
+        let body = fit(&one_line(&clean(&text)), self.max_segments, CHARACTERS);
+        let (_, parts) = segments(&body);
+        metrics::counter!("notifier_sms_segments_total").increment(parts as u64);
+        let sms = Sms { to: message.recipient.contact.phone.clone(), body };
+        Ok(serde_json::to_vec(&sms).expect("texts have a JSON form").into())
+    }
+
+    fn carriage(&self) -> Carriage<'_> {
+        Carriage::Carry(self)
+    }
+}
+
+impl Carrier for SmsChannel {
+    fn carry<'a>(&'a self, delivery: &'a Delivery) -> BoxFuture<'a, Attempted> {
+        Box::pin(async move {
+            let Ok(sms) = serde_json::from_slice::<Sms>(&delivery.content) else {
+                return Verdict::new(Class::Refused, "the stored message can't be read").attempted();
+            };
+            let sender = (self.sender.0, self.sender.1.as_str());
+            let text = Text { to: &sms.to, sender, said: Said::Body(&sms.body) };
+            self.twilio.send(delivery, &text).await.attempted()
+        })
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use chassis::{clock::Clock, lane::Outcome};
+    use serde_json::json;
+
+    use super::*;
+    use crate::channel::{
+        peer::{Peer, Script, delivery, naughty, way_out},
+        tests::{message_of, rendered_with},
+    };
+
+    fn channel(peer: &Peer) -> SmsChannel {
+        let settings = Settings {
+            account_sid: format!("AC{}", "0".repeat(32)),
+            auth_token: "t".to_owned().into(),
+            from: "+15005550006".to_owned(),
+            base_url: peer.base(),
+            ..Settings::default()
+        };
+        let twilio = Arc::new(Twilio::new(&settings, way_out(), Clock::System).looking_at_once());
+        SmsChannel::new(&settings, "WedSync", Arc::new(Templates::load().unwrap()), twilio)
+    }
+
+    #[tokio::test]
+    async fn a_vendor_reads_both_dates_and_what_to_do_in_one_text() {
+        let peer = Peer::start([Script::json(201, json!({"sid": "SM1"}))]).await;
+        let channel = channel(&peer);
+        let content = message_of(
+            &channel,
+            "wedding_date_change",
+            json!({"old_date": "2026-06-20", "new_date": "2026-06-27", "client_name": "Mia & Tom"}),
+        );
+        assert_eq!(channel.carry(&delivery(content, 0)).await.outcome, Outcome::Delivered);
+        let form = peer.asked()[0].form();
+        let body = form["Body"].as_str().unwrap();
+        assert_eq!(form["To"], "+15005550009");
+        assert_eq!(
+            body,
+            "WedSync: the wedding of Mia & Tom moves from Saturday 20 June 2026 to Saturday 27 June 2026. Action required: update your calendar."
+        );
+        assert_eq!(segments(body).1, 1);
+    }
+
+    #[tokio::test]
+    async fn no_text_is_longer_than_allowed_nor_adds_a_field_nor_is_read_as_a_template() {
+        let peer = Peer::start([]).await;
+        let channel = channel(&peer);
+        for text in naughty() {
+            for (workflow, content) in rendered_with(&channel, &text) {
+                let sms: Sms = serde_json::from_slice(&content).unwrap();
+                assert!(segments(&sms.body).1 <= 4 && !sms.body.contains(['\n', '\r']), "{workflow}: {text:?}");
+                assert_eq!(sms.to, "+15005550009");
+                assert!(text.contains("{{ 7 * 7 }}") || !sms.body.contains("49 "), "{text:?}");
+                // One of each text goes all the way.
+                if workflow != "form_response_received" {
+                    continue;
+                }
+                peer.then([Script::json(201, json!({}))]);
+                channel.carry(&delivery(content, 0)).await;
+                let form = peer.asked().last().unwrap().form();
+                assert_eq!((form.as_object().unwrap().len(), &form["Body"]), (3, &json!(sms.body)), "{text:?}");
+            }
+        }
+    }
+}
