@@ -190,7 +190,7 @@ impl EventStream {
                 return Some((Ok(bytes(wire)), self));
             }
             let now = self.realtime.chassis.clock.now();
-            if self.expires <= now || self.leaves.is_some_and(|leaves| leaves <= now) {
+            if self.outbox.take_ended() || self.expires <= now || self.leaves.is_some_and(|leaves| leaves <= now) {
                 return None;
             }
             if self.comment <= now {
@@ -209,6 +209,10 @@ impl EventStream {
         }
         self.behind |= self.outbox.take_behind();
         if self.behind && self.reading.is_none() {
+            if let Some(missed) = self.seat.catch_up(|_| {}) {
+                self.behind = false;
+                return self.first.extend(missed);
+            }
             let since = self.seat.behind();
             self.reading = since.map(|since| self.realtime.read(self.seat.hub(), since));
             self.behind = self.reading.is_some();
