@@ -50,6 +50,8 @@ mod report;
 #[cfg(test)]
 mod sink;
 #[cfg(test)]
+mod sockets;
+#[cfg(test)]
 #[path = "../stories/wire.rs"]
 #[expect(dead_code, reason = "the stories use more of it")]
 mod wire;
@@ -79,6 +81,9 @@ enum Command {
     Chaos(chaos::Chaos),
     /// Measure a healthy endpoint alone and beside one that never answers.
     Isolation(isolation::Isolation),
+    /// A bare loop beside which sockets are measured.
+    #[command(hide = true)]
+    Bare(sockets::bare::Bare),
 }
 
 #[tokio::main]
@@ -92,6 +97,7 @@ async fn main() -> ExitCode {
         Command::Measure(measure) => measure.run().await,
         Command::Chaos(chaos) => chaos.run().await,
         Command::Isolation(isolation) => isolation.run().await,
+        Command::Bare(bare) => bare.run().await,
     };
     if good { ExitCode::SUCCESS } else { ExitCode::FAILURE }
 }

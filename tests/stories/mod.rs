@@ -15,6 +15,7 @@ mod inbound_refused;
 mod life;
 mod live;
 mod live_feed;
+mod live_limits;
 mod live_wire;
 mod observed;
 mod receiver;
