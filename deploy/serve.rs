@@ -3,7 +3,7 @@
 use std::{net::SocketAddr, path::Path, process::ExitCode};
 
 use anyhow::{Context as _, Result};
-use chassis::{clock::Clock, config, service::Chassis, telemetry};
+use chassis::{clock::Clock, config, descriptors, service::Chassis, telemetry};
 use serde::Serialize;
 
 use crate::{Serve, settings::Settings, table::say};
@@ -25,6 +25,7 @@ pub(crate) async fn run(serve: Serve) -> Result<ExitCode> {
         return Ok(ExitCode::SUCCESS);
     }
     telemetry::init(&settings.shared.telemetry)?;
+    descriptors::raise();
     let key_file = settings.router.bootstrap_key_file.clone();
     let chassis = Chassis::new(settings.shared.clone(), Clock::System)?;
     let addresses = start(settings, &chassis).await?;

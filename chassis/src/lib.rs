@@ -5,6 +5,7 @@ pub mod auth;
 pub mod clock;
 pub mod config;
 pub mod consume;
+pub mod descriptors;
 pub mod error;
 pub mod expression;
 pub mod fail;

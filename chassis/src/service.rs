@@ -24,6 +24,7 @@ use crate::{
     auth::ServiceTokens,
     clock::Clock,
     config::{self, Shared},
+    descriptors,
     health::Health,
     secret::Keyring,
     tasks::Tasks,
@@ -224,6 +225,7 @@ fn usage(name: &str) -> String {
 
 fn serve<T, R>(shared: Shared, section: T, start: impl AsyncFnOnce(T, &Chassis) -> Result<R>) -> Result<bool> {
     telemetry::init(&shared.telemetry)?;
+    descriptors::raise();
     let runtime = tokio::runtime::Builder::new_multi_thread().enable_all().build()?;
     let ended = runtime.block_on(async {
         let chassis = Chassis::new(shared, Clock::System)?;

@@ -13,6 +13,7 @@ mod feed;
 mod filter;
 mod frame;
 mod group;
+mod handshake;
 mod hub;
 mod hubs;
 mod index;
@@ -25,6 +26,7 @@ mod number;
 mod outbox;
 mod pace;
 mod presence;
+mod recent;
 pub(crate) mod rest;
 mod row;
 mod serializer_v1;
@@ -45,7 +47,7 @@ use std::{
 };
 
 use anyhow::{Context as _, Result};
-use chassis::{error::Error, grpc::Peer, id::OrganizationId, service::Chassis};
+use chassis::{descriptors, error::Error, grpc::Peer, id::OrganizationId, service::Chassis};
 use futures_util::{FutureExt as _, future::BoxFuture};
 use jiff::{SignedDuration, Timestamp};
 use proto::{
@@ -109,6 +111,7 @@ impl Realtime {
         if !config.has_keys() {
             tracing::warn!("[gateway.realtime] has no key: no browser's token is believed");
         }
+        warn_of_descriptors(config.max_connections);
         let verifier = Verifier::new(&config.jwt_secret, &config.audience, &config.issuer);
         let verifier = verifier.context("[gateway.realtime]")?;
         let tokens = Tokens::start(verifier, config.keys(chassis)?, chassis.clock.clone(), &chassis.tasks).await?;
@@ -188,6 +191,16 @@ impl Realtime {
         // Fibonacci hashing: neighbours end up far from each other.
         let place = (u128::from(number.wrapping_mul(0x9e37_79b9_7f4a_7c15) >> 32) * spread) >> 32;
         self.chassis.clock.now() + SignedDuration::from_millis(place as i64)
+    }
+}
+
+/// What a process holds open besides browsers' connections.
+const OTHER_DESCRIPTORS: u64 = 1_000;
+
+fn warn_of_descriptors(max_connections: u32) {
+    let needed = u64::from(max_connections) + OTHER_DESCRIPTORS;
+    if let Some(limit) = descriptors::limit().filter(|limit| *limit < needed) {
+        tracing::warn!(limit, needed, "[gateway.realtime] max_connections is more than this process may hold open");
     }
 }
 

@@ -55,6 +55,8 @@ mod report;
 #[cfg(test)]
 mod sink;
 #[cfg(test)]
+mod sockets;
+#[cfg(test)]
 #[path = "../stories/wire.rs"]
 #[expect(dead_code, reason = "the stories use more of it")]
 mod wire;
@@ -86,6 +88,9 @@ enum Command {
     Endure(enduring::Endure),
     /// Measure a healthy endpoint alone and beside one that never answers.
     Isolation(isolation::Isolation),
+    /// A bare loop beside which sockets are measured.
+    #[command(hide = true)]
+    Bare(sockets::bare::Bare),
 }
 
 #[tokio::main]
@@ -100,6 +105,7 @@ async fn main() -> ExitCode {
         Command::Chaos(chaos) => chaos.run().await,
         Command::Endure(endure) => endure.run().await,
         Command::Isolation(isolation) => isolation.run().await,
+        Command::Bare(bare) => bare.run().await,
     };
     if good { ExitCode::SUCCESS } else { ExitCode::FAILURE }
 }

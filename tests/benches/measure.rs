@@ -8,11 +8,13 @@ use crate::{
     path::{self, Wanted},
     plan,
     report::{Stores, print},
+    sockets,
 };
 
 const ROWS: usize = 1_000_000;
 const RATE: u32 = 2_000;
 const BACKLOG: usize = 1_000;
+const SOCKETS: usize = 10_000;
 
 #[derive(Debug, Args)]
 pub(crate) struct Measure {
@@ -30,28 +32,33 @@ pub(crate) struct Measure {
     /// Endpoints of the backlog, and events that wait for each.
     #[arg(long, default_value_t = BACKLOG)]
     backlog: usize,
+    /// Browsers at one gateway; at most what one process may hold open.
+    #[arg(long, default_value_t = SOCKETS)]
+    sockets: usize,
 }
 
 impl Default for Measure {
     fn default() -> Self {
-        Self { store: Stores::Both, only: None, rows: ROWS, rate: RATE, backlog: BACKLOG }
+        Self { store: Stores::Both, only: None, rows: ROWS, rate: RATE, backlog: BACKLOG, sockets: SOCKETS }
     }
 }
 
 impl Measure {
     pub(crate) async fn run(self) -> bool {
-        let wanted = Wanted { only: self.only, rows: self.rows, rate: self.rate, backlog: self.backlog };
+        let Self { store, only, rows, rate, backlog, sockets } = self;
+        let wanted = Wanted { only, rows, rate, backlog, sockets };
         let mut good = true;
         let mut told = |figure: crate::figure::Figure| {
             good &= figure.ok;
             print(&figure);
         };
         plan::run(&wanted, &mut told);
-        for engine in self.store.engines() {
+        for engine in store.engines() {
             path::run(&engine, &wanted, &mut told).await;
             inbound::run(&engine, &wanted, &mut told).await;
             live::run(&engine, &wanted, &mut told).await;
             commit::run(&engine, &wanted, &mut told).await;
+            sockets::run(&engine, &wanted, &mut told).await;
             neighbours::run(&engine, &wanted, &mut told).await;
             bad_receivers::run(&engine, &wanted, &mut told).await;
             backlog::run(&engine, &wanted, &mut told).await;

@@ -42,6 +42,8 @@ pub(crate) struct Wanted {
     pub(crate) rate: u32,
     /// Endpoints of the backlog, and events that wait for each.
     pub(crate) backlog: usize,
+    /// Browsers at one gateway.
+    pub(crate) sockets: usize,
 }
 
 impl Wanted {

@@ -131,6 +131,12 @@ const orders = {
     await inspector.getByLabel("Payload (JSON)").fill(JSON.stringify(payload));
     await inspector.getByRole("button", { name: "Send" }).click();
   },
+  // Once it is on its channel (again), how it says so.
+  joined: async () => {
+    await inspector.locator("#state[data-state=joined]").waitFor();
+    return { state: await inspector.locator("#state").textContent() };
+  },
+  lost: async () => { await inspector.getByText("connection lost").waitFor(); },
   // From the first tab's application.
   reply: async ({ event, payload }) => tabs[0].evaluate(
     ([event, payload]) => client.getChannels()[0].send({ type: "broadcast", event, payload }), [event, payload]),

@@ -9,7 +9,7 @@ use tokio::process::Command;
 
 use super::{
     live::{organization, start, supplier},
-    story::{change, inserted, now},
+    story::{Story, change, inserted, now},
     tab::Tab,
 };
 use crate::harness::{Wedsync, provided, root};
@@ -96,4 +96,30 @@ async fn the_inspector_shows_foreign_text_as_text_and_can_be_paused_searched_and
     browser.order("press", json!({ "button": "Clear" })).await;
     let end = browser.order("count", json!({ "entries": 0 })).await;
     assert_eq!((&end["complaints"], &end["injected"]), (&json!([]), &Value::Null), "no script ran, no rule was broken");
+}
+
+#[tokio::test]
+async fn the_inspector_comes_back_after_a_cut_by_itself_and_shows_what_happened_meanwhile_once() {
+    let mut story = start().await;
+    let Some(mut browser) = browser(&story.system).await else { return };
+    let id = organization(&story.acme).await;
+    browser.order("inspect", json!({ "organization": id, "channel": "room" })).await;
+    let publish = async |story: &Story, name: &str| {
+        story.acme.publish(inserted("orders", json!({ "id": 1, "supplier_id": "s1", "name": name }))).await;
+    };
+    publish(&story, "before the cut").await;
+    shown(&mut browser, "before the cut").await;
+    story.system.kill().await;
+    browser.order("lost", json!({})).await;
+    story.system.restart().await;
+    // Most often before the page is back; it must be shown in either case.
+    publish(&story, "while nobody was there").await;
+    assert_eq!(shown(&mut browser, "while nobody was there").await["kind"], "INSERT");
+    assert_eq!(browser.order("joined", json!({})).await["state"], "on room");
+    publish(&story, "afterwards").await;
+    shown(&mut browser, "afterwards").await;
+    browser.order("search", json!({ "text": "before the cut" })).await;
+    browser.order("count", json!({ "entries": 1 })).await;
+    browser.order("search", json!({ "text": "while nobody was there" })).await;
+    browser.order("count", json!({ "entries": 1 })).await;
 }

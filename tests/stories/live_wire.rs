@@ -10,9 +10,9 @@ use super::{
 };
 use crate::harness::{Engine, Wedsync, client};
 
-const TOPIC: &str = "realtime:supplier_s1";
+pub(super) const TOPIC: &str = "realtime:supplier_s1";
 
-async fn start_with(settings: &[(&str, &str)]) -> Story {
+pub(super) async fn start_with(settings: &[(&str, &str)]) -> Story {
     let system = Wedsync::start_on(&Engine::Sqlite, settings).await;
     let acme = Tenant::of(&system, "Acme").await;
     Story { system, acme }
@@ -20,11 +20,11 @@ async fn start_with(settings: &[(&str, &str)]) -> Story {
 
 impl Story {
     /// A supplier's token.
-    async fn supplier(&self, id: &str) -> String {
+    pub(super) async fn supplier(&self, id: &str) -> String {
         self.supplier_of(&self.acme, id).await
     }
 
-    async fn supplier_of(&self, tenant: &Tenant, id: &str) -> String {
+    pub(super) async fn supplier_of(&self, tenant: &Tenant, id: &str) -> String {
         let mut organizations = OrganizationServiceClient::new(client(tenant.addresses.router, &tenant.key));
         let found = organizations.get_organization(GetOrganizationRequest::default()).await.expect("its own");
         let organization = found.into_inner().organization.expect("the answer holds it").id;
@@ -32,13 +32,13 @@ impl Story {
     }
 
     /// Something that a supplier hears on its channel.
-    async fn pay(&self, number: u64) {
+    pub(super) async fn pay(&self, number: u64) {
         let data = json!({ "supplier_id": "s1", "n": number });
         self.acme.publish(told("", "payment.received", &data.to_string())).await;
     }
 }
 
-fn reason(reply: &Value) -> &str {
+pub(super) fn reason(reply: &Value) -> &str {
     assert_eq!(reply["status"], "error", "{reply}");
     reply["response"]["reason"].as_str().expect("a reason")
 }

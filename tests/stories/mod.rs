@@ -16,6 +16,7 @@ mod life;
 mod live;
 mod live_feed;
 mod live_hostile;
+mod live_limits;
 mod live_pairs;
 mod live_stories;
 mod live_tenancy;

@@ -2,6 +2,7 @@
 
 use std::net::SocketAddr;
 
+use base64::{Engine as _, prelude::BASE64_URL_SAFE_NO_PAD};
 use futures_util::{SinkExt as _, StreamExt as _};
 use serde_json::{Value, json};
 use tokio::{
@@ -9,7 +10,10 @@ use tokio::{
     net::TcpStream,
     time::timeout,
 };
-use tokio_tungstenite::{MaybeTlsStream, WebSocketStream, connect_async, tungstenite::Message};
+use tokio_tungstenite::{
+    MaybeTlsStream, WebSocketStream, connect_async,
+    tungstenite::{Error, Message},
+};
 
 use crate::harness::{PATIENCE, Wedsync, signed};
 
@@ -17,6 +21,11 @@ use crate::harness::{PATIENCE, Wedsync, signed};
 pub(super) fn token(system: &Wedsync, claims: Value) -> String {
     let secret = std::fs::read_to_string(system.data().join("jwt-secret")).expect("development mode makes one");
     signed(secret.trim(), claims)
+}
+
+/// In base64url, as tokens are written.
+pub(super) fn encoded(bytes: &[u8]) -> String {
+    BASE64_URL_SAFE_NO_PAD.encode(bytes)
 }
 
 /// A WebSocket of serializer 2.0.0.
@@ -30,6 +39,19 @@ impl Socket {
     pub(super) async fn open_at(gateway: SocketAddr, key: &str) -> Self {
         let url = format!("ws://{gateway}/realtime/v1/websocket?apikey={key}&vsn=2.0.0");
         Self(connect_async(url).await.expect("a socket").0)
+    }
+
+    /// Asks for one; or the status and the body of the refusal.
+    pub(super) async fn ask(system: &Wedsync, key: &str) -> Result<Self, (u16, String)> {
+        let url = format!("ws://{}/realtime/v1/websocket?apikey={key}&vsn=2.0.0", system.addresses.gateway);
+        match connect_async(url).await {
+            Ok((socket, _)) => Ok(Self(socket)),
+            Err(Error::Http(refusal)) => {
+                let body = refusal.body().as_deref().map(String::from_utf8_lossy).unwrap_or_default();
+                Err((refusal.status().as_u16(), body.into_owned()))
+            }
+            Err(error) => panic!("neither a socket nor a refusal: {error}"),
+        }
     }
 
     pub(super) async fn send(&mut self, frame: Value) {

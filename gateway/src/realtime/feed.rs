@@ -52,7 +52,7 @@ async fn follow(hub: &Hub, router: &Peer, wait: &mut Duration) -> Result<std::co
     loop {
         let response = stream.message().await?.ok_or_else(|| Status::unavailable("the stream ended"))?;
         match response.message {
-            Some(Message::Event(event)) => hub.deliver(&event),
+            Some(Message::Event(event)) => hub.deliver(event),
             Some(Message::Broadcast(broadcast)) => hub.broadcast(&broadcast),
             Some(Message::BroadcastsLost(lost)) => hub.lost(lost.count),
             // It comes once the stream has caught up: from here on `ok` is true.

@@ -1,9 +1,15 @@
 //! One message of the protocol, whichever serializer wrote it, and the forms in which frames leave. Pure.
 
-use axum::extract::ws::{Message, Utf8Bytes};
 use bytes::Bytes;
 use serde::Deserialize;
 use serde_json::value::RawValue;
+use tokio_tungstenite::tungstenite::{
+    Message, Utf8Bytes,
+    protocol::frame::{
+        self as websocket,
+        coding::{Data, OpCode},
+    },
+};
 
 use super::{serializer_v1, serializer_v2};
 
@@ -106,12 +112,22 @@ impl Wire {
     }
 }
 
-impl From<Wire> for Message {
-    fn from(wire: Wire) -> Self {
-        match wire {
-            Wire::Text(text) => Self::Text(text),
-            Wire::Binary(bytes) => Self::Binary(bytes),
-        }
+impl Wire {
+    /// The message's fragments (RFC 6455, section 5.4), of at most `most` bytes each.
+    pub(super) fn fragments(self, most: usize) -> impl Iterator<Item = Message> {
+        let mut rest = Some(match self {
+            Self::Text(text) => (Data::Text, Bytes::from(text)),
+            Self::Binary(bytes) => (Data::Binary, bytes),
+        });
+        std::iter::from_fn(move || {
+            let (kind, mut bytes) = rest.take()?;
+            let part = bytes.split_to(bytes.len().min(most));
+            let is_last = bytes.is_empty();
+            if !is_last {
+                rest = Some((Data::Continue, bytes));
+            }
+            Some(Message::Frame(websocket::Frame::message(part, OpCode::Data(kind), is_last)))
+        })
     }
 }
 
@@ -151,6 +167,13 @@ mod tests {
 
     const ALL: [Encoding; 3] = [Encoding::V1, Encoding::V2, Encoding::Sse];
 
+    fn message(wire: Wire) -> Message {
+        match wire {
+            Wire::Text(text) => Message::Text(text),
+            Wire::Binary(bytes) => Message::Binary(bytes),
+        }
+    }
+
     #[test]
     fn a_version_chooses_the_serializer() {
         let of = Encoding::of_version;
@@ -163,6 +186,21 @@ mod tests {
 
     proptest! {
         #[test]
+        fn fragments_are_the_message_and_the_last_alone_ends_it(text in "\\PC{0,60}", most in 1usize..20) {
+            let fragments: Vec<_> = Wire::Text(text.as_str().into()).fragments(most).collect();
+            let mut whole = Vec::new();
+            for (at, fragment) in fragments.iter().enumerate() {
+                let Message::Frame(frame) = fragment else { panic!("no frame") };
+                let kind = if at == 0 { Data::Text } else { Data::Continue };
+                prop_assert_eq!(frame.header().opcode, OpCode::Data(kind));
+                prop_assert_eq!(frame.header().is_final, at + 1 == fragments.len());
+                prop_assert!(frame.payload().len() <= most);
+                whole.extend_from_slice(frame.payload());
+            }
+            prop_assert_eq!(whole, text.as_bytes());
+        }
+
+        #[test]
         fn no_bytes_make_reading_panic(bytes in prop::collection::vec(any::<u8>(), 0..200), text in "\\PC{0,100}") {
             for encoding in ALL {
                 encoding.decode(&Message::Binary(bytes.clone().into()));
@@ -174,7 +212,7 @@ mod tests {
         fn what_is_written_is_read_the_same(join in prop::option::of("[0-9]{1,4}"), reference in prop::option::of("[0-9]{1,4}"), name in "\\PC{1,20}", event in "\\PC{1,20}") {
             for encoding in [Encoding::V1, Encoding::V2] {
                 let wire = encoding.encode(join.as_deref(), reference.as_deref(), &name, &event, r#"{"a":[1]}"#);
-                let read = encoding.decode(&wire.into()).expect("it was written here");
+                let read = encoding.decode(&message(wire)).expect("it was written here");
                 prop_assert_eq!((&read.join_ref, &read.reference, &read.topic), (&join, &reference, &name));
                 let Body::Event { event: read, payload } = read.body else { panic!("no event") };
                 prop_assert_eq!((read, payload.get()), (event.clone(), r#"{"a":[1]}"#));

@@ -3,6 +3,7 @@
 //!
 //! Invariant: a subscriber that is live was given every event after the place where it became so; one whose queue was
 //! full is behind from the first event that it wasn't given. Filling a queue never waits.
+//! Invariant: nobody stays in a hub that nothing feeds any more; whoever was in it, or comes too late, is told.
 
 mod seat;
 mod state;
@@ -14,7 +15,7 @@ use std::{
         Arc, Mutex, MutexGuard, PoisonError,
         atomic::{AtomicU64, Ordering},
     },
-    time::Duration,
+    time::{Duration, Instant},
 };
 
 use chassis::id::OrganizationId;
@@ -51,19 +52,27 @@ pub(crate) struct Hub {
     sender: String,
     state: Mutex<State>,
     /// Whether events come.
-    live: watch::Sender<bool>,
+    fed: watch::Sender<Fed>,
     /// For those who read on from the log.
     pages: Semaphore,
 }
 
+/// Whether events come into a hub.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+enum Fed {
+    NotYet,
+    Live,
+    /// And never will again.
+    Closed,
+}
+
 impl Hub {
     pub(crate) fn new(organization: OrganizationId, gateway: &str) -> Self {
-        let (live, _) = watch::channel(false);
         Self {
             organization,
             sender: format!("{gateway}/"),
             state: Mutex::default(),
-            live,
+            fed: watch::Sender::new(Fed::NotYet),
             pages: Semaphore::new(PAGES),
         }
     }
@@ -73,15 +82,27 @@ impl Hub {
         self.pages.acquire().await.expect("it is never closed")
     }
 
-    /// Waits until events come; false if they don't within this time.
+    /// Waits until events come; false if they don't within this time, or never will.
     pub(crate) async fn is_live(&self, within: Duration) -> bool {
-        let mut live = self.live.subscribe();
-        let reached = timeout(within, live.wait_for(|live| *live)).await;
-        reached.is_ok_and(|reached| reached.is_ok())
+        let mut fed = self.fed.subscribe();
+        let reached = timeout(within, fed.wait_for(|fed| *fed != Fed::NotYet)).await;
+        reached.is_ok_and(|reached| reached.is_ok_and(|fed| *fed == Fed::Live))
     }
 
     pub(crate) fn set_live(&self, live: bool) {
-        self.live.send_replace(live);
+        self.fed.send_replace(if live { Fed::Live } else { Fed::NotYet });
+    }
+
+    /// Nothing feeds it from here on: whoever is in it is told, and has to join another one.
+    pub(crate) fn close(&self) {
+        self.fed.send_replace(Fed::Closed);
+        for member in self.state().members.values() {
+            member.outbox.end();
+        }
+    }
+
+    pub(crate) fn is_closed(&self) -> bool {
+        *self.fed.borrow() == Fed::Closed
     }
 
     /// How far it is; none before its start.
@@ -91,12 +112,15 @@ impl Hub {
 
     /// Everything up to here came or isn't this organization's.
     pub(crate) fn progress(&self, position: Position) {
-        self.state().position = position;
+        let mut state = self.state();
+        state.position = position;
+        state.recent.trim(Instant::now());
     }
 
     /// Events up to `position` can't be had: all subscribers read on from the log, which tells them so.
     pub(crate) fn restart(&self, position: Position) {
         let mut state = self.state();
+        state.recent.restart(position.sequence);
         let before = std::mem::replace(&mut state.position, position);
         state.last = 0;
         for member in state.members.values_mut().filter(|member| matches!(member.place, Place::Live(_))) {
@@ -121,14 +145,17 @@ impl Hub {
             member.place = Place::Behind(since);
             member.outbox.fall_behind();
         }
+        if self.is_closed() {
+            member.outbox.end();
+        }
         state.add(id, member);
         drop(state);
         Seat { hub: self.clone(), id }
     }
 
     /// Hands out one event.
-    pub(crate) fn deliver(&self, event: &Event) {
-        let notice = Notice::read(event);
+    pub(crate) fn deliver(&self, event: Event) {
+        let notice = Notice::read(&event);
         let mut state = self.state();
         let mut frames = Frames::new(&notice);
         for (id, concern) in state.concerned(&notice) {
@@ -136,9 +163,11 @@ impl Hub {
                 member.tell(concern, &notice, &mut frames);
             }
         }
+        let rows = notice.rows().clone();
         if let Some(position) = &event.position {
             (state.last, state.position) = (position.sequence, position.clone());
         }
+        state.recent.add(event, rows, Instant::now());
     }
 
     /// Hands out one message that is in no log.

@@ -121,7 +121,16 @@ impl Member {
         own == channel || (own == CLIENT_UPDATES && channel.starts_with(COUPLE))
     }
 
-    /// The same by itself, for a subscriber that reads on from the log. `index` holds its subscriptions alone, by number.
+    /// Its subscriptions alone, by number.
+    pub(crate) fn index(&self) -> Index<u32> {
+        let mut index = Index::default();
+        for (number, subscribed) in (0..).zip(&self.changes) {
+            index.insert(&subscribed.binding, number);
+        }
+        index
+    }
+
+    /// The same by itself, for a subscriber that has missed something. `index` is its own.
     pub(crate) fn concern(&self, notice: &Notice<'_>, index: &Index<u32>) -> Concern {
         let mut concern = Concern::default();
         if let Some(change) = notice.change() {

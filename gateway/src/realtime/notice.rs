@@ -3,7 +3,7 @@
 //!
 //! Records stand in it byte for byte as they were published.
 
-use std::{cell::OnceCell, collections::BTreeMap};
+use std::{cell::OnceCell, collections::BTreeMap, sync::Arc};
 
 use jiff::Timestamp;
 use proto::{
@@ -27,12 +27,18 @@ pub(crate) struct Notice<'a> {
     /// In the log.
     pub(crate) sequence: u64,
     log_id: &'a str,
-    old: Option<Row>,
-    new: Option<Row>,
+    rows: Rows,
     with_old: OnceCell<String>,
     without_old: OnceCell<String>,
     left: OnceCell<String>,
     payload: OnceCell<String>,
+}
+
+/// What a change was and is, as it is compared; parsed once, however often it is told.
+#[derive(Clone, Default)]
+pub(crate) struct Rows {
+    old: Option<Arc<Row>>,
+    new: Option<Arc<Row>>,
 }
 
 /// How much of a change one client may see.
@@ -46,22 +52,36 @@ pub(crate) enum View {
     Left,
 }
 
+impl Rows {
+    fn read(event: &Event) -> Self {
+        let Some(change) = change_of(event) else { return Self::default() };
+        let row = |bytes: &bytes::Bytes| if bytes.is_empty() { None } else { Row::parse(bytes).map(Arc::new) };
+        Self { old: row(&change.old_record), new: row(&change.new_record) }
+    }
+}
+
 impl<'a> Notice<'a> {
     pub(crate) fn read(event: &'a Event) -> Self {
-        let change = change_of(event);
-        let row = |bytes: &bytes::Bytes| if bytes.is_empty() { None } else { Row::parse(bytes) };
+        Self::again(event, Rows::read(event))
+    }
+
+    /// An event whose rows were read before.
+    pub(crate) fn again(event: &'a Event, rows: Rows) -> Self {
         let position = event.position.as_ref();
         Self {
             event,
             sequence: position.map_or(0, |position| position.sequence),
             log_id: position.map_or("", |position| position.log_id.as_str()),
-            old: change.and_then(|change| row(&change.old_record)),
-            new: change.and_then(|change| row(&change.new_record)),
+            rows,
             with_old: OnceCell::new(),
             without_old: OnceCell::new(),
             left: OnceCell::new(),
             payload: OnceCell::new(),
         }
+    }
+
+    pub(crate) fn rows(&self) -> &Rows {
+        &self.rows
     }
 
     /// None for a domain event.
@@ -71,21 +91,21 @@ impl<'a> Notice<'a> {
             schema: &change.schema,
             table: &change.table,
             operation: operation(change.operation())?,
-            old: self.old.as_ref(),
-            new: self.new.as_ref(),
+            old: self.rows.old.as_deref(),
+            new: self.rows.new.as_deref(),
         })
     }
 
     /// The row that the change leaves, or took away, and its table.
     pub(crate) fn row(&self) -> Option<(&str, &Row)> {
         let change = change_of(self.event)?;
-        let row = if change.operation() == Operation::Delete { &self.old } else { &self.new };
-        row.as_ref().map(|row| (change.table.as_str(), row))
+        let row = if change.operation() == Operation::Delete { &self.rows.old } else { &self.rows.new };
+        row.as_deref().map(|row| (change.table.as_str(), row))
     }
 
     /// The row that was there before.
     pub(crate) fn old_row(&self) -> Option<(&str, &Row)> {
-        change_of(self.event).zip(self.old.as_ref()).map(|(change, row)| (change.table.as_str(), row))
+        change_of(self.event).zip(self.rows.old.as_deref()).map(|(change, row)| (change.table.as_str(), row))
     }
 
     /// The payload of `postgres_changes`.

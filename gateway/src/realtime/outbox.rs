@@ -36,6 +36,8 @@ struct State {
     behind: bool,
     /// Nothing more fits: the connection must end.
     broken: bool,
+    /// What its subscriptions were in is no more.
+    ended: bool,
 }
 
 impl Outbox {
@@ -90,6 +92,17 @@ impl Outbox {
         std::mem::take(&mut self.state().behind)
     }
 
+    /// Nothing feeds its subscriptions any more.
+    pub(crate) fn end(&self) {
+        self.state().ended = true;
+        self.ready.notify_one();
+    }
+
+    /// Whether that is so; as [`Outbox::take_behind`].
+    pub(crate) fn take_ended(&self) -> bool {
+        std::mem::take(&mut self.state().ended)
+    }
+
     /// The next frame.
     pub(crate) fn take(&self) -> Option<Wire> {
         let mut state = self.state();
@@ -121,7 +134,7 @@ impl Outbox {
 
     fn is_idle(&self) -> bool {
         let state = self.state();
-        state.queue.is_empty() && !state.behind && !state.broken && state.lost == 0
+        state.queue.is_empty() && !state.behind && !state.broken && !state.ended && state.lost == 0
     }
 
     fn state(&self) -> MutexGuard<'_, State> {

@@ -6,8 +6,10 @@
 
 mod join;
 mod push;
+#[cfg(test)]
+mod tests;
 
-use std::{collections::BTreeMap, sync::Arc};
+use std::{collections::HashMap, sync::Arc};
 
 use jiff::{SignedDuration, Timestamp};
 use proto::common::v1::Position;
@@ -31,6 +33,9 @@ use super::{
 /// How long before its token's end a channel is told.
 const WARNED: SignedDuration = SignedDuration::from_secs(60);
 
+/// Nothing comes, but may soon.
+const RESTARTING: &str = "RealtimeRestarting: try again";
+
 /// One socket's.
 pub(crate) struct Session {
     realtime: Arc<Realtime>,
@@ -40,7 +45,7 @@ pub(crate) struct Session {
     outbox: Arc<Outbox>,
     /// Its organization's, from the first join on.
     lease: Option<Lease>,
-    channels: BTreeMap<String, Channel>,
+    channels: HashMap<String, Channel>,
     messages: Pace,
     presences: Pace,
 }
@@ -64,7 +69,7 @@ struct Channel {
 
 impl Session {
     pub(crate) fn new(realtime: Arc<Realtime>, encoding: Encoding, key: String, outbox: Arc<Outbox>) -> Self {
-        let (channels, messages, presences) = (BTreeMap::new(), Pace::default(), Pace::default());
+        let (channels, messages, presences) = (HashMap::new(), Pace::default(), Pace::default());
         Self { realtime, encoding, key, outbox, lease: None, channels, messages, presences }
     }
 
@@ -138,6 +143,15 @@ impl Session {
         self.send(join_ref, join_ref, topic, event, &json!({}));
     }
 
+    /// Ends all channels, since what they were in is no more. Clients join again by themselves.
+    pub(crate) fn end_all(&mut self) {
+        self.lease = None;
+        let topics: Vec<_> = self.channels.keys().cloned().collect();
+        for topic in topics {
+            self.end(&topic, RESTARTING, "phx_error");
+        }
+    }
+
     /// Warns channels whose token ends soon, and ends those whose has; when this must be asked again.
     pub(crate) fn expire(&mut self) -> Option<Timestamp> {
         let now = self.now();
@@ -174,6 +188,22 @@ impl Session {
     pub(crate) fn behind(&self) -> Option<(&str, &Seat)> {
         let behind = self.channels.iter().find(|(_, channel)| channel.seat.behind().is_some());
         behind.map(|(topic, channel)| (topic.as_str(), &channel.seat))
+    }
+
+    /// What channels that are behind have missed of what their hub still has; they are live then.
+    pub(crate) fn catch_up(&mut self) -> Vec<Wire> {
+        let mut told = Vec::new();
+        let behind = self.channels.iter().filter(|(_, channel)| channel.seat.behind().is_some());
+        let topics: Vec<_> = behind.map(|(topic, _)| topic.clone()).collect();
+        for topic in topics {
+            let channel = &self.channels[&topic];
+            let missed = channel.seat.catch_up(|position| self.caught_up(channel, End::Recovered, position));
+            if let (Some(missed), Some(channel)) = (missed, self.channels.get_mut(&topic)) {
+                told.extend(missed);
+                channel.resuming = false;
+            }
+        }
+        told
     }
 
     /// Takes in what the subscriber `seat` on a topic read on from the log, and gives what is to be sent of it.

@@ -3,16 +3,17 @@
 
 use std::{collections::VecDeque, sync::Arc, time::Duration};
 
-use axum::extract::ws::{CloseFrame, Message, WebSocket};
-use futures_util::future::BoxFuture;
+use futures_util::{SinkExt as _, StreamExt as _, future::BoxFuture};
 use jiff::{SignedDuration, Timestamp};
 use tokio::time::timeout;
+use tokio_tungstenite::tungstenite::{self, Message, protocol::CloseFrame};
 use tonic::Status;
 
 use super::{
     Connected, Realtime,
     catch_up::Page,
     frame::{Encoding, Wire},
+    handshake::{WRITE_BUFFER, WebSocket},
     hub::MemberId,
     outbox::Outbox,
     pace::{Pace, Rate},
@@ -64,6 +65,8 @@ pub(super) struct Socket {
     realtime: Arc<Realtime>,
     encoding: Encoding,
     outbox: Arc<Outbox>,
+    /// Something waits in the socket's own buffer.
+    unsent: bool,
     heard: Timestamp,
     /// When it is closed because this process stops.
     leaves: Option<Timestamp>,
@@ -92,6 +95,7 @@ impl Socket {
             realtime,
             encoding,
             outbox,
+            unsent: false,
             heard,
             leaves: None,
             behind: false,
@@ -110,7 +114,7 @@ impl Socket {
         };
         tracing::debug!(?close, "a socket ended");
         if let Some((code, reason)) = close.frame() {
-            let frame = Message::Close(Some(CloseFrame { code, reason: reason.into() }));
+            let frame = Message::Close(Some(CloseFrame { code: code.into(), reason: reason.into() }));
             drop(timeout(WRITE_WITHIN, self.socket.send(frame)).await);
         }
     }
@@ -124,7 +128,7 @@ impl Socket {
         tokio::select! {
             // Its words first, since one that takes slowly what is sent isn't silent; what comes for it is sent each turn.
             biased;
-            message = self.socket.recv() => Box::pin(self.receive(message)).await,
+            message = self.socket.next() => Box::pin(self.receive(message)).await,
             () = draining.cancelled(), if !is_draining => {
                 self.leaves = Some(self.realtime.leaves(self.connected.number));
                 Ok(())
@@ -151,9 +155,18 @@ impl Socket {
                 return Ok(());
             }
         }
+        if std::mem::take(&mut self.unsent) {
+            within(self.socket.flush()).await?;
+        }
+        if self.outbox.take_ended() {
+            self.session.end_all();
+        }
         self.session.tell_lost();
         self.behind |= self.outbox.take_behind();
         if self.behind && self.reading.is_none() {
+            for wire in self.session.catch_up() {
+                self.send(wire).await?;
+            }
             self.reading = self.session.behind().and_then(|(topic, seat)| {
                 let page = self.realtime.read(seat.hub(), seat.behind()?);
                 Some(Reading { topic: topic.to_owned(), seat: seat.id(), step: Step::Page(page) })
@@ -176,11 +189,13 @@ impl Socket {
         next
     }
 
+    /// Writes a frame, which may wait for those after it until the next [`Socket::flush`].
     async fn send(&mut self, wire: Wire) -> Result<(), Close> {
-        match timeout(WRITE_WITHIN, self.socket.send(wire.into())).await {
-            Ok(Ok(())) => Ok(()),
-            _ => Err(Close::Gone),
+        self.unsent = true;
+        for fragment in wire.fragments(WRITE_BUFFER) {
+            within(self.socket.feed(fragment)).await?;
         }
+        Ok(())
     }
 
     /// When something must be done even if nothing comes.
@@ -199,14 +214,15 @@ impl Socket {
         Ok([Some(idle), self.leaves, expiry].into_iter().flatten().min().unwrap_or(idle))
     }
 
-    async fn receive(&mut self, message: Option<Result<Message, axum::Error>>) -> Result<(), Close> {
+    async fn receive(&mut self, message: Option<tungstenite::Result<Message>>) -> Result<(), Close> {
         let Some(Ok(message)) = message else { return Err(Close::Gone) };
         let rate = Rate::new(self.realtime.config.messages_per_second.saturating_mul(FLOOD), 1);
         if !self.received.take(rate, self.now()) {
             return Err(Close::Flood);
         }
         match message {
-            Message::Close(_) => return Err(Close::Gone),
+            // What it is answered is in the socket already.
+            Message::Close(_) => return within(self.socket.flush()).await.and(Err(Close::Gone)),
             Message::Ping(_) | Message::Pong(_) => {}
             message => {
                 let frame = self.encoding.decode(&message).ok_or(Close::Malformed)?;
@@ -229,6 +245,13 @@ impl Socket {
 
     fn now(&self) -> Timestamp {
         self.realtime.chassis.clock.now()
+    }
+}
+
+async fn within(written: impl Future<Output = tungstenite::Result<()>>) -> Result<(), Close> {
+    match timeout(WRITE_WITHIN, written).await {
+        Ok(Ok(())) => Ok(()),
+        _ => Err(Close::Gone),
     }
 }
 

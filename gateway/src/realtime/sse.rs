@@ -203,7 +203,8 @@ impl EventStream {
     async fn next(&mut self, out: &mpsc::Sender<Bytes>) -> Option<Bytes> {
         loop {
             let now = self.realtime.chassis.clock.now();
-            if self.expires <= now || self.leaves.is_some_and(|leaves| leaves <= now) || out.is_closed() {
+            let leaves = self.leaves.is_some_and(|leaves| leaves <= now);
+            if self.outbox.take_ended() || self.expires <= now || leaves || out.is_closed() {
                 return None;
             }
             if let Some(wire) = self.first.pop_front().or_else(|| self.outbox.take()) {
@@ -225,6 +226,10 @@ impl EventStream {
         }
         self.behind |= self.outbox.take_behind();
         if self.behind && self.reading.is_none() {
+            if let Some(missed) = self.seat.catch_up(|_| {}) {
+                self.behind = false;
+                return self.first.extend(missed);
+            }
             let since = self.seat.behind();
             self.reading = since.map(|since| self.realtime.read(self.seat.hub(), since));
             self.behind = self.reading.is_some();

@@ -1,24 +1,18 @@
 //! `GET /realtime/v1/websocket`: from a request to a socket, or a refusal that its client can read.
 
+use std::sync::Arc;
+
 use axum::{
     Json,
-    extract::{
-        Query, State,
-        ws::{WebSocketUpgrade, rejection::WebSocketUpgradeRejection},
-    },
+    extract::{Query, Request, State},
     response::{IntoResponse, Response},
 };
 use http::{HeaderMap, StatusCode};
 use serde::Deserialize;
 use serde_json::json;
 
-use super::{Full, Realtime, frame::Encoding, socket::Socket, token::TokenError};
+use super::{Full, Realtime, frame::Encoding, handshake::Handshake, socket::Socket, token::TokenError};
 use crate::Gateway;
-
-/// Bytes of one message of a client: a broadcast's 1 MiB and what it is wrapped in.
-const MESSAGE_BYTES: usize = (1 << 20) + (64 << 10);
-/// A socket's read buffer; the default costs 128 KiB each.
-const READ_BUFFER: usize = 4 << 10;
 
 /// What a client says of itself in the address.
 #[derive(Debug, Deserialize)]
@@ -32,35 +26,36 @@ enum Refusal {
     Version,
     NoKey,
     BadKey(TokenError),
+    NoWebSocket,
     Full(Full),
 }
 
 /// Takes a socket.
 pub(crate) async fn websocket(
     State(gateway): State<Gateway>,
-    headers: HeaderMap,
     Query(asked): Query<Asked>,
-    upgrade: Result<WebSocketUpgrade, WebSocketUpgradeRejection>,
+    request: Request,
 ) -> Response {
-    let realtime = gateway.realtime;
-    let (encoding, key) = match admit(&realtime, &headers, asked).await {
-        Ok(admitted) => admitted,
-        Err(refusal) => return refusal.into_response(),
-    };
-    let upgrade = match upgrade {
-        Ok(upgrade) => upgrade,
-        Err(rejection) => return rejection.into_response(),
-    };
-    let connected = match realtime.connect() {
-        Ok(connected) => connected,
-        Err(full) => return Refusal::Full(full).into_response(),
-    };
-    let upgrade = upgrade.read_buffer_size(READ_BUFFER).write_buffer_size(0);
-    upgrade.max_message_size(MESSAGE_BYTES).max_frame_size(MESSAGE_BYTES).on_upgrade(async move |socket| {
-        let tasks = realtime.chassis.tasks.clone();
-        // Boxed, since each layer around a task holds what it wraps twice.
-        tasks.spawn("realtime.socket", Box::pin(Socket::new(socket, realtime, encoding, key, connected).run()));
-    })
+    match open(gateway.realtime, asked, request).await {
+        Ok(response) => response,
+        Err(refusal) => refusal.into_response(),
+    }
+}
+
+async fn open(realtime: Arc<Realtime>, asked: Asked, mut request: Request) -> Result<Response, Refusal> {
+    let (encoding, key) = admit(&realtime, request.headers(), asked).await?;
+    let handshake = Handshake::read(&mut request).ok_or(Refusal::NoWebSocket)?;
+    let connected = realtime.connect().map_err(Refusal::Full)?;
+    let (response, socket) = handshake.accept();
+    let tasks = realtime.chassis.tasks.clone();
+    // Boxed, since each layer around a task holds what it wraps twice.
+    let serving = Box::pin(async move {
+        if let Some(socket) = socket.await {
+            Box::pin(Socket::new(socket, realtime, encoding, key, connected).run()).await;
+        }
+    });
+    tasks.spawn("realtime.socket", serving);
+    Ok(response)
 }
 
 async fn admit(realtime: &Realtime, headers: &HeaderMap, asked: Asked) -> Result<(Encoding, String), Refusal> {
@@ -80,6 +75,9 @@ impl IntoResponse for Refusal {
             Self::Version => (StatusCode::BAD_REQUEST, "vsn must be 1.0.0 or 2.0.0".to_owned()),
             Self::NoKey => (StatusCode::UNAUTHORIZED, "MissingAPIKey: give apikey, a token".to_owned()),
             Self::BadKey(error) => (StatusCode::UNAUTHORIZED, format!("InvalidJWTToken: {error}")),
+            Self::NoWebSocket => {
+                (StatusCode::UPGRADE_REQUIRED, "this is for WebSockets alone (RFC 6455, version 13)".to_owned())
+            }
             Self::Full(Full::Pace) => (StatusCode::TOO_MANY_REQUESTS, "too many connections per second".to_owned()),
             Self::Full(Full::Connections) => {
                 (StatusCode::TOO_MANY_REQUESTS, "ConnectionRateLimitReached: too many connected clients".to_owned())

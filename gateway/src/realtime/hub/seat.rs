@@ -10,7 +10,6 @@ use crate::realtime::{
     claims::Claims,
     frame::Wire,
     group::Frames,
-    index::Index,
     member::{Member, Place},
 };
 
@@ -58,10 +57,7 @@ impl Seat {
     pub(crate) fn read(&self, events: &[Event]) -> Vec<Wire> {
         let mut state = self.hub.state();
         let Some(member) = state.members.get_mut(&self.id) else { return Vec::new() };
-        let mut index = Index::default();
-        for (number, subscribed) in (0..).zip(&member.changes) {
-            index.insert(&subscribed.binding, number);
-        }
+        let index = member.index();
         let mut told = Vec::new();
         for event in events {
             let notice = Notice::read(event);
@@ -72,6 +68,28 @@ impl Seat {
             member.place = Place::Behind(position);
         }
         told
+    }
+
+    /// Gives it all that it missed, where the hub still has that: it is live then. Where it is `announce` is told before
+    /// anything that comes.
+    pub(crate) fn catch_up(&self, announce: impl FnOnce(&Position)) -> Option<Vec<Wire>> {
+        let state = &mut *self.hub.state();
+        let member = state.members.get_mut(&self.id)?;
+        let Place::Behind(since) = &member.place else { return None };
+        // A place that this hub hasn't reached is the log's to judge.
+        if since.log_id != state.position.log_id || since.sequence > state.position.sequence {
+            return None;
+        }
+        let missed = state.recent.after(since.sequence)?;
+        let index = member.index();
+        let mut told = Vec::new();
+        for notice in missed {
+            let concern = member.concern(&notice, &index);
+            told.extend(member.frames(concern, &notice, &mut Frames::new(&notice)));
+        }
+        announce(&state.position);
+        member.place = Place::Live(state.position.sequence);
+        Some(told)
     }
 
     /// It has read the log to its end: from here on it is told what comes, unless more was handed out meanwhile. Where it

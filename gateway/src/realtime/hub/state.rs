@@ -14,6 +14,7 @@ use crate::realtime::{
     index::Index,
     member::Concern,
     presence::Presence,
+    recent::Recent,
     topic::{CLIENT_UPDATES, COUPLE},
 };
 
@@ -29,6 +30,7 @@ pub(super) struct State {
     pub(super) position: Position,
     /// The last event that there was in it.
     pub(super) last: u64,
+    pub(super) recent: Recent,
 }
 
 impl State {

@@ -6,7 +6,7 @@ use std::{sync::Arc, time::Duration};
 use proto::common::v1::Position;
 use serde_json::json;
 
-use super::{Channel, Session, expiry, is_of_the_socket};
+use super::{Channel, RESTARTING, Session, expiry, is_of_the_socket};
 use crate::realtime::{
     claims::Claims,
     frame::Frame,
@@ -64,16 +64,12 @@ impl Session {
             let name = topic.name();
             return Err(format!("Unauthorized: You do not have permissions to read from this Channel topic: {name}"));
         }
-        if hub.is_live(LIVE_WITHIN).await {
-            Ok((topic, join, claims, hub))
-        } else {
-            Err("RealtimeRestarting: try again".to_owned())
-        }
+        if hub.is_live(LIVE_WITHIN).await { Ok((topic, join, claims, hub)) } else { Err(RESTARTING.to_owned()) }
     }
 
     /// A socket is one organization's.
     fn hub(&mut self, claims: &Claims) -> Result<Arc<Hub>, String> {
-        if self.lease.is_none() {
+        if self.lease.as_ref().is_none_or(|lease| lease.hub().is_closed()) {
             self.lease = self.realtime.hubs.lease(&claims.organization);
         }
         let Some(lease) = &self.lease else {
