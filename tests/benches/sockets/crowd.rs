@@ -88,7 +88,7 @@ impl Crowd {
         })
     }
 
-    /// Lives until it is told to leave; which rows came to each, in their order.
+    /// Lives until it is told to leave; which rows came to each.
     pub(super) async fn live(self: Arc<Self>, size: usize) -> Vec<(usize, Vec<usize>)> {
         let mut all = JoinSet::new();
         for number in 0..size {
