@@ -29,7 +29,7 @@ use crate::{
     inbox::Inbox,
     kept::Kept,
     notification::{self, Beside, NewMessage, NewNotification, Recorded, Route, message_uid},
-    policy::Stage,
+    policy::{Stage, Urgency},
     preference::Preferences,
     recipient::{Directory, Person},
     resolve::{Fate, Planned, plan},
@@ -180,6 +180,7 @@ impl Notifier {
             kept,
             fact: fact.as_ref(),
             beliefs: &known.beliefs,
+            urgent: question.urgency != Urgency::Ordinary,
             asks: escalation::asks(&new.workflow)
                 .then(|| escalation::wait(question.urgency, wedding_day, &self.escalation)),
             escalates: telling.escalates.as_ref().map(|(due, next)| (due, *next)),
