@@ -185,6 +185,7 @@ impl Notifier {
             let uid: [u8; 16] =
                 row.uid.try_into().map_err(|_| Error::internal(anyhow::anyhow!("a message has a malformed uid")))?;
             let known = self.known_of(organization, &people, fact.as_ref(), Some(&uid)).await?;
+            known.localize(&mut people);
             let subject =
                 Subject { asked: &waiting.asked, workflow: waiting.workflow, priority: waiting.priority, kept };
             let mut question = subject.question(&people, &known, now, Stage::Released, wedding_day);
