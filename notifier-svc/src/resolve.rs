@@ -1,6 +1,6 @@
 //! Who is told, on which channel, when, and why: the pure heart of the notifier.
 //!
-//! Here stands who is told and where; [`policy`](crate::policy) says when. Time, preferences and history are given.
+//! Here stands who is told and where; [`policy`] says when. Time, preferences and history are given.
 //!
 //! Invariant: everybody for whom the workflow is gets a message, now or at a stated time, or a stated reason for each
 //! channel that was offered to them; nobody gets two messages on one channel, nor one address the same message twice.
