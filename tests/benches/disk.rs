@@ -99,6 +99,11 @@ impl Disk {
         run("mount", &["-o", "loop,commit=300", text(image), text(&self.place())]).await
     }
 
+    /// Makes durable what was written so far.
+    pub(crate) async fn flush(&self) {
+        run("sync", &["--file-system", text(&self.place())]).await.expect("it can be flushed");
+    }
+
     /// Keeps the image as it is now, for [`Disk::put_copy_in_place`].
     pub(crate) async fn copy(&self) {
         run("cp", &["--sparse=always", text(&self.image()), text(&self.cut())]).await.expect("there is room");

@@ -121,6 +121,10 @@ impl Powercut {
         let settings = if control { &UNSAFE[..] } else { &[] };
         let system = Wedsync::start_in(&disk.folder("wedsync"), &engine, settings).await;
         let mut world = World::start(system, self.rate).await;
+        if control {
+            // It must not lose its tenant: nobody could ask then for what else it lost.
+            disk.flush().await;
+        }
         let cut_after_ms = Chance::new(seed).within(300..3_000);
         sleep(Duration::from_millis(cut_after_ms)).await;
 
