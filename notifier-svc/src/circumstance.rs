@@ -26,6 +26,19 @@ pub(crate) struct Known {
     pub(crate) beliefs: HashMap<String, HashMap<String, Belief>>,
 }
 
+impl Known {
+    /// The language that people wish for goes before the directory's.
+    pub(crate) fn localize(&self, people: &mut [Person]) {
+        for person in people {
+            let wished = self.people.get(&person.id).map(|known| &known.preference.locale);
+            if let (Some(recipient), Some(wished)) = (&mut person.recipient, wished.filter(|wished| !wished.is_empty()))
+            {
+                recipient.locale.clone_from(wished);
+            }
+        }
+    }
+}
+
 impl Notifier {
     /// What is known of these people; `except` is the message that is being decided about.
     pub(crate) async fn known_of(
@@ -101,5 +114,33 @@ impl<'a> Subject<'a> {
             advertises: false,
             news: None,
         }
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+    use crate::{
+        preference::Preference,
+        recipient::{Relation, tests::supplier},
+    };
+
+    #[test]
+    fn a_wished_language_goes_before_the_directorys_and_none_leaves_it() {
+        let person = |id: &str| Person {
+            id: id.to_owned(),
+            relation: Relation::default(),
+            recipient: Some(supplier(id)),
+            vendor_types: Vec::new(),
+        };
+        let mut people = [person("a"), person("b")];
+        people.iter_mut().for_each(|person| person.recipient.as_mut().unwrap().locale = "en".to_owned());
+        let preference = Preference { locale: "de-AT".to_owned(), ..Preference::default() };
+        let mut known = Known::default();
+        known.people.insert("a".to_owned(), Circumstances { preference, ..Circumstances::default() });
+        known.people.insert("b".to_owned(), Circumstances::default());
+        known.localize(&mut people);
+        let locales = people.map(|person| person.recipient.unwrap().locale);
+        assert_eq!(locales, ["de-AT", "en"]);
     }
 }

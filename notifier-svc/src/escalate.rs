@@ -9,6 +9,7 @@ use bytes::Bytes;
 use chassis::{
     error::Result,
     id::{OrganizationId, uuid_text},
+    store::Tx,
     with,
 };
 use jiff::{SignedDuration, Timestamp, tz::TimeZone};
@@ -73,7 +74,9 @@ impl Notifier {
         }
         let left = self.left(&waiting, person, &people, urgency).await?;
         match next(&person.id, &left) {
-            Step::Channel(channel) => self.by_channel(due, &waiting, person, &channel, now).await,
+            Step::Channel(channel) => {
+                self.by_channel(&Because::Unconfirmed(due), &waiting, person, &channel, now).await
+            }
             Step::Person(id) => self.by_person(due, &waiting, person, &id, urgency, now).await,
             Step::End => self.end(due, "nobody is left to tell").await,
         }
@@ -104,7 +107,13 @@ impl Notifier {
     }
 
     /// What can still be done for a person.
-    async fn left(&self, waiting: &Waiting, person: &Person, people: &[Person], urgency: Urgency) -> Result<Left> {
+    pub(crate) async fn left(
+        &self,
+        waiting: &Waiting,
+        person: &Person,
+        people: &[Person],
+        urgency: Urgency,
+    ) -> Result<Left> {
         let organization = &waiting.organization;
         let used: Vec<String> = with!(self.store.reader(), c => sqlx::query_scalar(
             "SELECT channel FROM messages WHERE notification_id = $1 AND recipient_id = $2 AND fate <> 2 ORDER BY channel",
@@ -146,9 +155,9 @@ impl Notifier {
     }
 
     /// Tells the same person on another channel.
-    async fn by_channel(
+    pub(crate) async fn by_channel(
         &self,
-        due: &Due,
+        because: &Because<'_>,
         waiting: &Waiting,
         person: &Person,
         channel: &str,
@@ -171,8 +180,10 @@ impl Notifier {
             uid,
         };
         let (route, reason, content) = match self.render(&text, &key, now) {
-            Ok((route, content)) => (route, "not confirmed: the next channel".to_owned(), content),
-            Err(error) => (Route::Skipped, format!("not confirmed, but the text can't be made: {error}"), Bytes::new()),
+            Ok((route, content)) => (route, because.words(), content),
+            Err(error) => {
+                (Route::Skipped, format!("{}, but the text can't be made: {error}", because.words()), Bytes::new())
+            }
         };
         count(channel, route);
         let message = NewMessage {
@@ -189,7 +200,7 @@ impl Notifier {
         let sealed = (route == Route::Lane).then(|| key.seal(&content_place(&uid), &message.content));
         let new = as_new(waiting);
         let mut tx = self.store.begin().await?;
-        if !confirm::advance(&mut tx, due, Some(after(now, due)), "").await? {
+        if !because.settle(&mut tx, now).await? {
             return Ok(());
         }
         insert_or_revive(&mut tx, &waiting.id, &new, &message, sealed, now).await?;
@@ -254,6 +265,38 @@ impl Notifier {
             // Confirmed meanwhile.
             Recorded::Moved => Ok(()),
             Recorded::Known => self.end(due, "who comes next was told before").await,
+        }
+    }
+}
+
+/// Why another channel is used.
+pub(crate) enum Because<'a> {
+    Unconfirmed(&'a Due),
+    /// The message of this uid, on this channel, was refused for good.
+    Failed {
+        uid: &'a [u8; 16],
+        channel: &'a str,
+    },
+}
+
+impl Because<'_> {
+    fn words(&self) -> String {
+        match self {
+            Self::Unconfirmed(_) => "not confirmed: the next channel".to_owned(),
+            Self::Failed { channel, .. } => format!("{channel} failed: the next channel"),
+        }
+    }
+
+    /// Notes that it is done; false if it was done, or is moot, already.
+    async fn settle(&self, tx: &mut Tx, now: Timestamp) -> Result<bool> {
+        match self {
+            Self::Unconfirmed(due) => confirm::advance(tx, due, Some(after(now, due)), "").await,
+            Self::Failed { uid, .. } => {
+                let settled = with!(tx.on(), c => sqlx::query(
+                    "UPDATE messages SET failed_at = NULL WHERE uid = $1 AND failed_at IS NOT NULL",
+                ).bind(&uid[..]).execute(c).await.map(|done| done.rows_affected()))?;
+                Ok(settled > 0)
+            }
         }
     }
 }

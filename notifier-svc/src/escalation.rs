@@ -52,15 +52,20 @@ pub(crate) struct Left {
     pub(crate) asked: Vec<String>,
 }
 
+/// The first channel that reaches them and wasn't used.
+pub(crate) fn first_open(left: &Left) -> Option<&'static str> {
+    let is_open = |name: &&&str| {
+        left.reachable.iter().any(|reached| reached == **name) && !left.used.iter().any(|used| used == **name)
+    };
+    LADDER.iter().find(is_open).copied()
+}
+
 /// What is done next for `person`.
 pub(crate) fn next(person: &str, left: &Left) -> Step {
-    if left.urgency != Some(Urgency::Emergency) {
-        let is_open = |name: &&&str| {
-            left.reachable.iter().any(|reached| reached == **name) && !left.used.iter().any(|used| used == **name)
-        };
-        if let Some(name) = LADDER.iter().find(is_open) {
-            return Step::Channel((*name).to_owned());
-        }
+    if left.urgency != Some(Urgency::Emergency)
+        && let Some(name) = first_open(left)
+    {
+        return Step::Channel(name.to_owned());
     }
     let others = left.contacts.iter().chain(&left.planners);
     let next = others.into_iter().find(|id| *id != person && !left.asked.contains(id));

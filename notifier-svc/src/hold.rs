@@ -80,8 +80,7 @@ struct Verdict {
 
 /// Releases what is due until told to stop.
 pub(crate) async fn run(notifier: Arc<Notifier>, stopping: CancellationToken) {
-    let clock = notifier.clock.steady();
-    let later = Arc::clone(&notifier.later);
+    let (clock, later) = (notifier.clock.clone(), Arc::clone(&notifier.later));
     while !stopping.is_cancelled() {
         match notifier.due().await {
             Ok(next) => {
@@ -105,8 +104,10 @@ pub(crate) async fn run(notifier: Arc<Notifier>, stopping: CancellationToken) {
 impl Notifier {
     /// Does everything that is due; gives when the next is.
     async fn due(&self) -> Result<Option<Timestamp>> {
-        let (released, escalated) = (self.release().await?, self.escalate().await?);
-        Ok(released.into_iter().chain(escalated).min())
+        // What goes wrong with one of them holds up none of the others.
+        let (failed, released, escalated) = (self.fail_over().await, self.release().await, self.escalate().await);
+        failed?;
+        Ok(released?.into_iter().chain(escalated?).min())
     }
 
     /// Releases everything that is due; gives when the next is.
@@ -184,6 +185,7 @@ impl Notifier {
             let uid: [u8; 16] =
                 row.uid.try_into().map_err(|_| Error::internal(anyhow::anyhow!("a message has a malformed uid")))?;
             let known = self.known_of(organization, &people, fact.as_ref(), Some(&uid)).await?;
+            known.localize(&mut people);
             let subject =
                 Subject { asked: &waiting.asked, workflow: waiting.workflow, priority: waiting.priority, kept };
             let mut question = subject.question(&people, &known, now, Stage::Released, wedding_day);

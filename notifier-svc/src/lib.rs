@@ -21,6 +21,7 @@ mod escalate;
 mod escalation;
 mod event;
 mod fact;
+mod failover;
 mod handle;
 mod hold;
 mod inbox;
@@ -128,7 +129,13 @@ pub async fn start(config: Config, chassis: &Chassis) -> Result<Service> {
     outbound.refuse_own(server.address());
     let templates = Arc::new(Templates::load()?);
     let channels = Arc::new(Channels::new(&config, &templates, &outbound, clock, Some(directory.clone()))?);
-    let post = Arc::new(Post { store: store.clone(), clock: clock.clone(), channels: Arc::clone(&channels) });
+    let later = Arc::new(Notify::new());
+    let post = Arc::new(Post {
+        store: store.clone(),
+        clock: clock.clone(),
+        channels: Arc::clone(&channels),
+        later: Arc::clone(&later),
+    });
     let dispatcher = Dispatcher::start(store.clone(), keys.clone(), post, SLOTS, clock.clone(), tasks).await?;
     let wake = Arc::new(Notify::new());
     let mut outbox = Outbox::new(store.clone(), keys.clone(), dispatcher, Arc::clone(&wake));
@@ -142,7 +149,8 @@ pub async fn start(config: Config, chassis: &Chassis) -> Result<Service> {
     let notifier = Arc::new(Notifier {
         store,
         keys,
-        clock: clock.clone(),
+        // What is due goes by the clock that it sleeps on.
+        clock: clock.steady(),
         directory: directory.clone(),
         preferences: preferences.clone(),
         suppressions: suppressions.clone(),
@@ -157,7 +165,7 @@ pub async fn start(config: Config, chassis: &Chassis) -> Result<Service> {
         postal_address: config.postal_address,
         turns: Turns::default(),
         wake,
-        later: Arc::default(),
+        later,
     });
     tasks.spawn("notifier.hold", hold::run(Arc::clone(&notifier), tasks.stopping()));
     let router = Peer::new("notifier", &config.router, chassis)?;

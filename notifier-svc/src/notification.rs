@@ -101,6 +101,8 @@ pub(crate) struct Beside<'a> {
     pub(crate) fact: Option<&'a Fact>,
     /// By recipient, what they believed of the fact, by channel.
     pub(crate) beliefs: &'a HashMap<String, HashMap<String, Belief>>,
+    /// It goes on to another channel where one fails.
+    pub(crate) urgent: bool,
     /// How long a confirmation is waited for, where one is asked for.
     pub(crate) asks: Option<Duration>,
     /// The step of an escalation that this is, and when the next is.
@@ -184,7 +186,8 @@ pub(crate) async fn record(
     let (id, at) = (uuid(now), now.as_microsecond());
     // Making an organization's key is a commit of its own: it comes before ours begins.
     let key = keys.of(&new.organization).await?;
-    let waits = messages.iter().any(|message| message.route == Route::Held) || beside.asks.is_some();
+    let is_held = messages.iter().any(|message| message.route == Route::Held);
+    let waits = is_held || beside.asks.is_some() || beside.urgent;
     let kept = if waits { Some(beside.kept.seal(&key, &id)?) } else { None };
     let mut tx = store.begin().await?;
     if !insert(&mut tx, &id, new, kept, &beside.kept.category, at).await? {

@@ -23,6 +23,7 @@ use tokio_util::sync::CancellationToken;
 
 use crate::{
     channel::{Carriage, Channels},
+    failover,
     last_look::{Look, last_look},
     notification::content_place,
 };
@@ -39,6 +40,19 @@ pub(crate) struct Post {
     pub(crate) store: Store,
     pub(crate) clock: Clock,
     pub(crate) channels: Arc<Channels>,
+    /// What goes on after a failure waits for it.
+    pub(crate) later: Arc<Notify>,
+}
+
+impl Post {
+    /// What is urgent and was refused for good goes on to another channel.
+    async fn failed(&self, uid: &[u8; 16]) {
+        match failover::note(&self.store, &self.clock, uid).await {
+            Ok(true) => self.later.notify_one(),
+            Ok(false) => {}
+            Err(error) => tracing::error!(%error, "can't note that a message failed; no other channel is tried"),
+        }
+    }
 }
 
 impl Courier for Post {
@@ -63,7 +77,13 @@ impl Courier for Post {
         }
         let channel = delivery.lane_id.split_once(':').and_then(|(channel, _)| self.channels.get(channel));
         match channel.map(|channel| channel.carriage()) {
-            Some(Carriage::Carry(carrier)) => carrier.carry(&delivery).await,
+            Some(Carriage::Carry(carrier)) => {
+                let attempted = carrier.carry(&delivery).await;
+                if matches!(attempted.outcome, Outcome::Permanent | Outcome::Gone) {
+                    self.failed(&delivery.event).await;
+                }
+                attempted
+            }
             _ => ended(
                 Outcome::Retry { after: None, blame: Blame::Destination },
                 "channel",
@@ -273,6 +293,7 @@ mod tests {
             kept: &kept,
             fact: None,
             beliefs: &beliefs,
+            urgent: false,
             asks: None,
             escalates: None,
         };

@@ -29,7 +29,7 @@ use crate::{
     inbox::Inbox,
     kept::Kept,
     notification::{self, Beside, NewMessage, NewNotification, Recorded, Route, message_uid},
-    policy::Stage,
+    policy::{Stage, Urgency},
     preference::Preferences,
     recipient::{Directory, Person},
     resolve::{Fate, Planned, plan},
@@ -157,9 +157,10 @@ impl Notifier {
             is_change: telling.is_change,
         };
         let told_by = said.told_by(&self.store, now.as_microsecond()).await?;
-        let people = self.directory.people(&new.organization, kept.named()).await?;
+        let mut people = self.directory.people(&new.organization, kept.named()).await?;
         let fact = fact::of(telling.workflow.name, &kept.variables);
         let known = self.known_of(&new.organization, &people, fact.as_ref(), None).await?;
+        known.localize(&mut people);
         let settles = fact.as_ref().and_then(|_| SignedDuration::try_from(self.settle).ok());
         let stage = Stage::First { settles: settles.filter(|wait| wait.is_positive()).map(|wait| now + wait) };
         let wedding_day = self.wedding_day(&new.organization, kept).await?;
@@ -180,6 +181,7 @@ impl Notifier {
             kept,
             fact: fact.as_ref(),
             beliefs: &known.beliefs,
+            urgent: question.urgency != Urgency::Ordinary,
             asks: escalation::asks(&new.workflow)
                 .then(|| escalation::wait(question.urgency, wedding_day, &self.escalation)),
             escalates: telling.escalates.as_ref().map(|(due, next)| (due, *next)),

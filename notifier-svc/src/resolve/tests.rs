@@ -141,6 +141,21 @@ fn an_emergency_goes_everywhere_whatever_they_chose_and_turned_off() {
 }
 
 #[test]
+fn on_the_weddings_day_its_people_are_told_at_once_and_nobody_else() {
+    let mut people = [person("v", of_wedding()), person("s", Relation { supplier: true, ..Relation::default() })];
+    people[1].recipient.as_mut().unwrap().kind = Kind::Supplier;
+    let told = vec![Timestamp::UNIX_EPOCH; 10];
+    let known = |id: &str| (id.to_owned(), Circumstances { told: told.clone(), ..Circumstances::default() });
+    let known = HashMap::from([known("v"), known("s")]);
+    let offered = named(&["email"]);
+    let mut question = question(find("client_profile_updated"), &offered, &people, &known);
+    question.wedding_day = true;
+    let planned = plan(&question, &Channels::for_test());
+    assert!(matches!(planned[0].fate, Fate::Send(_)) && planned[0].person.id == "v");
+    assert!(matches!(planned[1].fate, Fate::Hold { how: How::Overflow, .. }), "{planned:?}");
+}
+
+#[test]
 fn a_suppressed_address_leaves_the_other_channels_and_only_an_emergency_passes_an_unsubscription() {
     let people = [person("v", of_wedding())];
     let offered = named(&["email", "in_app"]);

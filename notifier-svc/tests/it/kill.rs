@@ -3,9 +3,9 @@
 
 use std::{
     collections::HashMap,
-    io::{BufRead as _, BufReader},
+    io::{BufRead as _, BufReader, Lines},
     net::SocketAddr,
-    process::{Child, Command, Stdio},
+    process::{Child, ChildStdout, Command, Stdio},
     time::Duration,
 };
 
@@ -60,12 +60,17 @@ async fn process() {
 }
 
 /// A notifier's process; killed when dropped.
-struct Process(Child, SocketAddr);
+struct Process {
+    child: Child,
+    address: SocketAddr,
+    /// Kept open: what runs a test says so when it takes long.
+    _output: Lines<BufReader<ChildStdout>>,
+}
 
 impl Drop for Process {
     fn drop(&mut self) {
-        self.0.kill().unwrap();
-        self.0.wait().unwrap();
+        self.child.kill().unwrap();
+        self.child.wait().unwrap();
     }
 }
 
@@ -77,13 +82,14 @@ impl Process {
             .stdout(Stdio::piped())
             .spawn()
             .unwrap();
-        let lines = BufReader::new(child.stdout.take().unwrap()).lines().map_while(Result::ok);
-        let address = lines.filter_map(|line| line.strip_prefix("listening ")?.parse().ok()).next();
-        Self(child, address.expect("it says where it listens"))
+        let mut output = BufReader::new(child.stdout.take().unwrap()).lines();
+        let said = output.by_ref().map_while(Result::ok);
+        let address = said.filter_map(|line| line.strip_prefix("listening ")?.parse().ok()).next();
+        Self { child, address: address.expect("it says where it listens"), _output: output }
     }
 
     async fn client(&self) -> Client {
-        client_at(self.1, "wsk_a").await
+        client_at(self.address, "wsk_a").await
     }
 }
 

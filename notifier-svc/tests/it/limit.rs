@@ -8,7 +8,10 @@ use proto::{
 };
 use tonic::Code;
 
-use crate::world::{Client, in_each_world};
+use crate::{
+    smtp::Mood,
+    world::{Client, in_each_world},
+};
 
 async fn sent(client: &Client, keys: std::ops::Range<u32>) -> usize {
     let mut sent = 0;
@@ -70,9 +73,15 @@ async fn what_is_urgent_passes_over_the_limit_with_a_reason_on_record() {
         let refused = client.notifications().send(urgent.clone()).await.unwrap_err();
         assert_eq!(refused.code(), Code::InvalidArgument, "no reason was given");
         let urgent = SendRequest { override_reason: "the venue floods".to_owned(), ..urgent };
-        client.notifications().send(urgent).await.unwrap();
+        client.notifications().send(urgent.clone()).await.unwrap();
         client.until("urgent", "s1", "email", MessageState::Sent).await;
         client.until("k10", "s1", "in_app", MessageState::Waiting).await;
+
+        world.smtp.next([Mood::Recipient(550)]);
+        client.notifications().send(SendRequest { idempotency_key: "refused".to_owned(), ..urgent }).await.unwrap();
+        client.until("refused", "s1", "email", MessageState::Failed).await;
+        let went_on = client.until("refused", "s1", "in_app", MessageState::Sent).await;
+        assert!(went_on.reason.contains("email failed"), "{}", went_on.reason);
         assert!(world.chassis.drain().await);
     })
     .await;

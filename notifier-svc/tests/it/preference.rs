@@ -89,12 +89,14 @@ async fn marketing_goes_to_those_alone_who_agreed_and_an_opt_out_holds() {
         client.wish("s1", agreed).await;
         client.notifications().send(offer("k2")).await.unwrap();
         client.until("k2", "s1", "email", MessageState::Sent).await;
-        let unsubscribe = UnsubscribeRequest {
-            recipient_id: "s1".to_owned(),
-            category: "marketing".to_owned(),
-            ..Default::default()
-        };
-        client.preferences().unsubscribe(unsubscribe).await.unwrap();
+        let [mail] = &world.smtp.kept()[..] else { panic!("one mail") };
+        let mail = mail.text.replace("=\r\n", "").replace("=3D", "=");
+        assert!(mail.contains("1 Garden Lane, York"), "{mail}");
+        let (_, link) = mail.split_once("https://gate.example/unsubscribe/").expect("a link");
+        let token = link.chars().take_while(|c| c.is_ascii_alphanumeric() || "-_".contains(*c)).collect();
+        let unsubscribe = UnsubscribeRequest { token, ..Default::default() };
+        let done = client.preferences().unsubscribe(unsubscribe).await.unwrap();
+        assert_eq!(done.into_inner().category, "marketing");
         client.notifications().send(offer("k3")).await.unwrap();
         client.until("k3", "s1", "email", MessageState::Skipped).await;
         let urgent = SendRequest { override_reason: "sale ends".to_owned(), ..offer("k4") };
