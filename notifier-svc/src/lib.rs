@@ -1,5 +1,5 @@
 //! The notifier: everything towards people. It takes events from the router, decides who is told, where and why, and
-//! tells them by e-mail and in their inboxes.
+//! tells them on the channels that reach them.
 //!
 //! ```text
 //! consume -> handle -> recipient (learn) -> tell: collapse, resolve, render, record -> outbox -> last look -> lanes -> channel

@@ -145,7 +145,7 @@ mod tests {
                 let sms: Sms = serde_json::from_slice(&content).unwrap();
                 assert!(segments(&sms.body).1 <= 4 && !sms.body.contains(['\n', '\r']), "{workflow}: {text:?}");
                 assert_eq!(sms.to, "+15005550009");
-                assert!(text.contains("{{ 7 * 7 }}") || !sms.body.contains("49 "), "{text:?}");
+                assert!(!(text.contains("7 * 7") && sms.body.contains("49")), "{text:?}");
                 // One of each text goes all the way.
                 if workflow != "form_response_received" {
                     continue;

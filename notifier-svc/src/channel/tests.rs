@@ -1,13 +1,20 @@
-//! What the channels' tests share: a person with every address, and messages to them.
+//! Which channels there are; and what their tests share: a person with every address, and messages to them.
+
+use std::sync::Arc;
 
 use bytes::Bytes;
-use chassis::clock::Clock;
+use chassis::{
+    clock::Clock,
+    outbound::{Outbound, OutboundSettings},
+};
 use serde_json::Value;
 
-use super::{Channel, Message, peer::filled_with};
+use super::{Channel, Channels, Message, peer::filled_with};
 use crate::{
+    config::Config,
     event::tests::content,
     recipient::{Contact, PushTarget, Recipient, tests::supplier},
+    template::Templates,
     variable::{for_recipient, of_event},
     workflow::{VendorInstructions, all, find},
 };
@@ -47,4 +54,43 @@ pub(super) fn rendered_with(channel: &dyn Channel, text: &str) -> Vec<(&'static 
     of_each
         .map(|workflow| (workflow.name, message_to(channel, &reachable(text), workflow.name, filled_with(text))))
         .collect()
+}
+
+fn channels(change: impl FnOnce(&mut Config)) -> Result<Vec<&'static str>, String> {
+    let mut config = Config::default();
+    change(&mut config);
+    let templates = Arc::new(Templates::load().unwrap());
+    let outbound = Outbound::new(&OutboundSettings::default()).unwrap();
+    let channels = Channels::new(&config, &templates, &outbound, &Clock::System, None);
+    channels
+        .map(|channels| channels.0.iter().map(|channel| channel.name()).collect())
+        .map_err(|error| format!("{error:#}"))
+}
+
+#[test]
+fn a_channel_is_there_once_its_provider_is_set_up() {
+    assert_eq!(channels(|_| ()).unwrap(), ["in_app", "teams", "slack"]);
+    let all = channels(|config| {
+        (config.resend.api_key, config.resend.from) = ("re_1".to_owned().into(), "us@example.org".to_owned());
+        config.twilio.account_sid = format!("AC{}", "0".repeat(32));
+        (config.twilio.from, config.twilio.whatsapp_from) = ("+15005550006".to_owned(), "+15005550006".to_owned());
+        config.fcm.service_account_file =
+            concat!(env!("CARGO_MANIFEST_DIR"), "/src/channel/push/test-account.json").to_owned();
+    });
+    assert_eq!(all.unwrap(), ["in_app", "email", "sms", "whatsapp", "teams", "slack", "push"]);
+    let none = channels(|config| {
+        config.slack.hook_hosts.clear();
+        config.teams.hosts.clear();
+    });
+    assert_eq!(none.unwrap(), ["in_app"]);
+}
+
+#[test]
+fn a_provider_that_the_guard_would_refuse_is_found_at_the_start() {
+    let said = channels(|config| config.twilio.base_url = "http://api.twilio.com".to_owned()).unwrap_err();
+    assert_eq!(said, "[notifier.twilio] base_url: the URL must begin with https://");
+    let said = channels(|config| config.fcm.token_url = "https://10.0.0.1/token".to_owned()).unwrap_err();
+    assert_eq!(said, "[notifier.fcm] token_url: 10.0.0.1:443 is not a public address that requests may go to");
+    let said = channels(|config| config.fcm.service_account_file = "/nowhere".to_owned()).unwrap_err();
+    assert!(said.starts_with("[notifier.fcm] service_account_file /nowhere: "), "{said}");
 }
