@@ -38,9 +38,9 @@ impl Settings {
         Ok(settings)
     }
 
-    /// Development mode on a folder of its own, whatever file and environment say.
-    pub(crate) fn load_for_demo(data: &Path) -> Result<Self> {
-        let mut settings = Self::default();
+    /// Development mode on a folder of its own with these settings, whatever file and environment say.
+    pub(crate) fn load_for_demo(data: &Path, settings: Vec<(String, String)>) -> Result<Self> {
+        let mut settings: Self = config::load(None, settings)?;
         settings.keep_data_in(data);
         settings.develop(data)?;
         Ok(settings)

@@ -25,7 +25,11 @@ use super::{
     mail::MailServer,
     tally::{Tally, Via},
 };
-use crate::{client::authorized, listen::Receiver, serve::Addresses};
+use crate::{
+    client::{Authorized, authorized},
+    listen::Receiver,
+    serve::Addresses,
+};
 
 pub(super) const WEDDING: &str = "wedding-rosa-otto";
 pub(super) const COUPLE: &str = "0b7e3c1a-51f2-4c55-9a39-6c1b5a6f0d11";
@@ -138,20 +142,26 @@ async fn introduce_people(addresses: &Addresses, key: &str, mail: &MailServer, t
             ..Default::default()
         };
         recipients.upsert_recipient(UpsertRecipientRequest { recipient: Some(recipient) }).await?;
-        let request = WatchInboxRequest { recipient_id: id.into() };
-        let mut notices = InboxServiceClient::new(notifier.clone()).watch_inbox(request).await?.into_inner();
-        let arrivals = tally.arrivals();
-        #[expect(clippy::disallowed_methods, reason = "a reader of the demo, which no chassis drains")]
-        tokio::spawn(async move {
-            while let Ok(Some(message)) = notices.message().await {
-                if let Some(notice) = message.notice {
-                    arrivals.note(name, Via::InApp, notice.title, Ok(()));
-                }
-            }
-        });
+        watch_inbox(&notifier, id, name, tally).await?;
     }
     let recipient_ids = VENDORS.iter().map(|vendor| vendor.id.to_owned()).chain([PLANNER.0.to_owned()]).collect();
     let request = SetWeddingRecipientsRequest { wedding_id: WEDDING.into(), recipient_ids };
     recipients.set_wedding_recipients(request).await?;
+    Ok(())
+}
+
+/// Notes what comes into somebody's inbox.
+pub(super) async fn watch_inbox(notifier: &Authorized, id: &str, name: &'static str, tally: &Tally) -> Result<()> {
+    let request = WatchInboxRequest { recipient_id: id.into() };
+    let mut notices = InboxServiceClient::new(notifier.clone()).watch_inbox(request).await?.into_inner();
+    let arrivals = tally.arrivals();
+    #[expect(clippy::disallowed_methods, reason = "a reader of the demo, which no chassis drains")]
+    tokio::spawn(async move {
+        while let Ok(Some(message)) = notices.message().await {
+            if let Some(notice) = message.notice {
+                arrivals.note(name, Via::InApp, notice.title, Ok(()));
+            }
+        }
+    });
     Ok(())
 }

@@ -19,6 +19,8 @@ pub(super) struct Mail {
     /// Whose address it is, as the demo knows them.
     pub(super) who: &'static str,
     pub(super) subject: String,
+    /// All of it, with line ends that only mail needs taken out.
+    pub(super) text: String,
 }
 
 pub(super) struct MailServer {
@@ -63,7 +65,7 @@ async fn converse(connection: TcpStream, people: People, received: mpsc::Sender<
             "EHLO" => "250-demo\r\n250-8BITMIME\r\n250 SMTPUTF8\r\n",
             "DATA" => {
                 writing.write_all(b"354 go on\r\n").await?;
-                let subject = message(&mut lines).await?;
+                let (subject, text) = message(&mut lines).await?;
                 for address in to.drain(..) {
                     let who = people
                         .lock()
@@ -72,7 +74,7 @@ async fn converse(connection: TcpStream, people: People, received: mpsc::Sender<
                         .copied()
                         .unwrap_or("somebody unknown");
                     // At the bound the demo has long failed.
-                    let _ = received.try_send(Mail { who, subject: subject.clone() });
+                    let _ = received.try_send(Mail { who, subject: subject.clone(), text: text.clone() });
                 }
                 "250 taken\r\n"
             }
@@ -100,9 +102,11 @@ async fn converse(connection: TcpStream, people: People, received: mpsc::Sender<
     Ok(())
 }
 
-/// Reads a message to its final dot; gives its subject.
-async fn message(lines: &mut tokio::io::Lines<BufReader<tokio::net::tcp::OwnedReadHalf>>) -> std::io::Result<String> {
-    let (mut subject, mut in_subject) = (String::new(), false);
+/// Reads a message to its final dot; gives its subject, and all of it.
+async fn message(
+    lines: &mut tokio::io::Lines<BufReader<tokio::net::tcp::OwnedReadHalf>>,
+) -> std::io::Result<(String, String)> {
+    let (mut subject, mut in_subject, mut text) = (String::new(), false, String::new());
     while let Some(line) = lines.next_line().await? {
         if line == "." {
             break;
@@ -114,6 +118,11 @@ async fn message(lines: &mut tokio::io::Lines<BufReader<tokio::net::tcp::OwnedRe
             None => {}
         }
         in_subject = line.starts_with("Subject: ") || in_subject && line.starts_with(' ');
+        // Quoted-printable: a line that ends in = goes on (RFC 2045, 6.7).
+        match line.strip_suffix('=') {
+            Some(begun) => text.push_str(begun),
+            None => text.push_str(&(line + "\n")),
+        }
     }
-    Ok(subject)
+    Ok((subject, text.replace("=3D", "=")))
 }

@@ -19,6 +19,10 @@ pub(super) enum Via {
     Webhook,
     Email,
     InApp,
+    Slack,
+    Sms,
+    Teams,
+    Whatsapp,
 }
 
 impl Via {
@@ -27,6 +31,10 @@ impl Via {
             Self::Webhook => "webhook",
             Self::Email => "e-mail",
             Self::InApp => "in-app",
+            Self::Slack => "Slack",
+            Self::Sms => "SMS",
+            Self::Teams => "Teams",
+            Self::Whatsapp => "WhatsApp",
         }
     }
 }
@@ -37,6 +45,8 @@ struct Arrival {
     who: &'static str,
     via: Via,
     what: String,
+    /// What is needed to answer it: a text with a link, what a button names.
+    body: String,
     verified: Result<(), String>,
 }
 
@@ -46,7 +56,15 @@ pub(super) struct Arrivals(Arc<(Mutex<Vec<Arrival>>, Notify)>);
 
 impl Arrivals {
     pub(super) fn note(&self, who: &'static str, via: Via, what: String, verified: Result<(), String>) {
-        let arrival = Arrival { at: Instant::now(), who, via, what, verified };
+        self.add(Arrival { at: Instant::now(), who, via, what, body: String::new(), verified });
+    }
+
+    /// A message that can be answered.
+    pub(super) fn note_message(&self, who: &'static str, via: Via, what: String, body: String) {
+        self.add(Arrival { at: Instant::now(), who, via, what, body, verified: Ok(()) });
+    }
+
+    fn add(&self, arrival: Arrival) {
         self.0.0.lock().unwrap_or_else(PoisonError::into_inner).push(arrival);
         self.0.1.notify_one();
     }
@@ -80,7 +98,7 @@ impl Tally {
         #[expect(clippy::disallowed_methods, reason = "as above")]
         tokio::spawn(async move {
             while let Some(message) = mail.received.recv().await {
-                arrivals.note(message.who, Via::Email, message.subject, Ok(()));
+                arrivals.note_message(message.who, Via::Email, message.subject, message.text);
             }
         });
     }
@@ -96,6 +114,13 @@ impl Tally {
     /// Each of these must be reached once this way.
     pub(super) fn expect(&mut self, who: &[&'static str], via: Via) {
         self.expected.extend(who.iter().map(|who| (*who, via)));
+    }
+
+    /// What somebody was told one way, as it can be answered; empty if nothing.
+    pub(super) fn body(&self, who: &str, via: Via) -> String {
+        let arrivals = self.arrivals.0.0.lock().unwrap_or_else(PoisonError::into_inner);
+        let found = arrivals.iter().find(|arrival| arrival.who == who && arrival.via == via);
+        found.map(|arrival| arrival.body.clone()).unwrap_or_default()
     }
 
     /// Waits until everything expected came, and a little longer for what shouldn't; shows it. True if all is well.

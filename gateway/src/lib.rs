@@ -12,6 +12,7 @@ mod edge;
 mod health;
 mod key;
 mod limit;
+mod links;
 mod openapi;
 mod peers;
 mod problem;

@@ -10,7 +10,7 @@ use axum::{
 use http::Method;
 
 use crate::{
-    Gateway, callbacks, channel_config, delivery_status, edge, health, openapi,
+    Gateway, callbacks, channel_config, delivery_status, edge, health, links, openapi,
     problem::Problem,
     realtime::{inspector, rest, sse, upgrade},
     webhooks,
@@ -29,6 +29,11 @@ fn table() -> Vec<Route> {
         // What the providers of channels report.
         post("/callbacks/{provider}", callbacks::report),
         get("/callbacks/{provider}", callbacks::handshake),
+        // What people follow from their messages.
+        get("/acknowledge/{token}", links::ask_to_acknowledge),
+        post("/acknowledge/{token}", links::acknowledge),
+        get("/unsubscribe/{token}", links::ask_to_unsubscribe),
+        post("/unsubscribe/{token}", links::unsubscribe),
         // What an organization asks for with its API key.
         get("/webhooks/delivery-status", delivery_status::list).aliased(),
         post("/integrations/channel-config", channel_config::configure).aliased(),

@@ -117,6 +117,22 @@ pub(crate) enum Stage {
 }
 
 impl Stage {
+    const ALL: [Self; 8] = [
+        Self::Unreported,
+        Self::Sent,
+        Self::Delivered,
+        Self::Failed,
+        Self::Bounced,
+        Self::Read,
+        Self::Complained,
+        Self::Acknowledged,
+    ];
+
+    /// The stage that the store has under this number; what it doesn't know, nobody reported.
+    pub(crate) fn from_number(number: i64) -> Self {
+        Self::ALL.into_iter().find(|stage| *stage as i64 == number).unwrap_or_default()
+    }
+
     /// The stage after one more report.
     pub(crate) fn after(self, meaning: &Meaning) -> Self {
         let reported = match meaning {

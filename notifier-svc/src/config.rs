@@ -28,14 +28,13 @@ pub struct Config {
     pub public_name: String,
     /// How long a new wedding date may still change before people are told, in milliseconds; default 0: at once.
     pub settle_ms: u64,
-    /// Where people reach the gateway, for links in messages; default empty, which means that there are none.
+    /// Where people reach the gateway, for the links in messages that confirm or end something; https, or mail programs show no
+    /// button of theirs (RFC 8058) and Slack and Teams no link. Default empty, which means that there are no links.
     pub public_url: String,
     /// The sender's postal address, which commercial mail must carry; default empty, which means that none is sent.
     pub postal_address: String,
     /// How long confirmations are waited for.
     pub escalation: Escalation,
-    /// Where one click ends mail of a kind (RFC 8058), to which the message's name is added; default empty: no such header.
-    pub unsubscribe_url: String,
     /// Where the notifier keeps its data.
     pub store: StoreSettings,
     /// The mail server.
@@ -67,7 +66,6 @@ impl Default for Config {
             public_url: String::new(),
             postal_address: String::new(),
             escalation: Escalation::default(),
-            unsubscribe_url: String::new(),
             store: StoreSettings { url, schema: "notifier".to_owned(), ..StoreSettings::default() },
             smtp: Smtp::default(),
             resend: Resend::default(),
@@ -171,13 +169,9 @@ impl Config {
         if [wedding_day_ms, urgent_ms, otherwise_ms].iter().any(|wait_ms| *wait_ms < 1_000) {
             problems.push("[notifier.escalation] every wait must be at least 1000 ms".to_owned());
         }
-        let schemes = ["https://", "http://"];
-        if !self.public_url.is_empty() && !schemes.iter().any(|scheme| self.public_url.starts_with(scheme)) {
-            problems.push("[notifier] public_url must begin with https:// or http://".to_owned());
-        }
-        let is_web = |url: &str| url.starts_with("https://") && Url::parse(url).is_ok_and(|url| url.query().is_none());
-        if !self.unsubscribe_url.is_empty() && !is_web(&self.unsubscribe_url) {
-            problems.push("[notifier] unsubscribe_url must begin with https:// and have no query".to_owned());
+        let is_web = |url: &Url| matches!(url.scheme(), "https" | "http") && url.query().is_none() && url.has_host();
+        if !self.public_url.is_empty() && !Url::parse(&self.public_url).is_ok_and(|url| is_web(&url)) {
+            problems.push("[notifier] public_url must begin with https:// or http:// and have no query".to_owned());
         }
         if problems.is_empty() { Ok(()) } else { bail!("{}", problems.join("\n")) }
     }

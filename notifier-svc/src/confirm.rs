@@ -14,6 +14,8 @@ use chassis::{
 };
 use jiff::Timestamp;
 
+use crate::token::Owner;
+
 /// What somebody is asked to confirm.
 pub(crate) struct Asked<'a> {
     pub(crate) organization: &'a OrganizationId,
@@ -129,26 +131,49 @@ pub(crate) async fn of_notification(store: &Store, notification: &str) -> Result
     Ok(all)
 }
 
-/// Records that somebody confirmed, by themselves or for `recipient`, and ends what is pending. Gives when; the first time
-/// counts.
+/// That somebody confirms something.
+#[derive(Debug, Clone)]
+pub(crate) struct Confirms {
+    pub(crate) organization: OrganizationId,
+    pub(crate) notification: String,
+    pub(crate) recipient: String,
+    /// A recipient: they themselves, or who stands in for them.
+    pub(crate) by: String,
+    /// `link`, `call`, `button` or `reply`.
+    pub(crate) how: &'static str,
+}
+
+impl Confirms {
+    /// What the reader of a message confirms: for themselves, or for the one for whom they stand in.
+    pub(crate) fn of(organization: OrganizationId, owner: Owner, how: &'static str) -> Self {
+        let by = owner.recipient_id.clone();
+        let (notification, recipient) = match &*owner.confirms_id {
+            "" => (owner.notification_id, owner.recipient_id),
+            _ => (owner.confirms_id, owner.confirms_recipient),
+        };
+        Self { organization, notification, recipient, by, how }
+    }
+}
+
+/// Records that somebody confirmed, and ends what is pending. Gives when; the first time counts.
 ///
 /// # Errors
 /// `Error::NotFound` if that person was never to be told of it.
-pub(crate) async fn acknowledge(
-    store: &Store,
-    organization: &OrganizationId,
-    notification: &str,
-    recipient: &str,
-    by: (&str, &str),
-    now: Timestamp,
-) -> Result<Timestamp> {
-    let at = now.as_microsecond();
+pub(crate) async fn acknowledge(store: &Store, confirms: &Confirms, now: Timestamp) -> Result<Timestamp> {
     let mut tx = store.begin().await?;
+    let at = acknowledge_in(&mut tx, confirms, now).await?;
+    tx.commit().await?;
+    at.ok_or_else(|| Error::NotFound("notification".into()))
+}
+
+/// As [`acknowledge`], in a transaction; none if that person was never to be told of it.
+pub(crate) async fn acknowledge_in(tx: &mut Tx, confirms: &Confirms, now: Timestamp) -> Result<Option<Timestamp>> {
+    let Confirms { organization, notification, recipient, by, how } = confirms;
     let told: i64 = with!(tx.on(), c => sqlx::query_scalar(
         "SELECT COUNT(*) FROM messages WHERE organization_id = $1 AND notification_id = $2 AND recipient_id = $3",
     ).bind(organization.as_str()).bind(notification).bind(recipient).fetch_one(c).await)?;
     if told == 0 {
-        return Err(Error::NotFound("notification".into()));
+        return Ok(None);
     }
     with!(tx.on(), c => sqlx::query(
         "INSERT INTO confirmations (notification_id, recipient_id, organization_id, fact, asked_at, step, wait, acknowledged_at,
@@ -160,16 +185,15 @@ pub(crate) async fn acknowledge(
     .bind(notification)
     .bind(recipient)
     .bind(organization.as_str())
-    .bind(at)
-    .bind(by.0)
-    .bind(by.1)
+    .bind(now.as_microsecond())
+    .bind(by)
+    .bind(*how)
     .execute(c).await.map(drop))?;
-    end_pending(&mut tx, notification, recipient).await?;
+    end_pending(tx, notification, recipient).await?;
     let at: Option<i64> = with!(tx.on(), c => sqlx::query_scalar(
         "SELECT acknowledged_at FROM confirmations WHERE notification_id = $1 AND recipient_id = $2",
     ).bind(notification).bind(recipient).fetch_one(c).await)?;
-    tx.commit().await?;
-    Ok(at.map_or(now, from_micros))
+    Ok(Some(at.map_or(now, from_micros)))
 }
 
 async fn end_pending(tx: &mut Tx, notification: &str, recipient: &str) -> Result<()> {

@@ -4,11 +4,11 @@
 //! those whom nothing else reached.
 
 use chassis::{
-    clock::Clock,
     error::{Error, Result},
-    store::Store,
+    store::Tx,
     with,
 };
+use jiff::Timestamp;
 
 use crate::{
     escalate::Because,
@@ -22,12 +22,15 @@ use crate::{
 /// Messages in one pass.
 const PAGE: i64 = 100;
 
-/// Notes that a message was refused for good, if it is urgent; true if something is to be done about it.
-pub(crate) async fn note(store: &Store, clock: &Clock, uid: &[u8; 16]) -> Result<bool> {
-    let noted = with!(store.writer(), c => sqlx::query(
+/// Notes that a message was refused for good, or failed later, if it is urgent and not confirmed; true if something is to be
+/// done about it.
+pub(crate) async fn note(tx: &mut Tx, uid: &[u8; 16], now: Timestamp) -> Result<bool> {
+    let noted = with!(tx.on(), c => sqlx::query(
         "UPDATE messages SET failed_at = $2 WHERE uid = $1 AND notification_id IN
-             (SELECT id FROM notifications WHERE kept IS NOT NULL AND (priority = 1 OR workflow = 'emergency' OR override_by <> ''))",
-    ).bind(&uid[..]).bind(clock.now_micros()).execute(c).await.map(|done| done.rows_affected()))?;
+             (SELECT id FROM notifications WHERE kept IS NOT NULL AND (priority = 1 OR workflow = 'emergency' OR override_by <> ''))
+             AND NOT EXISTS (SELECT 1 FROM confirmations AS c WHERE c.notification_id = messages.notification_id
+                 AND c.recipient_id = messages.recipient_id AND c.acknowledged_at IS NOT NULL)",
+    ).bind(&uid[..]).bind(now.as_microsecond()).execute(c).await.map(|done| done.rows_affected()))?;
     Ok(noted > 0)
 }
 

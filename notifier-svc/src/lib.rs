@@ -17,6 +17,7 @@ mod collapse;
 mod config;
 mod confirm;
 mod digest;
+mod effect;
 mod escalate;
 mod escalation;
 mod event;
@@ -143,7 +144,7 @@ pub async fn start(config: Config, chassis: &Chassis) -> Result<Service> {
     tasks.spawn("notifier.outbox", outbox.run(tasks.stopping()));
 
     // The way in: events, reports, then calls.
-    let receipts = Receipts::new(&config, store.clone(), clock.clone())?;
+    let receipts = Receipts::new(&config, store.clone(), keys.clone(), clock.clone(), Arc::clone(&later))?;
     let (instructions, public_name) = (VendorInstructions::load(), config.public_name);
     let settle = Duration::from_millis(config.settle_ms);
     let notifier = Arc::new(Notifier {

@@ -47,7 +47,12 @@ pub(crate) struct Post {
 impl Post {
     /// What is urgent and was refused for good goes on to another channel.
     async fn failed(&self, uid: &[u8; 16]) {
-        match failover::note(&self.store, &self.clock, uid).await {
+        let noting = async {
+            let mut tx = self.store.begin().await?;
+            let noted = failover::note(&mut tx, uid, self.clock.now()).await?;
+            tx.commit().await.map(|()| noted)
+        };
+        match noting.await {
             Ok(true) => self.later.notify_one(),
             Ok(false) => {}
             Err(error) => tracing::error!(%error, "can't note that a message failed; no other channel is tried"),

@@ -1,23 +1,33 @@
-//! What providers report is taken in here: believed or not, read, and recorded as how far each message has come.
+//! What providers report is taken in here: believed or not, read, and recorded as how far each message has come, together
+//! with what it does ([`effect`](crate::effect)).
 //!
 //! Guarantee: what was answered 2xx is durable. Reports may come early, late, twice or in any order: a message's stage only
-//! rises, so that they end alike.
+//! rises, and what else a report does is done by the first of its id.
 
-use std::collections::HashMap;
+use std::{collections::HashMap, sync::Arc};
 
 use chassis::{
     clock::Clock,
     config::Secret,
     error::Result,
+    secret::DataKeys,
     signature::{SignedHeaders, WebhookSecret},
-    store::Store,
+    store::{Store, Tx},
     with,
 };
+use jiff::{SignedDuration, Timestamp};
+use tokio::sync::Notify;
 
 use crate::{
     callback::{Meaning, Refused, Report, Stage, meta, resend, slack, twilio},
     config::Config,
+    effect::{Effect, Effects},
+    failover,
+    notification::digest,
 };
+
+/// How long a report is remembered: no provider repeats it for longer than a week.
+const AGAIN: SignedDuration = SignedDuration::from_hours(9 * 24);
 
 /// A report as it came.
 pub(crate) struct Request {
@@ -51,6 +61,9 @@ type Read = (Vec<Report>, Answer);
 pub(crate) struct Receipts {
     store: Store,
     clock: Clock,
+    effects: Effects,
+    /// What goes on after a failure waits for it.
+    later: Arc<Notify>,
     resend: Vec<WebhookSecret>,
     twilio: (Secret, String),
     meta: (Secret, Secret),
@@ -60,11 +73,14 @@ pub(crate) struct Receipts {
 impl Receipts {
     /// # Errors
     /// A secret of Resend's that is none.
-    pub(crate) fn new(config: &Config, store: Store, clock: Clock) -> Result<Self> {
+    pub(crate) fn new(config: &Config, store: Store, keys: DataKeys, clock: Clock, later: Arc<Notify>) -> Result<Self> {
         let secret = Some(config.resend.webhook_secret.expose()).filter(|secret| !secret.is_empty());
+        let effects = Effects { store: store.clone(), keys, clock: clock.clone() };
         Ok(Self {
             store,
             clock,
+            effects,
+            later,
             resend: secret.map(WebhookSecret::parse).transpose()?.into_iter().collect(),
             twilio: (config.twilio.auth_token.clone(), config.twilio.callback_url.clone()),
             meta: (config.whatsapp.app_secret.clone(), config.whatsapp.verify_token.clone()),
@@ -144,25 +160,44 @@ impl Receipts {
         Ok(Answer::Taken { content_type: "text/plain", text: challenge.to_owned() })
     }
 
-    /// Raises a message's stage. What is about nobody's message, or one that we don't know, is counted and no more.
+    /// Writes down what a report says of its message, and does what it asks for: at once, and once.
     async fn record(&self, provider: &str, report: &Report) -> Result<()> {
-        let provider = provider.to_owned();
-        metrics::counter!("notifier_reports_total", "provider" => provider, "meaning" => report.meaning.name())
+        metrics::counter!("notifier_reports_total", "provider" => provider.to_owned(), "meaning" => report.meaning.name())
             .increment(1);
+        let effect = self.effects.of(provider, report).await?;
         let stage = Stage::default().after(&report.meaning);
-        let Some(uid) = report.message.filter(|_| stage > Stage::Unreported) else { return Ok(()) };
-        let code = match &report.meaning {
+        let about = report.message.filter(|_| stage > Stage::Unreported);
+        if about.is_none() && matches!(effect, Effect::Nothing) {
+            return Ok(());
+        }
+        let now = self.clock.now();
+        let mut tx = self.store.begin().await?;
+        if !matches!(effect, Effect::Nothing) && !is_new(&mut tx, provider, &report.id, now).await? {
+            return Ok(());
+        }
+        let mut goes_on = false;
+        if let Some(uid) = about
+            && self.raise(&mut tx, &uid, stage, &report.meaning).await?
+            && matches!(stage, Stage::Failed | Stage::Bounced)
+        {
+            goes_on = failover::note(&mut tx, &uid, now).await?;
+        }
+        effect.write(&mut tx, provider, now).await?;
+        tx.commit().await?;
+        if goes_on {
+            self.later.notify_one();
+        }
+        Ok(())
+    }
+
+    /// Raises a message's stage; false if it stood higher, or nobody knows the message.
+    async fn raise(&self, tx: &mut Tx, uid: &[u8; 16], stage: Stage, meaning: &Meaning) -> Result<bool> {
+        let code = match meaning {
             Meaning::Failed { code } => code.chars().take(64).collect(),
             _ => String::new(),
         };
-        let mut tx = self.store.begin().await?;
-        let known: Option<i64> = with!(tx.on(), c => sqlx::query_scalar("SELECT priority FROM messages WHERE uid = $1")
-            .bind(&uid[..]).fetch_optional(c).await)?;
-        if known.is_none() {
-            return Ok(());
-        }
-        with!(tx.on(), c => sqlx::query(
-            "INSERT INTO receipts (uid, stage, code, reported_at) VALUES ($1, $2, $3, $4)
+        let raised = with!(tx.on(), c => sqlx::query(
+            "INSERT INTO receipts (uid, stage, code, reported_at) SELECT uid, $2, $3, $4 FROM messages WHERE uid = $1
              ON CONFLICT (uid) DO UPDATE SET stage = excluded.stage, code = excluded.code, reported_at = excluded.reported_at
              WHERE receipts.stage < excluded.stage",
         )
@@ -170,9 +205,21 @@ impl Receipts {
         .bind(stage as i64)
         .bind(&code)
         .bind(self.clock.now_micros())
-        .execute(c).await.map(drop))?;
-        tx.commit().await
+        .execute(c).await.map(|done| done.rows_affected()))?;
+        Ok(raised > 0)
     }
+}
+
+/// Notes that a report was taken in; false if it was before. A few of those that are too old to come again go.
+async fn is_new(tx: &mut Tx, provider: &str, id: &str, now: Timestamp) -> Result<bool> {
+    let new = with!(tx.on(), c => sqlx::query("INSERT INTO reports (hash, reported_at) VALUES ($1, $2) ON CONFLICT (hash) DO NOTHING")
+        .bind(&digest(&[provider, id])[..])
+        .bind(now.as_microsecond())
+        .execute(c).await.map(|done| done.rows_affected()))?;
+    with!(tx.on(), c => sqlx::query(
+        "DELETE FROM reports WHERE hash IN (SELECT hash FROM reports WHERE reported_at < $1 ORDER BY reported_at LIMIT 4)",
+    ).bind((now - AGAIN).as_microsecond()).execute(c).await.map(drop))?;
+    Ok(new > 0)
 }
 
 #[cfg(test)]

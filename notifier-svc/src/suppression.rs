@@ -9,8 +9,8 @@ use chassis::{
     clock::{Clock, from_micros},
     error::{Error, Result},
     id::OrganizationId,
-    secret::{DataKeys, place},
-    store::Store,
+    secret::{DataKey, DataKeys, place},
+    store::{Store, Tx},
     with,
 };
 use jiff::Timestamp;
@@ -108,6 +108,51 @@ fn hex(bytes: &[u8]) -> String {
     bytes.iter().map(|byte| format!("{byte:02x}")).collect()
 }
 
+/// An address as the list holds it.
+#[derive(Debug, Clone, PartialEq, Eq)]
+pub(crate) struct Listed {
+    pub(crate) organization: OrganizationId,
+    pub(crate) channel: String,
+    pub(crate) hash: Vec<u8>,
+    pub(crate) sealed: Vec<u8>,
+}
+
+/// An address, sealed for its place on the list.
+pub(crate) fn seal(key: &DataKey, channel: &str, hash: &[u8], address: &str) -> Vec<u8> {
+    key.seal(&address_place(channel, hash), address.trim().as_bytes())
+}
+
+/// Puts an address on the list; what stands there already keeps its time and takes the newer reason.
+pub(crate) async fn list_in(tx: &mut Tx, listed: &Listed, reason: Reason, source: &str, now: Timestamp) -> Result<()> {
+    with!(tx.on(), c => sqlx::query(
+        "INSERT INTO suppressions (organization_id, channel, hash, address, reason, source, created_at)
+         VALUES ($1, $2, $3, $4, $5, $6, $7)
+         ON CONFLICT (organization_id, channel, hash) DO UPDATE SET address = excluded.address, reason = excluded.reason,
+             source = excluded.source",
+    )
+    .bind(listed.organization.as_str())
+    .bind(&listed.channel)
+    .bind(&listed.hash)
+    .bind(&listed.sealed)
+    .bind(reason.as_str())
+    .bind(source)
+    .bind(now.as_microsecond())
+    .execute(c).await.map(drop))?;
+    Ok(())
+}
+
+/// Takes an address off the list if its owner had put it there by STOP.
+pub(crate) async fn admit_in(tx: &mut Tx, listed: &Listed) -> Result<()> {
+    with!(tx.on(), c => sqlx::query(
+        "DELETE FROM suppressions WHERE organization_id = $1 AND channel = $2 AND hash = $3 AND reason = 'stopped'",
+    )
+    .bind(listed.organization.as_str())
+    .bind(&listed.channel)
+    .bind(&listed.hash)
+    .execute(c).await.map(drop))?;
+    Ok(())
+}
+
 impl Suppressions {
     pub(crate) fn new(store: Store, keys: DataKeys, clock: Clock) -> Self {
         Self { store, keys, clock }
@@ -130,21 +175,11 @@ impl Suppressions {
             return Err(Error::invalid("source", "must have at most 200 bytes, without control characters"));
         }
         let hash = hash(organization, address);
-        let sealed = self.keys.of(organization).await?.seal(&address_place(channel, &hash), address.trim().as_bytes());
-        with!(self.store.writer(), c => sqlx::query(
-            "INSERT INTO suppressions (organization_id, channel, hash, address, reason, source, created_at)
-             VALUES ($1, $2, $3, $4, $5, $6, $7)
-             ON CONFLICT (organization_id, channel, hash) DO UPDATE SET address = excluded.address, reason = excluded.reason,
-                 source = excluded.source",
-        )
-        .bind(organization.as_str())
-        .bind(channel)
-        .bind(&hash)
-        .bind(sealed)
-        .bind(reason.as_str())
-        .bind(source)
-        .bind(self.clock.now_micros())
-        .execute(c).await.map(drop))?;
+        let sealed = seal(&*self.keys.of(organization).await?, channel, &hash, address);
+        let listed = Listed { organization: organization.clone(), channel: channel.to_owned(), hash, sealed };
+        let mut tx = self.store.begin().await?;
+        list_in(&mut tx, &listed, reason, source, self.clock.now()).await?;
+        tx.commit().await?;
         tracing::info!(channel, reason = reason.as_str(), source, "an address is not used any more");
         Ok(())
     }

@@ -15,6 +15,7 @@ use chassis::{
     store::Store,
 };
 use jiff::{SignedDuration, Timestamp};
+use serde_json::Value;
 use tokio::sync::{Mutex, MutexGuard, Notify};
 
 use crate::{
@@ -281,6 +282,8 @@ impl Notifier {
             let token = token::sign(key, purpose, &text.uid, now);
             format!("{}/{path}/{token}", self.public_url.trim_end_matches('/'))
         };
+        // Only ours: what an event calls by these names isn't a link.
+        variables.extend(["acknowledge_url", "unsubscribe_url"].map(|name| (name.to_owned(), Value::Null)));
         let has_links = !self.public_url.is_empty();
         if has_links && (escalation::asks(text.asked) || text.asked == UNCONFIRMED) {
             variables.insert("acknowledge_url".to_owned(), link(Purpose::Acknowledge, "acknowledge").into());

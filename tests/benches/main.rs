@@ -43,6 +43,8 @@ mod measure;
 #[cfg(test)]
 mod neighbours;
 #[cfg(test)]
+mod notifications;
+#[cfg(test)]
 mod path;
 #[cfg(test)]
 mod plan;

@@ -4,7 +4,7 @@
 use clap::Args;
 
 use crate::{
-    backlog, bad_receivers, commit, inbound, live, neighbours,
+    backlog, bad_receivers, commit, inbound, live, neighbours, notifications,
     path::{self, Wanted},
     plan,
     report::{Stores, print},
@@ -20,7 +20,7 @@ const SOCKETS: usize = 10_000;
 pub(crate) struct Measure {
     #[arg(long, value_enum, default_value = "both")]
     store: Stores,
-    /// Only figures whose names begin with this: `throughput`, `live`, `backlog`.
+    /// Only figures whose names begin with this: `throughput`, `live`, `notifications`, `backlog`.
     #[arg(long)]
     only: Option<String>,
     /// Events in the log before throughput is measured.
@@ -57,6 +57,7 @@ impl Measure {
             path::run(&engine, &wanted, &mut told).await;
             inbound::run(&engine, &wanted, &mut told).await;
             live::run(&engine, &wanted, &mut told).await;
+            notifications::run(&engine, &wanted, &mut told).await;
             commit::run(&engine, &wanted, &mut told).await;
             sockets::run(&engine, &wanted, &mut told).await;
             neighbours::run(&engine, &wanted, &mut told).await;

@@ -22,7 +22,14 @@ mod live_stories;
 mod live_tenancy;
 mod live_wire;
 mod lost;
+#[path = "../../deploy/demo/mail.rs"]
+#[expect(dead_code, reason = "the demo shows subjects")]
+mod mail;
 mod observed;
+mod people;
+#[path = "../../deploy/demo/provider.rs"]
+#[expect(dead_code, reason = "the demo shows what was said")]
+mod provider;
 mod receiver;
 mod refused;
 mod story;

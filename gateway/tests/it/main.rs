@@ -4,6 +4,7 @@ mod api;
 mod callbacks;
 mod edge;
 mod inspector;
+mod links;
 mod peers;
 mod webhooks;
 mod world;

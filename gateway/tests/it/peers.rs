@@ -15,7 +15,10 @@ use chassis::{
 };
 use futures_util::future::BoxFuture;
 use proto::{
-    notifier::v1::{self as notifier, callback_service_server as callback},
+    notifier::v1::{
+        self as notifier, callback_service_server as callback, confirmation_service_server as confirmation,
+        preference_service_server as preference,
+    },
     router::v1::{self as router, route_service_server as route},
     vendorsync::v1::{
         self as vendorsync, delivery_service_server as delivery, endpoint_service_server as endpoint,
@@ -31,7 +34,11 @@ const VENDOR_SYNC: AccessTable = &[
     ("/wedsync.vendorsync.v1.EndpointService/ListEndpoints", Access::Scope(Scope::Manage)),
     ("/wedsync.vendorsync.v1.EndpointService/GetEndpointStatistics", Access::Scope(Scope::Manage)),
 ];
-const NOTIFIER: AccessTable = &[("/wedsync.notifier.v1.CallbackService/ReceiveCallback", Access::Service)];
+const NOTIFIER: AccessTable = &[
+    ("/wedsync.notifier.v1.CallbackService/ReceiveCallback", Access::Service),
+    ("/wedsync.notifier.v1.ConfirmationService/Acknowledge", Access::Scope(Scope::Consume)),
+    ("/wedsync.notifier.v1.PreferenceService/Unsubscribe", Access::Scope(Scope::Manage)),
+];
 
 /// What a peer was asked, by whom, and in which trace.
 #[derive(Debug, Clone)]
@@ -102,11 +109,18 @@ pub(crate) struct Callbacks {
     pub(crate) receive: Rpc<notifier::ReceiveCallbackRequest, notifier::ReceiveCallbackResponse>,
 }
 
+#[derive(Default)]
+pub(crate) struct Links {
+    pub(crate) acknowledge: Rpc<notifier::AcknowledgeRequest, notifier::AcknowledgeResponse>,
+    pub(crate) unsubscribe: Rpc<notifier::UnsubscribeRequest, notifier::UnsubscribeResponse>,
+}
+
 /// All three, running.
 pub(crate) struct Peers {
     pub(crate) router: Arc<Router>,
     pub(crate) vendor_sync: Arc<VendorSync>,
     pub(crate) callbacks: Arc<Callbacks>,
+    pub(crate) links: Arc<Links>,
     pub(crate) router_address: SocketAddr,
     pub(crate) vendor_sync_address: SocketAddr,
     pub(crate) notifier_address: SocketAddr,
@@ -129,13 +143,18 @@ impl Peers {
         let vendor_sync_address = running.serve().expect("it serves").address;
         let callbacks = Arc::new(Callbacks::default());
         let running = server("notifier", &chassis).await.access(NOTIFIER);
-        let running = running.add(callback::CallbackServiceServer::from_arc(Arc::clone(&callbacks)));
+        let links = Arc::new(Links::default());
+        let running = running
+            .add(callback::CallbackServiceServer::from_arc(Arc::clone(&callbacks)))
+            .add(confirmation::ConfirmationServiceServer::from_arc(Arc::clone(&links)))
+            .add(preference::PreferenceServiceServer::from_arc(Arc::clone(&links)));
         let notifier = running.serve().expect("it serves");
         let notifier_address = notifier.address;
         Self {
             router,
             vendor_sync,
             callbacks,
+            links,
             router_address,
             vendor_sync_address,
             notifier_address,
@@ -189,6 +208,20 @@ service! { webhook::WebhookService, VendorSync, vendorsync {
 service! { callback::CallbackService, Callbacks, notifier {
     receive_callback => receive: ReceiveCallbackRequest -> ReceiveCallbackResponse;
 } unused {} }
+
+service! { confirmation::ConfirmationService, Links, notifier {
+    acknowledge => acknowledge: AcknowledgeRequest -> AcknowledgeResponse;
+} unused {
+    list_informed: ListInformedRequest -> ListInformedResponse;
+    explain_notification: ExplainNotificationRequest -> ExplainNotificationResponse;
+} }
+
+service! { preference::PreferenceService, Links, notifier {
+    unsubscribe => unsubscribe: UnsubscribeRequest -> UnsubscribeResponse;
+} unused {
+    get_preference: GetPreferenceRequest -> GetPreferenceResponse;
+    update_preference: UpdatePreferenceRequest -> UpdatePreferenceResponse;
+} }
 
 service! { delivery::DeliveryService, VendorSync, vendorsync {
     list_deliveries => list_deliveries: ListDeliveriesRequest -> ListDeliveriesResponse;

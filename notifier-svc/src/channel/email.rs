@@ -26,7 +26,7 @@ use serde::{Deserialize, Serialize};
 use serde_json::{Value, json};
 
 use super::{Carriage, Carrier, Channel, Message, provider::Verdict, resend::Resend, smtp::Relay, words::one_line};
-use crate::{config::Config, recipient::Recipient, template::Templates};
+use crate::{config::Config, event::plain, recipient::Recipient, template::Templates};
 
 /// A letter as it waits: whom it goes to, and as each way carries it.
 #[derive(Serialize, Deserialize)]
@@ -45,7 +45,6 @@ pub(crate) struct Email {
     resend: Option<Resend>,
     relay: Option<Relay>,
     from: Mailbox,
-    unsubscribe_url: String,
 }
 
 impl Email {
@@ -61,7 +60,6 @@ impl Email {
             resend: resend.is_configured().then(|| Resend::new(resend, outbound.clone(), clock.clone())),
             relay: smtp.is_configured().then(relay).transpose()?,
             from: Mailbox::new(Some(config.public_name.clone()), address),
-            unsubscribe_url: config.unsubscribe_url.clone(),
         })
     }
 
@@ -77,7 +75,7 @@ impl Email {
             .message_id(Some(id))
             .header(Automatic)
             .header(TemplateName(message.workflow.email_template));
-        if let Some(url) = self.unsubscribe(message.uid) {
+        if let Some(url) = unsubscribe(message) {
             letter = letter.header(Unsubscribe(url)).header(OneClick);
         }
         Ok(letter.multipart(MultiPart::alternative_plain_html(parts.text, parts.html))?.formatted())
@@ -90,7 +88,7 @@ impl Email {
             "Auto-Submitted": "auto-generated",
             "X-WedSync-Template": message.workflow.email_template,
         });
-        if let Some(url) = self.unsubscribe(message.uid) {
+        if let Some(url) = unsubscribe(message) {
             headers["List-Unsubscribe"] = url.into();
             headers["List-Unsubscribe-Post"] = ONE_CLICK.into();
         }
@@ -105,12 +103,6 @@ impl Email {
         })
     }
 
-    /// Where one click ends such mail (RFC 8058), opaque to everybody else.
-    fn unsubscribe(&self, uid: [u8; 16]) -> Option<String> {
-        let url = &self.unsubscribe_url;
-        (!url.is_empty()).then(|| format!("<{url}?message={}>", uuid_text(uid)))
-    }
-
     async fn by_relay(&self, letter: &Letter) -> Option<Attempted> {
         let relay = self.relay.as_ref().filter(|_| !letter.text.is_empty())?;
         Some(match letter.to.parse::<Address>() {
@@ -118,6 +110,12 @@ impl Email {
             Err(_) => super::smtp::refused("the stored letter can't be read"),
         })
     }
+}
+
+/// Where one click ends such mail (RFC 8058), which takes https; only what can be ended has a link.
+fn unsubscribe(message: &Message<'_>) -> Option<String> {
+    let url = message.variables.get("unsubscribe_url").and_then(plain).filter(|url| url.starts_with("https://"))?;
+    Some(format!("<{url}>"))
 }
 
 struct Parts {

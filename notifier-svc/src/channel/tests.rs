@@ -15,7 +15,7 @@ use crate::{
     event::tests::content,
     recipient::{Contact, PushTarget, Recipient, tests::supplier},
     template::Templates,
-    variable::{for_recipient, of_event},
+    variable::{Variables, for_recipient, of_event},
     workflow::{VendorInstructions, all, find},
 };
 
@@ -36,11 +36,19 @@ pub(super) fn reachable(name: &str) -> Recipient {
 /// What `channel` makes of this event for `recipient`.
 pub(super) fn message_to(channel: &dyn Channel, recipient: &Recipient, workflow: &str, data: Value) -> Bytes {
     let workflow = find(workflow);
-    let variables = of_event(workflow, workflow.name, &content("something.happened", data));
+    let variables = of_event(workflow, workflow.name, &content("something.happened", data.clone()));
     let types = ["florist".to_owned()];
-    let variables = for_recipient(&variables, recipient, &types, &VendorInstructions::load(), "WedSync");
+    let mut variables = for_recipient(&variables, recipient, &types, &VendorInstructions::load(), "WedSync");
+    link(&mut variables, &data);
     let message = Message { uid: [7; 16], workflow, variables: &variables, recipient, at: Clock::System.now() };
     channel.render(&message).expect("it renders")
+}
+
+/// Links, which no event has: those of `data`, as they are made for a message.
+pub(super) fn link(variables: &mut Variables, data: &Value) {
+    for name in ["acknowledge_url", "unsubscribe_url"] {
+        variables.insert(name.to_owned(), data[name].clone());
+    }
 }
 
 pub(super) fn message_of(channel: &dyn Channel, workflow: &str, data: Value) -> Bytes {

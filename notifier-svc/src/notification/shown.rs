@@ -1,4 +1,5 @@
-//! Notifications as they are shown: each message with where it stands, read from its delivery or its digest's.
+//! Notifications as they are shown: each message with where it stands, read from its delivery or its digest's, and from what
+//! its provider reported since.
 
 use chassis::{
     clock::from_micros,
@@ -11,6 +12,7 @@ use chassis::{
 use jiff::Timestamp;
 
 use super::Route;
+use crate::callback::Stage;
 
 /// A notification as it is shown.
 #[derive(Debug, Clone)]
@@ -53,6 +55,31 @@ pub(crate) enum Standing {
     Unknown,
     Cancelled,
     Skipped,
+    Delivered,
+    Read,
+    Bounced,
+}
+
+impl Standing {
+    /// As its provider reported it since; what was never sent stays as it is.
+    pub(crate) fn after(self, reported: Stage) -> Self {
+        match (self, reported) {
+            (Self::Sent | Self::Sending | Self::Unknown, reported) => match reported {
+                Stage::Unreported => self,
+                Stage::Sent => Self::Sent,
+                Stage::Delivered => Self::Delivered,
+                Stage::Failed => Self::Failed,
+                Stage::Bounced => Self::Bounced,
+                Stage::Read | Stage::Complained | Stage::Acknowledged => Self::Read,
+            },
+            _ => self,
+        }
+    }
+
+    /// Whether it left.
+    fn is_sent(self) -> bool {
+        matches!(self, Self::Sent | Self::Delivered | Self::Read | Self::Bounced)
+    }
 }
 
 /// Which notifications to list; empty texts: all.
@@ -147,15 +174,18 @@ struct MessageRow {
     attempts: Option<i64>,
     finished_at: Option<i64>,
     why: Option<String>,
+    stage: Option<i64>,
+    code: Option<String>,
 }
 
 async fn messages(store: &Store, notification: &str) -> Result<Vec<Message>> {
     let rows: Vec<MessageRow> = with!(store.reader(), c => sqlx::query_as(
         "SELECT m.uid, m.recipient_id, m.channel, COALESCE(c.fate, m.fate) AS fate, COALESCE(c.cancelled, m.cancelled) AS cancelled,
              m.reason, m.created_at, COALESCE(c.handed_at, m.handed_at) AS handed_at, m.due_at, COALESCE(c.ended, m.ended) AS ended,
-             m.trail, d.state, d.attempts, d.finished_at, d.reason AS why
+             m.trail, d.state, d.attempts, d.finished_at, d.reason AS why, r.stage, r.code
          FROM messages AS m LEFT JOIN messages AS c ON c.uid = m.carried_by
          LEFT JOIN deliveries AS d ON d.event = COALESCE(m.carried_by, m.uid)
+         LEFT JOIN receipts AS r ON r.uid = COALESCE(m.carried_by, m.uid)
          WHERE m.notification_id = $1 ORDER BY m.recipient_id, m.channel",
     ).bind(notification).fetch_all(c).await)?;
     rows.into_iter().map(shown).collect()
@@ -163,10 +193,11 @@ async fn messages(store: &Store, notification: &str) -> Result<Vec<Message>> {
 
 fn shown(row: MessageRow) -> Result<Message> {
     let uid = row.uid.try_into().map_err(|_| Error::internal(anyhow::anyhow!("a message has a malformed uid")))?;
-    let standing = standing(row.fate, row.cancelled == 1, row.state.and_then(State::from_number));
+    let standing = standing(row.fate, row.cancelled == 1, row.state.and_then(State::from_number))
+        .after(Stage::from_number(row.stage.unwrap_or_default()));
     let sent_at = match standing {
         Standing::Sent if row.fate == Route::Record as i64 => row.handed_at.or(Some(row.created_at)),
-        Standing::Sent => row.finished_at,
+        standing if standing.is_sent() => row.finished_at,
         _ => None,
     };
     let reason = match (standing, row.why.filter(|why| !why.is_empty())) {
@@ -174,7 +205,12 @@ fn shown(row: MessageRow) -> Result<Message> {
         (Standing::Cancelled, _) => {
             format!("{}; their entry in the directory was removed before it was sent", row.reason)
         }
-        (Standing::Sent, _) | (_, None) => row.reason,
+        (Standing::Failed, None) => match row.code.filter(|code| !code.is_empty()) {
+            Some(code) => format!("{}; its provider reported {code}", row.reason),
+            None => row.reason,
+        },
+        (standing, _) if standing.is_sent() => row.reason,
+        (_, None) => row.reason,
         (_, Some(why)) => format!("{}; {why}", row.reason),
     };
     Ok(Message {
@@ -225,5 +261,15 @@ mod tests {
         assert_eq!(standing(lane, true, Some(State::Dead)), Standing::Cancelled);
         assert_eq!(standing(lane, true, None), Standing::Cancelled);
         assert_eq!(standing(lane, false, None), Standing::Waiting);
+    }
+
+    #[test]
+    fn a_report_moves_what_was_sent_and_settles_what_nobody_knew() {
+        assert_eq!(Standing::Sent.after(Stage::Delivered), Standing::Delivered);
+        assert_eq!(Standing::Sent.after(Stage::Failed), Standing::Failed);
+        assert_eq!(Standing::Unknown.after(Stage::Sent), Standing::Sent);
+        assert_eq!(Standing::Sending.after(Stage::Read), Standing::Read, "early");
+        assert_eq!(Standing::Unknown.after(Stage::Unreported), Standing::Unknown);
+        assert_eq!(Standing::Cancelled.after(Stage::Delivered), Standing::Cancelled);
     }
 }

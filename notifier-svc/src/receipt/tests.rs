@@ -1,6 +1,7 @@
 //! Reports on a real store: in every order, and from everybody who isn't the provider.
 
 use chassis::{
+    secret::{Keyring, KeyringSettings, generate_master_key},
     signature::{WebhookSecret, sign},
     store as stores,
     testing::on_each_engine,
@@ -18,7 +19,9 @@ fn receipts(store: &Store) -> Receipts {
     config.whatsapp.verify_token = "ours".to_owned().into();
     config.twilio.auth_token = "12345".to_owned().into();
     config.twilio.callback_url = "https://example.org/callbacks/twilio".to_owned();
-    Receipts::new(&config, store.clone(), Clock::System).unwrap()
+    let settings = KeyringSettings { master_keys: vec![generate_master_key(&Clock::System)] };
+    let keys = DataKeys::new(store.clone(), Keyring::new(&settings).unwrap(), Clock::System);
+    Receipts::new(&config, store.clone(), keys, Clock::System, Arc::default()).unwrap()
 }
 
 async fn message(store: &Store, uid: [u8; 16]) {

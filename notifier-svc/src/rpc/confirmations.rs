@@ -18,7 +18,7 @@ use super::{
     timestamp,
 };
 use crate::{
-    confirm::{self, Confirmation},
+    confirm::{self, Confirmation, Confirms},
     informed::{self, Informed},
     notification::{self, Message},
     recipient::check_id,
@@ -84,31 +84,23 @@ impl Confirmations {
         let organization = caller.organization("")?;
         check_id("notification_id", &request.notification_id)?;
         check_id("recipient_id", &request.recipient_id)?;
-        let (notification, recipient) = (&request.notification_id, &request.recipient_id);
-        let by = (&**recipient, "call");
-        let now = self.0.clock.now();
-        let at = confirm::acknowledge(&self.0.store, &organization, notification, recipient, by, now).await?;
-        Ok(AcknowledgeResponse {
-            notification_id: notification.clone(),
-            recipient_id: recipient.clone(),
-            acknowledged_at: Some(timestamp(at)),
-        })
+        let (notification, recipient) = (request.notification_id.clone(), request.recipient_id.clone());
+        let by = recipient.clone();
+        self.acknowledge(Confirms { organization, notification, recipient, by, how: "call" }).await
     }
 
     /// A link says it of its message's reader, or of the one for whom they stand in. Whatever is wrong with it, the answer
     /// is the same.
     async fn by_link(&self, caller: &Caller, token: &str) -> Result<AcknowledgeResponse> {
         let (organization, owner) = self.0.owner(caller, Purpose::Acknowledge, token).await?;
-        let (notification, recipient) = match &*owner.confirms_id {
-            "" => (owner.notification_id, owner.recipient_id.clone()),
-            _ => (owner.confirms_id, owner.confirms_recipient),
-        };
-        let by = (&*owner.recipient_id, "link");
-        let now = self.0.clock.now();
-        let at = confirm::acknowledge(&self.0.store, &organization, &notification, &recipient, by, now).await?;
+        self.acknowledge(Confirms::of(organization, owner, "link")).await
+    }
+
+    async fn acknowledge(&self, confirms: Confirms) -> Result<AcknowledgeResponse> {
+        let at = confirm::acknowledge(&self.0.store, &confirms, self.0.clock.now()).await?;
         Ok(AcknowledgeResponse {
-            notification_id: notification,
-            recipient_id: recipient,
+            notification_id: confirms.notification,
+            recipient_id: confirms.recipient,
             acknowledged_at: Some(timestamp(at)),
         })
     }

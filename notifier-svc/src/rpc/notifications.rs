@@ -281,6 +281,9 @@ pub(super) fn print_state(standing: Standing) -> MessageState {
         Standing::Unknown => MessageState::Unknown,
         Standing::Cancelled => MessageState::Cancelled,
         Standing::Skipped => MessageState::Skipped,
+        Standing::Delivered => MessageState::Delivered,
+        Standing::Read => MessageState::Read,
+        Standing::Bounced => MessageState::Bounced,
     }
 }
 

@@ -3,6 +3,7 @@
 #![expect(clippy::unwrap_used, reason = "a test fails by panicking")]
 
 mod addresses;
+mod callback;
 mod confirmation;
 mod date;
 mod digest;
@@ -13,6 +14,7 @@ mod limit;
 mod mail;
 mod person;
 mod preference;
+mod provider;
 mod router;
 mod sealing;
 mod smtp;

@@ -28,7 +28,7 @@ use tonic::{
     transport::{Channel, Endpoint},
 };
 
-use crate::{router::Router, smtp::Smtp};
+use crate::{provider::Providers, router::Router, smtp::Smtp};
 
 /// Shows an API key.
 #[derive(Clone)]
@@ -168,13 +168,33 @@ impl World {
     /// On a clock that may have moved before.
     pub(crate) async fn start_at(store: StoreSettings, time: ManualClock, clock: Clock) -> Self {
         let shared = (*Chassis::for_test().shared).clone();
-        Self::start_with(store, time, Chassis::new(shared, clock).unwrap()).await
+        Self::start_with(store, time, Chassis::new(shared, clock).unwrap(), |_| ()).await
     }
 
-    async fn start_with(store: StoreSettings, time: ManualClock, chassis: Chassis) -> Self {
+    /// With providers of everything but mail.
+    pub(crate) async fn start_with_providers(
+        store: StoreSettings,
+        time: ManualClock,
+        clock: Clock,
+    ) -> (Self, Providers) {
+        let mut shared = (*Chassis::for_test().shared).clone();
+        shared.outbound.allow_networks = vec!["127.0.0.0/8".to_owned()];
+        shared.outbound.allow_http = true;
+        let chassis = Chassis::new(shared, clock).unwrap();
+        let providers = Providers::start(&chassis.tasks).await;
+        let world = Self::start_with(store, time, chassis, |config| providers.configure(config)).await;
+        (world, providers)
+    }
+
+    async fn start_with(
+        store: StoreSettings,
+        time: ManualClock,
+        chassis: Chassis,
+        change: impl FnOnce(&mut Config),
+    ) -> Self {
         let (router, at) = Router::start(&chassis).await;
         let (smtp, mail) = Smtp::start(&chassis.tasks).await;
-        let config = Config {
+        let mut config = Config {
             listen: SocketAddr::from(([127, 0, 0, 1], 0)),
             router: format!("http://{at}"),
             store,
@@ -189,6 +209,7 @@ impl World {
             },
             ..Config::default()
         };
+        change(&mut config);
         let service = notifier_svc::start(config.clone(), &chassis).await.unwrap();
         Self { chassis, time, router, smtp, config: Box::new(config), address: service.address }
     }
@@ -197,7 +218,11 @@ impl World {
     pub(crate) async fn restart(self) -> Self {
         assert!(self.chassis.drain().await);
         let chassis = Chassis::new((*self.chassis.shared).clone(), Clock::Manual(self.time.clone())).unwrap();
-        Self::start_with(self.config.store.clone(), self.time.clone(), chassis).await
+        let config = self.config.clone();
+        let again = |fresh: &mut Config| {
+            (fresh.twilio, fresh.slack, fresh.resend) = (config.twilio, config.slack, config.resend)
+        };
+        Self::start_with(self.config.store.clone(), self.time.clone(), chassis, again).await
     }
 
     pub(crate) async fn client(&self, key: &'static str) -> Client {

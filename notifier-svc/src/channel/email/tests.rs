@@ -6,7 +6,7 @@ use serde_json::json;
 use super::*;
 use crate::channel::{
     peer::{Peer, Script, assert_described, delivery, naughty, vendor_description, way_out},
-    tests::{message_of, rendered_with},
+    tests::{link, message_of, rendered_with},
 };
 use crate::{
     event::tests::content,
@@ -38,8 +38,9 @@ fn letter(name: &str, data: Value) -> String {
     let workflow = find("wedding_date_change");
     let mut recipient = supplier("s");
     recipient.name = name.to_owned();
-    let variables = of_event(workflow, workflow.name, &content("wedding.date_changed", data));
-    let variables = for_recipient(&variables, &recipient, &[], &VendorInstructions::load(), "WedSync");
+    let variables = of_event(workflow, workflow.name, &content("wedding.date_changed", data.clone()));
+    let mut variables = for_recipient(&variables, &recipient, &[], &VendorInstructions::load(), "WedSync");
+    link(&mut variables, &data);
     let at = jiff::Timestamp::UNIX_EPOCH;
     let message = Message { uid: [7; 16], workflow, variables: &variables, recipient: &recipient, at };
     let content = channel(&smtp_alone()).render(&message).unwrap();
@@ -72,13 +73,15 @@ fn no_name_adds_a_header_or_a_line_that_mail_cannot_carry() {
     assert!(letter.is_ascii() && letter.split("\r\n").all(|line| line.len() <= 998 && !line.contains(['\r', '\n'])));
 }
 
+/// Where one click ends mail.
+const END: &str = "https://example.org/unsubscribe/token";
+
 fn resend(peer: &Peer, with_smtp: bool) -> Config {
     let mut config = if with_smtp { smtp_alone() } else { Config::default() };
     config.resend.api_key = "re_123".to_owned().into();
     config.resend.from = "us@example.org".to_owned();
     config.resend.base_url = peer.base();
     config.resend.per_second = 0;
-    config.unsubscribe_url = "https://example.org/unsubscribe".to_owned();
     config
 }
 
@@ -86,8 +89,11 @@ fn resend(peer: &Peer, with_smtp: bool) -> Config {
 async fn resend_gets_a_mail_as_it_describes_it() {
     let peer = Peer::start([Script::json(200, json!({"id": "49a3999c-0ce1-4ea6-ab68-afcd6dc2e794"}))]).await;
     let channel = channel(&resend(&peer, false));
-    let content =
-        message_of(&channel, "wedding_date_change", json!({"new_date": "2026-06-27", "client_name": "Mia & Tom"}));
+    let content = message_of(
+        &channel,
+        "wedding_date_change",
+        json!({"new_date": "2026-06-27", "client_name": "Mia & Tom", "unsubscribe_url": END}),
+    );
     let attempted = channel.carry(&delivery(content, 0)).await;
     assert_eq!((attempted.outcome, attempted.status_code), (Outcome::Delivered, Some(200)));
     assert!(attempted.response.starts_with(b"{\"id\":\"49a3"), "Resend's id is kept");
@@ -98,7 +104,7 @@ async fn resend_gets_a_mail_as_it_describes_it() {
     assert_eq!((&mail["from"], &mail["to"]), (&json!("WedSync <us@example.org>"), &json!(["s@example.org"])));
     let name = "07070707-0707-0707-0707-070707070707";
     assert_eq!(asked.header("idempotency-key"), name);
-    assert_eq!(mail["headers"]["List-Unsubscribe"], format!("<https://example.org/unsubscribe?message={name}>"));
+    assert_eq!(mail["headers"]["List-Unsubscribe"], format!("<{END}>"));
     assert_eq!(mail["headers"]["List-Unsubscribe-Post"], "List-Unsubscribe=One-Click");
     for tag in mail["tags"].as_array().unwrap() {
         let is_tag =
@@ -135,20 +141,14 @@ async fn the_mail_server_is_tried_only_if_resend_certainly_has_not_taken_it() {
 }
 
 #[test]
-fn both_ways_name_where_mail_ends_with_one_click() {
-    let mut config = smtp_alone();
-    config.unsubscribe_url = "https://example.org/unsubscribe".to_owned();
-    let content = message_of(&channel(&config), "wedding_date_change", json!({}));
-    let text = serde_json::from_slice::<Letter>(&content).unwrap().text;
-    let unfolded = text.replace("\r\n ", " ");
-    assert!(
-        unfolded.contains(
-            "List-Unsubscribe: <https://example.org/unsubscribe?message=07070707-0707-0707-0707-070707070707>\r\n"
-        ),
-        "{text}"
-    );
-    assert!(unfolded.contains("List-Unsubscribe-Post: List-Unsubscribe=One-Click\r\n"), "{text}");
-    assert!(!letter("Ada", json!({})).contains("List-Unsubscribe"));
+fn mail_that_can_be_ended_says_where_one_click_does() {
+    let letter = |variables| letter("Ada", variables);
+    let unfolded = letter(json!({"unsubscribe_url": END})).replace("\r\n ", " ");
+    assert!(unfolded.contains(&format!("List-Unsubscribe: <{END}>\r\n")), "{unfolded}");
+    assert!(unfolded.contains("List-Unsubscribe-Post: List-Unsubscribe=One-Click\r\n"), "{unfolded}");
+    assert!(!letter(json!({})).contains("List-Unsubscribe"));
+    // One click takes https (RFC 8058, section 3.1).
+    assert!(!letter(json!({"unsubscribe_url": "http://example.org/"})).contains("List-Unsubscribe"));
 }
 
 #[tokio::test]

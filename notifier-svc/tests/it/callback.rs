@@ -1,0 +1,187 @@
+//! What providers report has its effects: addresses that are not used any more, confirmations, states.
+
+use std::time::Duration;
+
+use chassis::testing::{engines, manual_clock};
+use proto::{
+    common::v1::Priority,
+    notifier::v1::{
+        ExplainNotificationRequest, ListInformedRequest, MessageState, Recipient, RecipientKind, SendRequest,
+        UpsertRecipientRequest,
+    },
+    router::v1::Plan,
+};
+
+use crate::{
+    provider::Providers,
+    world::{Client, World, change, moved, tells},
+};
+
+async fn in_each_world<F: Future<Output = ()>>(test: impl Fn(World, Providers) -> F) {
+    let (_folder, engines) = engines();
+    for store in engines {
+        let (time, clock) = manual_clock();
+        let (world, providers) = World::start_with_providers(store, time, clock).await;
+        test(world, providers).await;
+    }
+}
+
+/// A supplier who is reached by everything that the providers bring.
+async fn vendor(client: &Client, id: &str, phone: &str, slack: &str) {
+    let recipient = Recipient {
+        id: id.to_owned(),
+        kind: RecipientKind::Supplier.into(),
+        name: format!("Name of {id}"),
+        email: format!("{id}@example.org"),
+        phone: phone.to_owned(),
+        slack_user_id: slack.to_owned(),
+        ..Recipient::default()
+    };
+    client.recipients().upsert_recipient(UpsertRecipientRequest { recipient: Some(recipient) }).await.unwrap();
+}
+
+async fn reaches(client: &Client, key: &str, recipient: &str, channel: &str) -> Result<String, String> {
+    client.tell(key, recipient, &[channel], "Gate B").await;
+    let message = client.settled(key, recipient, channel).await;
+    if message.state() == MessageState::Sent { Ok(message.id) } else { Err(message.reason) }
+}
+
+#[tokio::test]
+async fn a_bounce_and_a_complaint_end_mail_to_an_address_at_once() {
+    in_each_world(async |world, _| {
+        let client = world.client("wsk_a").await;
+        for (id, kind, state, reason) in [
+            ("gone", "email.bounced", MessageState::Bounced, "bounced"),
+            ("angry", "email.complained", MessageState::Read, "complained"),
+        ] {
+            vendor(&client, id, "", "").await;
+            let message = reaches(&client, &format!("{id}1"), id, "email").await.unwrap();
+            world.resend_reports("late", "email.delivered", &message).await;
+            world.resend_reports(&format!("msg_{id}"), kind, &message).await;
+            assert_eq!(client.message(&format!("{id}1"), id, "email").await.unwrap().state(), state);
+            let refused = reaches(&client, &format!("{id}2"), id, "email").await.unwrap_err();
+            assert!(refused.contains(&format!("suppression list: {reason}")), "{refused}");
+        }
+        // Somebody else's organization knows nothing of it.
+        let other = world.client("wsk_b").await;
+        vendor(&other, "gone", "", "").await;
+        reaches(&other, "k", "gone", "email").await.expect("its own list is empty");
+        assert!(world.chassis.drain().await);
+    })
+    .await;
+}
+
+#[tokio::test]
+async fn a_stop_ends_texts_of_everybody_who_wrote_there_until_a_start_and_counts_once() {
+    in_each_world(async |world, providers| {
+        let number = "+15005550009";
+        let (a, b) = (world.client("wsk_a").await, world.client("wsk_b").await);
+        for client in [&a, &b] {
+            vendor(client, "s1", number, "").await;
+            reaches(client, "k1", "s1", "sms").await.unwrap();
+        }
+        let stop = [("MessageSid", "SM10"), ("From", number), ("Body", "Stop")];
+        world.twilio_reports("", &stop).await;
+        for client in [&a, &b] {
+            let refused = reaches(client, "k2", "s1", "sms").await.unwrap_err();
+            assert!(refused.contains("suppression list: stopped"), "{refused}");
+        }
+        world.twilio_reports("", &[("MessageSid", "SM11"), ("From", number), ("Body", "START")]).await;
+        world.twilio_reports("", &stop).await;
+        reaches(&a, "k3", "s1", "sms").await.expect("what came again was taken in before");
+        assert_eq!(providers.told(number).len(), 3);
+        assert!(world.chassis.drain().await);
+    })
+    .await;
+}
+
+#[tokio::test]
+async fn a_button_and_a_reply_confirm_and_end_what_is_pending() {
+    in_each_world(async |world, providers| {
+        let client = world.client("wsk_a").await;
+        vendor(&client, "ph", "", "U1").await;
+        vendor(&client, "fl", "+15005550010", "").await;
+        let row = serde_json::json!({"id": "w1", "vendor_ids": ["ph", "fl"]});
+        let insert = proto::router::v1::Operation::Insert;
+        world.event(change("d1", "wedding_details", insert, serde_json::Value::Null, row), Plan::default()).await;
+        world.event(moved("e1", "2026-06-20", "2026-06-27"), tells("wedding_date_change", &["slack", "sms"], "")).await;
+        let button = client.until("e1", "ph", "slack", MessageState::Sent).await;
+        client.until("e1", "fl", "sms", MessageState::Sent).await;
+
+        let from = ("From", "+15005550010");
+        world.twilio_reports("", &[("MessageSid", "SM20"), from, ("Body", "ok, but who pays?")]).await;
+        assert_eq!(confirmed(&client).await, [], "that is no confirmation");
+        world.slack_button("U1", &button.id).await;
+        world.slack_button("U1", &button.id).await;
+        world.twilio_reports("", &[("MessageSid", "SM21"), from, ("Body", "YES")]).await;
+        assert_eq!(
+            confirmed(&client).await,
+            [("fl".to_owned(), "reply".to_owned()), ("ph".to_owned(), "button".to_owned())]
+        );
+        assert_eq!(client.message("e1", "ph", "slack").await.unwrap().state(), MessageState::Read);
+
+        // A day later nothing is left to be escalated.
+        world.time.advance(Duration::from_secs(24 * 3_600));
+        client.tell("later", "fl", &["in_app"], "Gate B").await;
+        client.until("later", "fl", "in_app", MessageState::Sent).await;
+        for id in ["ph", "fl"] {
+            assert!(client.message("e1", id, "email").await.is_none_or(|mail| mail.state() == MessageState::Skipped));
+        }
+        assert_eq!((providers.told("U1").len(), providers.told("+15005550010").len()), (1, 1));
+        assert!(world.chassis.drain().await);
+    })
+    .await;
+}
+
+#[tokio::test]
+async fn what_is_urgent_and_fails_later_goes_on_to_the_next_channel_once() {
+    in_each_world(async |world, _| {
+        let client = world.client("wsk_a").await;
+        vendor(&client, "s1", "+15005550010", "U1").await;
+        let urgent = SendRequest {
+            idempotency_key: "k1".to_owned(),
+            workflow: "notice_to_all".to_owned(),
+            recipient_ids: vec!["s1".to_owned()],
+            channels: vec!["email".to_owned()],
+            variables: br#"{"headline":"The venue floods"}"#.to_vec().into(),
+            priority: Priority::Critical.into(),
+            override_reason: "the venue floods".to_owned(),
+            ..SendRequest::default()
+        };
+        client.notifications().send(urgent).await.unwrap();
+        let text = client.until("k1", "s1", "sms", MessageState::Sent).await;
+        let mail = client.until("k1", "s1", "email", MessageState::Sent).await;
+        assert!(client.message("k1", "s1", "slack").await.is_none());
+
+        let failed = [("MessageSid", "SM1"), ("MessageStatus", "undelivered"), ("ErrorCode", "30003")];
+        for _ in 0..2 {
+            world.twilio_reports(&text.id, &failed).await;
+        }
+        let shown = client.until("k1", "s1", "sms", MessageState::Failed).await;
+        assert!(shown.reason.contains("reported 30003"), "{}", shown.reason);
+        let next = client.until("k1", "s1", "slack", MessageState::Sent).await;
+        assert!(next.reason.contains("sms failed"), "{}", next.reason);
+        // What is reported of it afterwards counts less, and what was delivered is left alone.
+        world.twilio_reports(&text.id, &[("MessageSid", "SM1"), ("MessageStatus", "sent")]).await;
+        world.resend_reports("msg_1", "email.delivered", &mail.id).await;
+        client.until("k1", "s1", "email", MessageState::Delivered).await;
+        assert_eq!(client.message("k1", "s1", "sms").await.unwrap().state(), MessageState::Failed);
+        assert!(client.message("k1", "s1", "in_app").await.is_none(), "one channel for one failure");
+        assert!(world.chassis.drain().await);
+    })
+    .await;
+}
+
+/// Who confirmed the wedding's date, and how.
+async fn confirmed(client: &Client) -> Vec<(String, String)> {
+    let request = ListInformedRequest { fact: "wedding_date:w1".to_owned() };
+    let informed = client.confirmations().list_informed(request).await.unwrap().into_inner().informed;
+    let known = informed.into_iter().filter(|known| known.acknowledged_at.is_some()).map(|known| known.recipient_id);
+    let mut known: Vec<_> = known.collect();
+    known.dedup();
+    let [notification] = &client.of_event("e1").await[..] else { panic!("one notification") };
+    let explain = ExplainNotificationRequest { id: notification.id.clone(), ..Default::default() };
+    let explained = client.confirmations().explain_notification(explain).await.unwrap().into_inner().confirmations;
+    let how = |id: &String| explained.iter().find(|one| one.recipient_id == *id).map(|one| one.how.clone());
+    known.into_iter().map(|id| (id.clone(), how(&id).unwrap_or_default())).collect()
+}
