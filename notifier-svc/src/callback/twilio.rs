@@ -30,7 +30,7 @@ pub(crate) fn verify(url: &str, body: &[u8], signature: &str, token: &str) -> Re
         .ok()
         .and_then(|url| url.query_pairs().find(|(name, _)| name == "bodySHA256").map(|(_, hash)| hash.to_lowercase()));
     let fields = match hash {
-        Some(hash) if !equal(hex(digest::digest(&digest::SHA256, body).as_ref()).as_bytes(), hash.as_bytes()) => {
+        Some(hash) if !equal(hex::encode(digest::digest(&digest::SHA256, body)).as_bytes(), hash.as_bytes()) => {
             return Err(Refused::Signature);
         }
         Some(_) => String::new(),
@@ -64,10 +64,6 @@ fn forms(url: &str) -> Vec<String> {
         });
     }
     forms
-}
-
-fn hex(bytes: &[u8]) -> String {
-    bytes.iter().map(|byte| format!("{byte:02x}")).collect()
 }
 
 /// What a verified form reports; nothing for states on the way to being sent.
