@@ -185,7 +185,8 @@ impl Gate {
     }
 }
 
-fn bearer(headers: &HeaderMap) -> Result<&str> {
+/// The secret that a call shows.
+pub(crate) fn bearer(headers: &HeaderMap) -> Result<&str> {
     let mut values = headers.get_all(AUTHORIZATION).iter();
     let (Some(value), None) = (values.next(), values.next()) else { return Err(unauthenticated()) };
     let (scheme, secret) = value.to_str().ok().and_then(|text| text.split_once(' ')).ok_or_else(unauthenticated)?;

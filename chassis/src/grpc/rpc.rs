@@ -1,4 +1,5 @@
-//! What happens around every call: trace, credentials, deadline, panics, metrics, and the end of streams on a stop.
+//! What happens around every call: trace, credentials, deadline, panics, metrics, and the end of streams on a stop or when
+//! the key that opened them is revoked.
 
 use std::{
     collections::{HashMap, HashSet},
@@ -14,7 +15,7 @@ use axum::{
     response::Response,
 };
 use futures_util::{FutureExt as _, StreamExt as _, TryStream, future::BoxFuture, stream};
-use http::{HeaderMap, HeaderValue};
+use http::{HeaderMap, HeaderValue, header::AUTHORIZATION};
 use http_body_util::{BodyStream, StreamBody};
 use tokio::time::timeout;
 use tokio_util::sync::CancellationToken;
@@ -22,7 +23,8 @@ use tonic::{Code, Status};
 use tracing::{Instrument as _, Span, field::Empty};
 
 use crate::{
-    auth::{Access, Gate},
+    auth::{self, Access, Gate},
+    clock::Clock,
     error::Error,
     service::Chassis,
     tasks::panic_text,
@@ -31,6 +33,8 @@ use crate::{
 
 /// How long streams may take to end by themselves once draining began.
 const STREAM_GRACE: Duration = Duration::from_millis(500);
+/// How often the key behind an open stream is asked about again.
+const STREAM_CHECK: Duration = Duration::from_secs(15);
 
 /// `http_body::Frame`.
 type Frame = <BodyStream<Body> as TryStream>::Ok;
@@ -41,6 +45,7 @@ pub(super) struct Calls {
     methods: HashMap<&'static str, Method>,
     deadline: Duration,
     draining: CancellationToken,
+    clock: Clock,
 }
 
 #[derive(Clone, Copy)]
@@ -68,6 +73,7 @@ impl Calls {
             methods: methods.collect(),
             deadline: chassis.shared.server.request_deadline(),
             draining: chassis.draining(),
+            clock: chassis.clock.clone(),
         }
     }
 
@@ -84,16 +90,33 @@ impl Calls {
         Ok(next.run(request).await)
     }
 
-    fn cut(&self, method: Option<Method>) -> BoxFuture<'static, ()> {
-        if !method.is_some_and(|method| method.streams) {
-            return std::future::pending().boxed();
+    /// Resolves when a stream has to end, with what its caller is told.
+    async fn cut(self: Arc<Self>, access: Access, key: Option<HeaderMap>) -> Status {
+        tokio::select! {
+            () = self.draining.cancelled() => {
+                tokio::time::sleep(STREAM_GRACE).await;
+                Status::unavailable("the server is stopping: try again")
+            }
+            refusal = self.revoked(access, key) => refusal.into(),
         }
-        let draining = self.draining.clone();
-        async move {
-            draining.cancelled().await;
-            tokio::time::sleep(STREAM_GRACE).await;
+    }
+
+    /// The key in a call's headers, to ask about again. A service's token, which soon expires, only opens a stream.
+    fn key(&self, headers: &HeaderMap) -> Option<HeaderMap> {
+        let key = auth::bearer(headers).ok().filter(|secret| self.gate.tokens.verify(secret).is_none());
+        key.and_then(|_| headers.get(AUTHORIZATION)).map(|value| HeaderMap::from_iter([(AUTHORIZATION, value.clone())]))
+    }
+
+    /// Resolves when a key that was good is good no more. While nobody can be asked, it stays good.
+    async fn revoked(&self, access: Access, key: Option<HeaderMap>) -> Error {
+        let Some(credentials) = &key else { return std::future::pending().await };
+        loop {
+            self.clock.sleep(STREAM_CHECK).await;
+            let admitted = self.gate.admit(Some(access), credentials).await;
+            if let Err(error @ (Error::Unauthenticated(_) | Error::PermissionDenied(_))) = admitted {
+                return error;
+            }
         }
-        .boxed()
     }
 }
 
@@ -109,6 +132,7 @@ pub(super) async fn rpc(State(calls): State<Arc<Calls>>, request: Request, next:
     let span =
         tracing::error_span!("rpc", method = path, trace_id = context.trace_id(), organization = Empty, caller = Empty);
     let mut call = Call::begin(path, span.clone());
+    let stream = method.filter(|method| method.streams).map(|method| (method.access, calls.key(request.headers())));
     let deadline = asked_timeout(request.headers()).map_or(calls.deadline, |asked| asked.min(calls.deadline));
     let handled = timeout(deadline, calls.handle(method.map(|method| method.access), request, next));
     let caught = AssertUnwindSafe(trace::within(context, handled)).catch_unwind();
@@ -123,18 +147,21 @@ pub(super) async fn rpc(State(calls): State<Arc<Calls>>, request: Request, next:
             call.code = Code::from_bytes(code.as_bytes());
             response
         }
-        None => watched(response, call, calls.cut(method)),
+        None => {
+            let cut = stream.map(|(access, key)| calls.cut(access, key).boxed());
+            watched(response, call, cut.unwrap_or_else(|| std::future::pending().boxed()))
+        }
     }
 }
 
 /// The same response; its body tells `call` how it ended, and ends with a status if it panics or is cut.
-fn watched(response: Response, call: Call, cut: BoxFuture<'static, ()>) -> Response {
+fn watched(response: Response, call: Call, cut: BoxFuture<'static, Status>) -> Response {
     let (parts, body) = response.into_parts();
     let frames = AssertUnwindSafe(BodyStream::new(body)).catch_unwind();
     let frames = stream::unfold((frames, Some(call), cut), async |(mut frames, call, mut cut)| {
         let mut call = call?;
         let frame = tokio::select! {
-            () = &mut cut => Ok(trailers(&Status::unavailable("the server is stopping: try again"))),
+            status = &mut cut => Ok(trailers(&status)),
             frame = frames.next() => match frame {
                 Some(Ok(frame)) => frame,
                 Some(Err(panic)) => Ok(trailers(&call.panicked(&*panic))),

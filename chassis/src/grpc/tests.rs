@@ -2,15 +2,17 @@
 
 use std::{
     io::{Read as _, Write as _},
-    sync::atomic::{AtomicUsize, Ordering},
+    sync::atomic::{AtomicBool, AtomicUsize, Ordering},
     time::Duration,
 };
 
-use futures_util::future::BoxFuture;
+use futures_util::{future::BoxFuture, stream};
 use proto::router::v1::{
     self as router,
     organization_service_client::OrganizationServiceClient,
     organization_service_server::{OrganizationService, OrganizationServiceServer},
+    subscription_service_client::SubscriptionServiceClient,
+    subscription_service_server::{SubscriptionService, SubscriptionServiceServer},
 };
 use tokio::sync::Notify;
 use tonic::{Code, Request, Response, Status, transport::Channel};
@@ -31,6 +33,7 @@ const ACCESS: AccessTable = &[
     ("/wedsync.router.v1.OrganizationService/ListApiKeys", Access::Any),
     ("/wedsync.router.v1.OrganizationService/DeleteApiKey", Access::Any),
     ("/wedsync.router.v1.OrganizationService/Authenticate", Access::Service),
+    ("/wedsync.router.v1.SubscriptionService/Subscribe", Access::Scope(Scope::Manage)),
 ];
 
 /// Answers with what it sees, panics in `ListOrganizations`, and holds `DeleteApiKey` until `release`.
@@ -110,13 +113,36 @@ impl OrganizationService for FakeRouter {
     }
 }
 
-/// Knows `manager`, `publisher` and `operator`.
-struct Keys;
+/// A subscription to nothing.
+#[tonic::async_trait]
+impl SubscriptionService for FakeRouter {
+    type SubscribeStream = stream::Pending<Result<router::SubscribeResponse, Status>>;
+
+    async fn subscribe(&self, _: Request<router::SubscribeRequest>) -> Result<Response<Self::SubscribeStream>, Status> {
+        Ok(Response::new(stream::pending()))
+    }
+
+    async fn broadcast(
+        &self,
+        _: Request<router::BroadcastRequest>,
+    ) -> Result<Response<router::BroadcastResponse>, Status> {
+        Ok(Response::new(Default::default()))
+    }
+}
+
+/// Knows `manager`, `publisher` and `operator`, until they are revoked.
+#[derive(Clone, Default)]
+struct Keys {
+    revoked: Arc<AtomicBool>,
+}
 
 impl Authenticator for Keys {
     fn authenticate<'a>(&'a self, secret: &'a str) -> BoxFuture<'a, crate::error::Result<Caller>> {
         let organization = Some(OrganizationId::parse("org").unwrap());
         let (organization, role, scope) = match secret {
+            _ if self.revoked.load(Ordering::Relaxed) => {
+                return Box::pin(async { Err(Error::Unauthenticated("revoked".into())) });
+            }
             "manager" => (organization, Role::Member, Scope::Manage),
             "publisher" => (organization, Role::Member, Scope::Publish),
             "operator" => (None, Role::Operator, Scope::Admin),
@@ -132,6 +158,7 @@ pub(crate) struct Fixture {
     pub(crate) chassis: Chassis,
     pub(crate) router: FakeRouter,
     pub(crate) running: Running,
+    keys: Keys,
     client: OrganizationServiceClient<Channel>,
 }
 
@@ -141,17 +168,18 @@ impl Fixture {
     }
 
     async fn start_on(chassis: Chassis) -> Self {
-        let router = FakeRouter::default();
+        let (router, keys) = (FakeRouter::default(), Keys::default());
         let running = Server::bind("router", SocketAddr::from(([127, 0, 0, 1], 0)), &chassis)
             .await
             .expect("some port is free")
-            .authenticator(Arc::new(Keys))
+            .authenticator(Arc::new(keys.clone()))
             .access(ACCESS)
             .add(OrganizationServiceServer::new(router.clone()))
+            .add(SubscriptionServiceServer::new(router.clone()))
             .serve()
             .expect("descriptors are readable");
         let client = OrganizationServiceClient::new(channel(running.address));
-        Self { chassis, router, running, client }
+        Self { chassis, router, running, keys, client }
     }
 
     fn channel(&self) -> Channel {
@@ -309,6 +337,30 @@ async fn a_drain_turns_health_first_and_ends_streams() {
     });
     assert!(clean);
     assert!(tokio::net::TcpStream::connect(fixture.running.address).await.is_err(), "the listener is closed");
+}
+
+#[tokio::test]
+async fn a_stream_ends_soon_after_its_key_is_revoked_and_a_services_goes_on() {
+    let (manual, clock) = crate::testing::manual_clock();
+    let shared = (*Chassis::for_test().shared).clone();
+    let fixture = Fixture::start_on(Chassis::new(shared, clock).expect("test settings hold")).await;
+    let mut by_key = SubscriptionServiceClient::new(fixture.channel());
+    let mut by_key = by_key.subscribe(with("manager")).await.expect("it may").into_inner();
+    let mut by_service = SubscriptionServiceClient::new(fixture.peer().channel());
+    let mut by_service = by_service.subscribe(bare()).await.expect("it may").into_inner();
+    fixture.keys.revoked.store(true, Ordering::Relaxed);
+    let pass = async {
+        for _ in 0..100_000 {
+            manual.advance(Duration::from_secs(30));
+            tokio::task::yield_now().await;
+        }
+    };
+    let ended = tokio::select! {
+        ended = by_key.message() => ended,
+        ended = by_service.message() => panic!("a service's token opens a stream and isn't asked for again: {ended:?}"),
+        () = pass => panic!("it goes on"),
+    };
+    assert_eq!(ended.expect_err("it is cut").code(), Code::Unauthenticated);
 }
 
 #[tokio::test]
