@@ -6,6 +6,9 @@ use bytes::Bytes;
 
 use crate::id::OrganizationId;
 
+/// The priority that goes before everything.
+pub(super) const CRITICAL: i64 = 1;
+
 /// One event on its way to one destination.
 #[derive(Clone, Debug)]
 pub struct Delivery {

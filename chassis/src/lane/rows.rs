@@ -30,8 +30,8 @@ pub(super) struct Remembered {
     pub(super) failing_since: Option<i64>,
     /// As [`take_over`] would take it.
     pub(super) repeatable: bool,
-    /// Deliveries that are not final.
-    pub(super) open: u64,
+    /// The most urgent priority among the deliveries that are not final; none: there are none.
+    pub(super) most_urgent: Option<i64>,
     /// What may be missing from the record.
     pub(super) deaths: Deaths,
     /// Times of the attempts in the last window, oldest first.
@@ -64,8 +64,8 @@ pub(super) async fn remembered(store: &Store, lane: i64, limit: u32, window_star
     let (breaker_opened_at, openings, failing_since, repeatable): (Option<i64>, i64, Option<i64>, i64) = with!(store.reader(), c => sqlx::query_as(
         "SELECT breaker_opened_at, breaker_openings, failing_since, repeatable FROM lanes WHERE number = $1",
     ).bind(lane).fetch_one(c).await)?;
-    let open: i64 = with!(store.reader(), c => sqlx::query_scalar(
-        "SELECT COUNT(*) FROM deliveries WHERE lane = $1 AND state IN (0, 1, 2)",
+    let most_urgent: Option<i64> = with!(store.reader(), c => sqlx::query_scalar(
+        "SELECT MIN(priority) FROM deliveries WHERE lane = $1 AND state IN (0, 1, 2)",
     ).bind(lane).fetch_one(c).await)?;
     let mut recent: Vec<i64> = with!(store.reader(), c => sqlx::query_scalar(
         "SELECT started_at FROM attempts WHERE lane = $1 AND started_at > $2 ORDER BY started_at DESC LIMIT $3",
@@ -77,7 +77,7 @@ pub(super) async fn remembered(store: &Store, lane: i64, limit: u32, window_star
         failing_since,
         repeatable: repeatable != 0,
         deaths: Deaths::default(),
-        open: u64::try_from(open).unwrap_or(0),
+        most_urgent,
         recent,
     })
 }
@@ -153,7 +153,7 @@ pub(super) struct Due {
     pub(super) unreadable: Vec<Delivery>,
     /// The priority of the next one, where there are more than were asked for.
     pub(super) more: Option<i64>,
-    /// When the next one is due that wasn't yet, and its priority.
+    /// When the next one is due that wasn't yet, and its priority; not looked for where there is more.
     pub(super) next: Option<(i64, i64)>,
 }
 
@@ -196,7 +196,8 @@ pub(super) async fn due(
         }
     }
     let mut next: Option<(i64, i64)> = None;
-    for priority in 1..=4i64 {
+    // Where there is more, another look comes first.
+    for priority in (1..=4i64).filter(|_| more.is_none()) {
         let at: Option<i64> = with!(store.reader(), c => sqlx::query_scalar(
             "SELECT next_at FROM deliveries WHERE lane = $1 AND priority = $2 AND state = 0 AND next_at > $3 ORDER BY next_at LIMIT 1",
         ).bind(lane).bind(priority).bind(now).fetch_optional(c).await)?;

@@ -27,7 +27,7 @@ use crate::{
     error::Result,
     id::OrganizationId,
     lane::{
-        delivery::{Attempted, Blame, Delivery, Outcome, State},
+        delivery::{Attempted, Blame, CRITICAL, Delivery, Outcome, State},
         recorder::{AttemptRow, End, Found, Group, Insert, Update},
         rows::{self, Due},
         turns::Turns,
@@ -215,12 +215,13 @@ impl<C: Courier> Actor<C> {
             Request::Open { lane: number, id, organization, settings, remembered } => {
                 self.numbers.insert(id.clone(), number);
                 let lane = self.lanes.get(&number);
-                let may_hold_blocked = lane.map_or(remembered.open > 0, |lane| lane.settings.ordered);
+                let holds = remembered.most_urgent.is_some();
+                let may_hold_blocked = lane.map_or(holds, |lane| lane.settings.ordered);
                 if may_hold_blocked && !settings.ordered {
                     self.releases.push((number, None));
                 }
                 match self.lanes.get_mut(&number) {
-                    Some(lane) => lane.change(settings),
+                    Some(lane) => lane.change(settings, remembered.most_urgent),
                     None => {
                         let lane = Lane::new(number, id, organization, settings, self.slots, remembered);
                         self.lanes.insert(number, lane);
@@ -563,7 +564,7 @@ impl<C: Courier> Actor<C> {
             return;
         }
         match lane.ready(now) {
-            Ready::Now if lane.free(now) > 0 => self.turns.push(&lane.organization, number),
+            Ready::Now if lane.free(now) > 0 => self.turns.push(&lane.organization, number, priority == CRITICAL),
             // A running attempt of the lane will end and bring it here again.
             Ready::Now | Ready::Held => {}
             Ready::At(at) => self.arm(number, at, priority),

@@ -131,10 +131,9 @@ impl Lane {
             flowed_at: Timestamp::MIN,
             unwritten: [0; PRIORITIES],
             passed_over: None,
-            // What waits may have any priority: the first look tells.
-            backlog: (remembered.open > 0).then_some(1),
+            backlog: remembered.most_urgent,
             touched: false,
-            may_hold: remembered.open > 0,
+            may_hold: remembered.most_urgent.is_some(),
             loading: false,
             settled_meanwhile: HashSet::new(),
             alarm: None,
@@ -145,8 +144,9 @@ impl Lane {
         }
     }
 
-    /// Takes over new settings, which may pause, resume or reopen it. A lane that is resumed forgives its destination.
-    pub(super) fn change(&mut self, settings: Settings) {
+    /// Takes over new settings, which may pause, resume or reopen it; `most_urgent` waits there. A lane that is resumed
+    /// forgives its destination.
+    pub(super) fn change(&mut self, settings: Settings, most_urgent: Option<i64>) {
         self.limit.set(settings.rate_limit);
         if (self.settings.paused || self.closed) && !settings.paused {
             self.breaker.succeeded();
@@ -155,7 +155,7 @@ impl Lane {
         }
         self.closed = false;
         self.settings = settings;
-        self.hold(1);
+        most_urgent.into_iter().for_each(|priority| self.hold(priority));
     }
 
     /// Notes that a delivery of this priority waits in the store, or may.

@@ -270,6 +270,33 @@ async fn the_urgent_goes_before_what_waits_and_nothing_fresh_before_its_equals()
 }
 
 #[tokio::test]
+async fn an_emergency_has_its_turn_before_the_lanes_that_were_queued_before_it() {
+    on_each_engine(|store| async {
+        let world = World::<true>::with_slots(store, Slots { lane: 1, organization: 1, all: 1 }).await;
+        let lanes: Vec<String> = (0..20).map(|lane| format!("ada/{lane}")).collect();
+        for (event, lane) in (0..).step_by(10).zip(&lanes) {
+            world.open(lane, Settings { paused: true, ..Settings::default() }).await;
+            world.give(offer(lane, event)).await;
+            world.give(offer(lane, event + 1)).await;
+        }
+        world.courier.hold("ada/0");
+        for lane in &lanes {
+            world.open(lane, Settings::default()).await;
+        }
+        world.courier.until("the slot is taken", |calls| calls.len() == 1).await;
+        for (event, lane) in [(1_018, &lanes[18]), (1_019, &lanes[19])] {
+            world.give(Offer { priority: 1, ..offer(lane, event) }).await;
+        }
+        world.courier.let_go("ada/0");
+        world.quiet().await;
+        let calls: Vec<u32> = world.courier.calls().iter().map(|call| call.event).collect();
+        assert_eq!(calls.len(), 42);
+        assert_eq!(calls[1..3], [1_018, 1_019], "{calls:?}");
+    })
+    .await;
+}
+
+#[tokio::test]
 async fn a_fresh_event_does_not_overtake_what_a_look_into_the_store_left_there() {
     on_each_engine(|store| async {
         let world = World::<true>::with_slots(store, Slots { lane: 1, ..Slots::default() }).await;
