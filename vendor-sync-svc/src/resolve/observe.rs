@@ -9,11 +9,7 @@ use chassis::{error::Result, fail};
 use jiff::Timestamp;
 use serde_json::Value;
 
-use super::{
-    Resolver, Taking,
-    echo::OwnWrites,
-    sight::Sight,
-};
+use super::{Resolver, Taking, echo::OwnWrites, sight::Sight};
 use crate::{
     event::Event,
     record::{Link, Record, RecordKey, Source, Update},
