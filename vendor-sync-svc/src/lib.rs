@@ -5,6 +5,8 @@
 
 mod body;
 mod config;
+mod connector;
+mod credential;
 mod deliver;
 mod disable;
 mod endpoint;
