@@ -5,7 +5,7 @@
 
 mod body;
 mod config;
-#[expect(dead_code, unused_imports, reason = "what connects and calls vendors comes next")]
+mod connector;
 mod credential;
 mod deliver;
 mod disable;
@@ -17,7 +17,6 @@ mod json;
 mod letter;
 mod manage;
 mod matching;
-#[expect(dead_code, reason = "what connects and calls vendors comes next")]
 mod notice;
 mod outbox;
 mod policy;
