@@ -5,6 +5,8 @@
 
 mod body;
 mod config;
+#[expect(dead_code, unused_imports, reason = "what connects and calls vendors comes next")]
+mod credential;
 mod deliver;
 mod disable;
 mod endpoint;
@@ -15,11 +17,16 @@ mod json;
 mod letter;
 mod manage;
 mod matching;
+#[expect(dead_code, reason = "what connects and calls vendors comes next")]
+mod notice;
+mod outbox;
 mod policy;
 mod record;
 mod replay;
+mod resolve;
 mod router;
 mod rpc;
+mod sync;
 #[cfg(feature = "testing")]
 pub mod testing;
 #[cfg(test)]
