@@ -156,6 +156,11 @@ impl Inbound {
         self.events.iter().filter_map(|rule| rule.record)
     }
 
+    /// Records that are read before anything is believed.
+    pub(super) fn read_first(&self) -> impl Iterator<Item = RecordKind> {
+        self.events.iter().filter(|rule| rule.read_first).filter_map(|rule| rule.record)
+    }
+
     /// Whether its sender never tries again, so that a request is kept before anything can refuse it.
     pub(crate) fn is_spooled(&self) -> bool {
         self.spool
