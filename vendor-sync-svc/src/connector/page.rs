@@ -156,6 +156,7 @@ impl Pages {
     fn next(
         &self,
         position: &Position,
+        list: &str,
         answer: &Answer,
         scope: &Value,
         count: usize,
@@ -177,15 +178,13 @@ impl Pages {
                 return Ok(more.then(String::new));
             }
             Kind::Cursor(expression) => cursor(expression)?,
-            Kind::Link => link(answer).map(|url| relative(&url)).transpose()?.unwrap_or_default(),
-            Kind::Next(expression) => match cursor(expression)? {
-                url if url.is_empty() => url,
-                url => relative(&url)?,
-            },
+            Kind::Link => link(answer).unwrap_or_default(),
+            Kind::Next(expression) => cursor(expression)?,
         };
         if next.is_empty() {
             return Ok(None);
         }
+        let next = if self.follows() { below_origin(list, &next)? } else { next };
         if next == position.cursor {
             return Err("the page names itself as the next".to_owned());
         }
@@ -209,16 +208,11 @@ impl Connector {
             Json::Null => Vec::new(),
             _ => return Err(failed("items: must give a list of at most 10,000".to_owned())),
         };
-        let next = pages.next(position, answer, &scope, items.len()).map_err(failed)?;
+        let next = pages.next(position, url, answer, &scope, items.len()).map_err(failed)?;
         let next = next.map(|cursor| {
-            same_origin(url, &cursor, pages.follows())?;
             let items = position.items + u64::try_from(items.len()).unwrap_or(0);
-            let next = Position { pages: position.pages + 1, items, cursor: below_origin(cursor, pages.follows()) };
-            if next.pages < pages.most {
-                Ok(next)
-            } else {
-                Err(format!("most: there are more than {} pages", pages.most))
-            }
+            let next = Position { pages: position.pages + 1, items, cursor };
+            if next.pages < pages.most { Ok(next) } else { Err(format!("most: there are more than {} pages", pages.most)) }
         });
         Ok(Page { next: next.transpose().map_err(failed)?, items })
     }
@@ -227,37 +221,20 @@ impl Connector {
 /// The target of the link whose relation is `next` (RFC 8288).
 fn link(answer: &Answer) -> Option<String> {
     let values = answer.headers.get_all(header::LINK).iter().filter_map(|value| value.to_str().ok());
-    let mut links = values.flat_map(|value| value.split(",<").map(|part| part.trim_start_matches([' ', '<'])));
-    links.find_map(|part| {
-        let parts: Vec<&str> = part.split(", <").collect();
-        parts.into_iter().find_map(|link| {
-            let (target, parameters) = link.trim_start_matches([' ', '<']).split_once('>')?;
-            let is_next = |parameter: &str| {
-                let (name, value) = parameter.trim().split_once('=').unwrap_or_default();
-                let mut relations = value.trim().trim_matches(['"', ' ']).split_ascii_whitespace();
-                name.trim().eq_ignore_ascii_case("rel")
-                    && relations.any(|relation| relation.eq_ignore_ascii_case("next"))
-            };
-            parameters.split(';').any(is_next).then(|| target.trim().to_owned())
-        })
-    })
+    let mut links = values.flat_map(|value| value.split('<').skip(1)).filter_map(|link| link.split_once('>'));
+    links.find(|(_, parameters)| parameters.split([';', ',']).any(is_next)).map(|(target, _)| target.trim().to_owned())
 }
 
-/// A path as it is; of a whole URL too, whose origin is compared with the list's afterwards.
-fn relative(url: &str) -> Result<String, String> {
-    let path = url.starts_with('/') && !url.starts_with("//");
-    let fits = url.len() <= CURSOR_BYTES && (path || url.starts_with("https://") || url.starts_with("http://"));
-    if fits { Ok(url.to_owned()) } else { Err("next: must be a path or a URL".to_owned()) }
+fn is_next(parameter: &str) -> bool {
+    let (name, value) = parameter.trim().split_once('=').unwrap_or_default();
+    let mut relations = value.trim().trim_matches('"').split_ascii_whitespace();
+    name.trim().eq_ignore_ascii_case("rel") && relations.any(|relation| relation.eq_ignore_ascii_case("next"))
 }
 
-fn same_origin(list: &str, next: &str, follows: bool) -> Result<(), String> {
-    let origin = |base: &Url| base.join(next).map(|next| next.origin() == base.origin()).unwrap_or(false);
-    let same = !follows || Url::parse(list).is_ok_and(|base| origin(&base));
-    if same { Ok(()) } else { Err("next: leads to another host".to_owned()) }
-}
-
-/// Path and query, which is all that is kept.
-fn below_origin(next: String, follows: bool) -> String {
-    let Some(url) = follows.then(|| Url::parse(&next).ok()).flatten() else { return next };
-    url.query().map_or_else(|| url.path().to_owned(), |query| format!("{}?{query}", url.path()))
+/// Path and query of the next page, which is all that is kept: it must be of the list's own origin.
+fn below_origin(list: &str, next: &str) -> Result<String, String> {
+    let base = Url::parse(list).map_err(|error| format!("next: {error}"))?;
+    let url = base.join(next).ok().filter(|url| url.origin() == base.origin() && next.len() <= CURSOR_BYTES);
+    let url = url.ok_or("next: leads to another host")?;
+    Ok(url.query().map_or_else(|| url.path().to_owned(), |query| format!("{}?{query}", url.path())))
 }

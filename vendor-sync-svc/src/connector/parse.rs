@@ -30,7 +30,8 @@ const MOST_WORDS: usize = 16;
 const DEFAULT_CONCURRENCY: u64 = 4;
 /// Connectors that may extend one another.
 const EXTENSIONS: usize = 4;
-const PATTERN_BYTES: usize = 256 * 1024;
+/// Of a compiled pattern.
+const PATTERN_BYTES: usize = 512 * 1024;
 
 /// Finds the text of a connector that another may extend.
 pub(crate) type Base<'a> = &'a dyn Fn(&str) -> Option<&'a str>;
@@ -52,9 +53,9 @@ impl Connector {
         let faults = Faults::default();
         let table = whole(source, base, &faults);
         let connector = table.map(|table| read(source, Reader::new("", table, &faults)));
-        let connector = connector.and_then(|mut connector| {
+        let connector = connector.map(|mut connector| {
             link(&mut connector, &faults);
-            Some(connector)
+            connector
         });
         match (connector, faults.into_inner()) {
             (Some(connector), faults) if faults.is_empty() => Ok(connector),
@@ -119,8 +120,7 @@ fn read(source: &str, mut reader: Reader<'_>) -> Connector {
         reader.fault("base_url", "is missing");
     }
     let operations = reader.named("operations", MOST_OPERATIONS);
-    let operations =
-        operations.into_iter().filter_map(|(name, reader)| Some((name, Operation::read(reader)?))).collect();
+    let operations = operations.into_iter().filter_map(|(name, reader)| Some((name, Operation::read(reader)?))).collect();
     let concurrency = reader.number("concurrency", 1..=64).unwrap_or(DEFAULT_CONCURRENCY);
     let connector = Connector {
         title: reader.required("title"),
@@ -257,11 +257,12 @@ fn link_inbound(connector: &mut Connector, faults: &Faults) {
     let Some(mut inbound) = connector.inbound.take() else { return };
     for kind in inbound.records() {
         if !connector.records.contains_key(&kind) {
-            faults.add(
-                "inbound.events",
-                format!("{0} is no record of this connector: declare records.{0}", kind.as_str()),
-            );
+            faults.add("inbound.events", format!("{0} is no record of this connector: declare records.{0}", kind.as_str()));
         }
+    }
+    let reads = |kind| connector.records.get(&kind).is_some_and(|spec| spec.read.is_some());
+    if let Some(kind) = inbound.read_first().find(|kind| !reads(*kind)) {
+        faults.add("inbound.events", format!("read_first needs records.{}.read", kind.as_str()));
     }
     inbound.allow(|kind| connector.allowed(kind));
     connector.inbound = Some(inbound);

@@ -92,13 +92,7 @@ impl Window {
     ///
     /// # Errors
     /// How long to wait.
-    pub(crate) fn begin(
-        &mut self,
-        account: &str,
-        requests: u64,
-        window: Duration,
-        now: Timestamp,
-    ) -> Result<(), Duration> {
+    pub(crate) fn begin(&mut self, account: &str, requests: u64, window: Duration, now: Timestamp) -> Result<(), Duration> {
         self.forget(window, now);
         let total = u64::try_from(self.begun.len()).unwrap_or(u64::MAX);
         let room = requests.saturating_sub(total);
@@ -128,7 +122,7 @@ impl Window {
         u64::try_from(others.count()).unwrap_or(u64::MAX)
     }
 
-    /// Takes out what is older than the window, and who neither used nor asked for anything since.
+    /// Takes out what is older than the window, and who neither used nor asked for anything lately.
     fn forget(&mut self, window: Duration, now: Timestamp) {
         while let Some((begun, account)) = self.begun.front() {
             if passed(now, *begun) < window {
@@ -141,7 +135,9 @@ impl Window {
         }
         self.accounts.retain(|_, standing| {
             let waits = standing.refused.is_some_and(|refused| passed(now, refused) <= window + PATIENCE);
-            standing.used > 0 || waits
+            // Who was served lately is remembered, so that it isn't taken for somebody who waits as long.
+            let lately = standing.served.is_some_and(|served| passed(now, served) <= 2 * window + PATIENCE);
+            lately || waits
         });
     }
 
@@ -170,14 +166,7 @@ impl Day {
     ///
     /// # Errors
     /// How long to wait: until midnight where nothing is left.
-    pub(crate) fn begin(
-        &mut self,
-        account: &str,
-        quota: u64,
-        shared: bool,
-        now: Timestamp,
-        zone: &TimeZone,
-    ) -> Result<(), Duration> {
+    pub(crate) fn begin(&mut self, account: &str, quota: u64, shared: bool, now: Timestamp, zone: &TimeZone) -> Result<(), Duration> {
         let today = Self::of(now, zone);
         if today.date != self.date {
             *self = today;
