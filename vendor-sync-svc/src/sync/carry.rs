@@ -102,7 +102,7 @@ impl Carrier {
             }
             let done = self.known.is_done(integration, &case.letter.event_id, &rule.operation).await.map_err(ours)?;
             if !done {
-                let reply = self.caller.call(integration, connector, &rule.operation, &scope).await?;
+                let reply = self.caller.call(integration, &rule.operation, &scope).await?;
                 fail::point("sync.answered");
                 self.known.done(integration, &case.letter.event_id, &rule.operation).await.map_err(ours)?;
                 carried = Some(if reply.handed_over { Carried::HandedOver } else { Carried::Applied });
@@ -286,7 +286,7 @@ impl Carrier {
         if let (Some(current), Some(scope)) = (current, scope.as_object_mut()) {
             scope.insert("current".to_owned(), current.clone());
         }
-        self.caller.call(&case.account.integration, &case.account.connector, operation, &scope).await
+        self.caller.call(&case.account.integration, operation, &scope).await
     }
 
     /// What expressions see.
