@@ -116,9 +116,7 @@ pub async fn start(config: Config, chassis: &Chassis) -> Result<Service> {
         clock: clock.clone(),
         dispatcher: dispatcher.clone(),
         integrations: integrations.clone(),
-        catalogue: sync::stub::Catalogue,
-        connections: Connections::new(store.clone(), keys.clone(), clock.clone()),
-        caller: sync::stub::Caller,
+        outbound: outbound.clone(),
     };
     let engine = Engine::open(ground, &vendors).await?;
     engine.start(router.clone(), &tasks);

@@ -13,17 +13,20 @@ pub(crate) mod offer;
 pub(crate) mod poll;
 pub(crate) mod read;
 pub(crate) mod reread;
+#[cfg(test)]
+pub(crate) mod tests;
 
 use std::sync::{Arc, OnceLock};
 
-use chassis::{clock::Clock, error::Result, lane::Dispatcher, secret::DataKeys, store::Store, tasks::Tasks};
+use chassis::{clock::Clock, error::Result, lane::Dispatcher, outbound::Outbound, secret::DataKeys, store::Store, tasks::Tasks};
 
 use self::{
     account::Accounts, carry::Carrier, courier::Vendors, known::Known, offer::Offers, poll::Polls, reread::Reader,
-    reread::Rereads, stub::{Caller, Catalogue},
+    reread::Rereads,
 };
 use crate::{
-    credential::Connections,
+    connector::{call::Caller, catalogue::Catalogue, limits::Limits},
+    credential::{Connections, Credentials},
     inbound,
     integration::Integrations,
     outbox::Outbox,
@@ -51,9 +54,7 @@ pub(crate) struct Ground {
     pub(crate) clock: Clock,
     pub(crate) dispatcher: Dispatcher,
     pub(crate) integrations: Integrations,
-    pub(crate) catalogue: Catalogue,
-    pub(crate) connections: Connections,
-    pub(crate) caller: Caller,
+    pub(crate) outbound: Outbound,
 }
 
 impl Engine {
@@ -62,7 +63,13 @@ impl Engine {
     /// # Errors
     /// Those of the store.
     pub(crate) async fn open(ground: Ground, vendors: &Arc<OnceLock<Vendors>>) -> Result<Self> {
-        let Ground { store, keys, clock, dispatcher, integrations, catalogue, connections, caller } = ground;
+        let Ground { store, keys, clock, dispatcher, integrations, outbound } = ground;
+        let catalogue = Catalogue::new(store.clone(), clock.clone());
+        let connections = Connections::new(store.clone(), keys.clone(), clock.clone());
+        let credentials = Credentials::new(connections.clone());
+        let limits = Limits::new(store.clone(), clock.clone());
+        let caller =
+            Caller::new(catalogue.clone(), credentials, integrations.clone(), outbound, limits, clock.clone());
         let records = Records::new(store.clone(), keys.clone(), clock.clone());
         let links = Links::new(store.clone(), keys.clone());
         let outbox = Outbox::new(store.clone(), keys.clone(), dispatcher.clone(), clock.clone());

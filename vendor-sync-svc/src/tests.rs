@@ -48,6 +48,7 @@ use crate::{
     policy::Personal,
     replay::Replays,
     router::Router,
+    sync::{courier::Couriers, tests::engine},
     rpc::{deliveries::DeliveryRpc, endpoints::EndpointRpc},
     webhook::Webhooks,
 };
@@ -114,7 +115,7 @@ impl World {
             Dispatcher::start(store.clone(), keys.clone(), courier, Slots::default(), Clock::System, &chassis.tasks)
                 .await
                 .expect("it starts");
-        let engine = engine(store, &keys, chassis, &dispatcher, &outbound, &vendors).await;
+        let engine = engine(store, &keys, &dispatcher, &outbound, &vendors).await;
         let endpoints =
             Endpoints::open(store.clone(), keys, book.clone(), dispatcher.clone(), outbound, Clock::System).await;
         let endpoints = Arc::new(endpoints.expect("they are read"));

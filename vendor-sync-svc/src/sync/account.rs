@@ -18,10 +18,9 @@ use chassis::{
 use tokio::sync::Mutex;
 
 use crate::{
-    connector::Connector,
+    connector::{Connector, catalogue::Catalogue},
     credential::{Connections, State},
     integration::{Integration, Integrations, Kind},
-    sync::stub::Catalogue,
 };
 
 /// Accounts that are read at once at the start.

@@ -15,10 +15,9 @@ use super::{
     letter::Letter,
 };
 use crate::{
-    connector::{CallError, Class, RecordSpec, Reply},
+    connector::{CallError, Class, RecordSpec, Reply, call::Caller},
     record::{Link, RecordKey, Records},
     resolve::{Incoming, Origin, Resolver},
-    sync::stub::Caller,
 };
 
 /// How often a record is merged anew in one attempt.

@@ -19,10 +19,9 @@ use serde_json::{Value, json};
 
 use super::account::{Account, Accounts};
 use crate::{
-    connector::{CallError, IncrementalKind, Position, RecordSpec},
+    connector::{CallError, call::Caller, IncrementalKind, Position, RecordSpec},
     record::RecordKind,
     resolve::{Incoming, MOST_ITEMS, Origin, Resolved, Resolver},
-    sync::stub::Caller,
 };
 
 const LOOK_EVERY: Duration = Duration::from_secs(5);

@@ -22,11 +22,10 @@ use super::{
     poll::Polls,
 };
 use crate::{
-    connector::Class,
+    connector::{Class, call::Caller},
     integration::Integration,
     record::RecordKind,
     resolve::{Incoming, Origin, Resolver},
-    sync::stub::Caller,
 };
 
 const PAGE: i64 = 100;
