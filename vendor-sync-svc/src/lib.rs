@@ -9,6 +9,7 @@ mod config;
 mod connector;
 #[expect(dead_code, unused_imports, reason = "what connects and calls vendors comes next")]
 mod credential;
+mod database;
 mod deliver;
 mod disable;
 mod endpoint;
