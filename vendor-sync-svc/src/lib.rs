@@ -7,6 +7,7 @@ mod body;
 mod config;
 mod connector;
 mod credential;
+mod database;
 mod deliver;
 mod disable;
 mod endpoint;
