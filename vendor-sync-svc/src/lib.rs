@@ -5,31 +5,35 @@
 
 mod body;
 mod config;
-#[expect(dead_code, unused_imports, reason = "what connects and calls vendors comes next")]
 mod credential;
 mod deliver;
 mod disable;
 mod endpoint;
 mod event;
+mod health;
 mod inbound;
 mod integration;
 mod json;
 mod letter;
 mod manage;
 mod matching;
-#[expect(dead_code, reason = "what connects and calls vendors comes next")]
 mod notice;
+mod oauth;
+mod outbox;
 mod policy;
+mod record;
 mod replay;
+mod resolve;
 mod router;
 mod rpc;
+mod sync;
 #[cfg(feature = "testing")]
 pub mod testing;
 #[cfg(test)]
 mod tests;
 mod webhook;
 
-use std::{net::SocketAddr, sync::Arc};
+use std::{collections::BTreeMap, net::SocketAddr, sync::Arc};
 
 use anyhow::{Context as _, Result};
 use chassis::{
@@ -43,20 +47,36 @@ use chassis::{
     store::{self, Migrations, Store},
 };
 use proto::vendorsync::v1::{
-    delivery_service_server::DeliveryServiceServer, endpoint_service_server::EndpointServiceServer,
+    connection_service_server::ConnectionServiceServer, delivery_service_server::DeliveryServiceServer,
+    endpoint_service_server::EndpointServiceServer, integration_health_service_server::IntegrationHealthServiceServer,
     integration_service_server::IntegrationServiceServer, webhook_service_server::WebhookServiceServer,
 };
-use tokio::sync::mpsc;
+use tokio::sync::{broadcast, mpsc};
 
-pub use self::config::Config;
+pub use self::config::{Config, OAuthClient};
 use self::{
-    body::Renderer, deliver::Deliver, endpoint::book::Book, inbound::Inbound, integration::Integrations,
-    manage::Endpoints, policy::Personal, replay::Replays, router::Router, webhook::Webhooks,
+    body::Renderer,
+    credential::{App, Connections, Credentials, connect::Connecting, vendor::Declared},
+    deliver::Deliver,
+    endpoint::book::Book,
+    health::{Healths, prober::Prober, view::View},
+    inbound::Inbound,
+    integration::Integrations,
+    manage::Endpoints,
+    oauth::authorize::Authorizations,
+    outbox::Outbox,
+    policy::Personal,
+    replay::Replays,
+    router::Router,
+    webhook::Webhooks,
 };
 
 /// Tables of this service.
 static MIGRATIONS: Migrations =
     Migrations { sqlite: sqlx::migrate!("./migrations/sqlite"), postgres: sqlx::migrate!("./migrations/postgres") };
+
+/// Changes of integrations that a watcher may be behind by, before it is shown all anew.
+const CHANGES: usize = 256;
 
 /// Closings of lanes that wait to be handled.
 const CLOSINGS: usize = 256;
@@ -100,11 +120,46 @@ pub async fn start(config: Config, chassis: &Chassis) -> Result<Service> {
             .await?;
     let endpoints = Arc::new(endpoints);
     tasks.spawn("endpoints.disable", disable::run(endpoints.clone(), router.clone(), closings, tasks.stopping()));
-    let deliver = Deliver { book, renderer: renderer.clone(), dispatcher, store: store.clone() };
+    let outbox = Outbox::new(store.clone(), keys.clone(), dispatcher.clone(), clock.clone());
+    tasks.spawn("outbox", outbox.clone().run(router.clone(), tasks.clone()));
+    let deliver = Deliver { book, renderer: renderer.clone(), dispatcher: dispatcher.clone(), store: store.clone() };
     tasks.spawn("deliver", consume::run(peer.separate(), "vendor-sync", deliver, tasks.stopping()));
 
     // Inbound: integrations, and the seven steps of each webhook.
     let integrations = Integrations::new(store.clone(), keys.clone(), clock.clone());
+    let changed = broadcast::Sender::new(CHANGES);
+    let connections = Connections::new(store.clone(), keys.clone(), outbox.clone(), clock.clone(), changed.clone());
+    let healths = Healths::new(store.clone(), keys.clone(), outbox, clock.clone(), changed.clone());
+    let oauth = oauth::Client::new(outbound.clone(), clock.clone());
+    let vendors = Arc::new(Declared);
+    let credentials =
+        Credentials::new(connections, vendors.clone(), apps(&config), oauth, tasks.clone(), clock.clone());
+    tasks.spawn("credential.refresh", credentials.clone().run(integrations.clone()));
+    let connecting = Connecting {
+        credentials,
+        integrations: integrations.clone(),
+        authorizations: Authorizations::new(store.clone(), keys.clone(), clock.clone()),
+        probe: vendors.clone(),
+        public_url: config.public_url()?,
+    };
+    let prober = Prober {
+        healths: healths.clone(),
+        credentials: connecting.credentials.clone(),
+        integrations: integrations.clone(),
+        probe: vendors,
+        clock: clock.clone(),
+    };
+    tasks.spawn("health.probe", prober.run(tasks.stopping()));
+    let view = View {
+        store: store.clone(),
+        dispatcher,
+        integrations: integrations.clone(),
+        connections: connecting.credentials.connections.clone(),
+        healths,
+        changed,
+        clock: clock.clone(),
+    };
+    let health_rpc = rpc::health::Service::new(view, tasks.clone(), chassis.draining());
     let inbound = Inbound::new(integrations.clone(), &store, &keys, &peer, clock.clone());
     inbound.start(&tasks);
 
@@ -118,10 +173,18 @@ pub async fn start(config: Config, chassis: &Chassis) -> Result<Service> {
             DeliveryServiceServer::new(rpc::deliveries::DeliveryRpc { replays })
                 .max_encoding_message_size(MESSAGE_LIMIT),
         )
-        .add(IntegrationServiceServer::new(rpc::integrations::Service::new(integrations)))
+        .add(IntegrationServiceServer::new(rpc::integrations::Service::new(connecting.clone())))
+        .add(IntegrationHealthServiceServer::new(health_rpc))
+        .add(ConnectionServiceServer::new(rpc::connections::Service(connecting)))
         .add(WebhookServiceServer::new(rpc::webhooks::Service::new(inbound)).max_decoding_message_size(MESSAGE_LIMIT))
         .serve()?;
     Ok(Service { address: running.address, outbound })
+}
+
+/// Our OAuth clients, by connector.
+fn apps(config: &Config) -> BTreeMap<String, App> {
+    let app = |client: &OAuthClient| App { id: client.client_id.clone(), secret: client.client_secret.clone() };
+    config.oauth.iter().map(|(connector, client)| (connector.clone(), app(client))).collect()
 }
 
 /// The table in `file`; the one that we ship if none is named.

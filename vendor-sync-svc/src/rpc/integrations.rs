@@ -7,18 +7,25 @@ use chassis::{
 use proto::vendorsync::v1::{self as wire, integration_service_server::IntegrationService};
 use tonic::{Request, Response, Status};
 
-use super::wire::{duration, page_size, print_timestamp};
-use crate::integration::{self, DEFAULT_OVERLAP, Integration, Integrations, Kind, Settings};
+use super::{
+    connections,
+    wire::{duration, page_size, print_timestamp},
+};
+use crate::{
+    credential::connect::Connecting,
+    integration::{self, DEFAULT_OVERLAP, Integration, Integrations, Kind, Settings},
+};
 
 /// Integrations over gRPC.
-#[derive(Clone, Debug)]
+#[derive(Clone)]
 pub(crate) struct Service {
     integrations: Integrations,
+    connecting: Connecting,
 }
 
 impl Service {
-    pub(crate) fn new(integrations: Integrations) -> Self {
-        Self { integrations }
+    pub(crate) fn new(connecting: Connecting) -> Self {
+        Self { integrations: connecting.integrations.clone(), connecting }
     }
 }
 
@@ -101,6 +108,34 @@ impl IntegrationService for Service {
         self.integrations.delete(&organization, &request.get_ref().id).await?;
         Ok(Response::new(wire::DeleteIntegrationResponse {}))
     }
+
+    async fn connect_integration(
+        &self,
+        request: Request<wire::ConnectIntegrationRequest>,
+    ) -> Result<Response<wire::ConnectIntegrationResponse>, Status> {
+        Ok(Response::new(connections::connect(&self.connecting, request).await?))
+    }
+
+    async fn disconnect_integration(
+        &self,
+        request: Request<wire::DisconnectIntegrationRequest>,
+    ) -> Result<Response<wire::DisconnectIntegrationResponse>, Status> {
+        Ok(Response::new(connections::disconnect(&self.connecting, request).await?))
+    }
+
+    async fn test_integration(
+        &self,
+        request: Request<wire::TestIntegrationRequest>,
+    ) -> Result<Response<wire::TestIntegrationResponse>, Status> {
+        Ok(Response::new(connections::test(&self.connecting, request).await?))
+    }
+
+    async fn rotate_integration_credential(
+        &self,
+        request: Request<wire::RotateIntegrationCredentialRequest>,
+    ) -> Result<Response<wire::RotateIntegrationCredentialResponse>, Status> {
+        Ok(Response::new(connections::rotate(&self.connecting, request).await?))
+    }
 }
 
 fn settings(integration: wire::Integration) -> Result<Settings> {
@@ -115,6 +150,9 @@ fn settings(integration: wire::Integration) -> Result<Settings> {
         transformation: integration.transformation,
         secret_header: integration.secret_header,
         disabled: integration.disabled,
+        connector: integration.connector,
+        parameters: integration.parameters.into_iter().collect(),
+        paused: integration.paused,
     };
     settings.check().map_err(|error| error.within("integration"))
 }
@@ -125,6 +163,7 @@ fn kind(kind: wire::IntegrationKind) -> Result<Kind> {
         wire::IntegrationKind::ChannelEvents => Ok(Kind::ChannelEvents),
         wire::IntegrationKind::Supabase => Ok(Kind::Supabase),
         wire::IntegrationKind::SignedWebhook => Ok(Kind::SignedWebhook),
+        wire::IntegrationKind::Connector => Ok(Kind::Connector),
         wire::IntegrationKind::Unspecified => Err(Error::invalid("integration.kind", "must be one of the kinds")),
     }
 }
@@ -135,6 +174,7 @@ fn print_kind(kind: Kind) -> wire::IntegrationKind {
         Kind::ChannelEvents => wire::IntegrationKind::ChannelEvents,
         Kind::Supabase => wire::IntegrationKind::Supabase,
         Kind::SignedWebhook => wire::IntegrationKind::SignedWebhook,
+        Kind::Connector => wire::IntegrationKind::Connector,
     }
 }
 
@@ -153,6 +193,9 @@ fn print(integration: Integration) -> wire::Integration {
         transformation: settings.transformation,
         secret_header: settings.secret_header,
         disabled: settings.disabled,
+        connector: settings.connector,
+        parameters: settings.parameters.into_iter().collect(),
+        paused: settings.paused,
         version,
         created_at: Some(print_timestamp(created_at)),
         updated_at: Some(print_timestamp(updated_at)),
@@ -162,7 +205,7 @@ fn print(integration: Integration) -> wire::Integration {
 }
 
 /// The last id of the page before.
-fn check_page_token(token: &str) -> Result<()> {
+pub(super) fn check_page_token(token: &str) -> Result<()> {
     let known = token.is_empty() || chassis::id::parse_uuid(token).is_some();
     if known { Ok(()) } else { Err(Error::invalid("page_token", "must be from the previous answer")) }
 }
@@ -172,13 +215,13 @@ mod tests {
     use chassis::{
         auth::{Caller, Role, Scopes},
         id::OrganizationId,
-        secret::DataKeys,
         service::Chassis,
         testing::on_each_engine,
     };
     use tonic::Code;
 
     use super::*;
+    use crate::credential::tests::{Vendor, World};
 
     fn as_member<T>(organization: &str, message: T) -> Request<T> {
         let organization = Some(OrganizationId::parse(organization).expect("an organization"));
@@ -191,9 +234,12 @@ mod tests {
     async fn in_each_service<F: Future<Output = ()>>(test: impl Fn(Service) -> F) {
         let migrations = &[&chassis::store::MIGRATIONS, &chassis::lane::MIGRATIONS, &crate::MIGRATIONS];
         on_each_engine(migrations, |store| {
-            let chassis = Chassis::for_test();
-            let keys = DataKeys::new(store.clone(), chassis.keyring().expect("keys"), chassis.clock.clone());
-            test(Service::new(Integrations::new(store, keys, chassis.clock)))
+            let test = &test;
+            async move {
+                let vendor = Vendor::without_oauth("http://127.0.0.1:9/me");
+                let world = World::open(&store, &Chassis::for_test(), vendor).await;
+                test(Service::new(world.connecting.clone())).await;
+            }
         })
         .await;
     }
