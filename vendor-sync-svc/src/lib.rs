@@ -55,7 +55,8 @@ use chassis::{
 use proto::vendorsync::v1::{
     connection_service_server::ConnectionServiceServer, delivery_service_server::DeliveryServiceServer,
     endpoint_service_server::EndpointServiceServer, integration_health_service_server::IntegrationHealthServiceServer,
-    integration_service_server::IntegrationServiceServer, webhook_service_server::WebhookServiceServer,
+    integration_service_server::IntegrationServiceServer, sync_service_server::SyncServiceServer,
+    webhook_service_server::WebhookServiceServer,
 };
 use tokio::sync::{broadcast, mpsc};
 
@@ -198,9 +199,10 @@ pub async fn start(config: Config, chassis: &Chassis) -> Result<Service> {
             DeliveryServiceServer::new(rpc::deliveries::DeliveryRpc { replays })
                 .max_encoding_message_size(MESSAGE_LIMIT),
         )
-        .add(IntegrationServiceServer::new(rpc::integrations::Service::new(connecting.clone(), engine.accounts)))
+        .add(IntegrationServiceServer::new(rpc::integrations::Service::new(connecting.clone(), engine.accounts.clone())))
         .add(IntegrationHealthServiceServer::new(health_rpc))
         .add(ConnectionServiceServer::new(rpc::connections::Service(connecting)))
+        .add(SyncServiceServer::new(rpc::sync::Service { engine }))
         .add(WebhookServiceServer::new(rpc::webhooks::Service::new(inbound)).max_decoding_message_size(MESSAGE_LIMIT))
         .serve()?;
     Ok(Service { address: running.address, outbound })

@@ -5,6 +5,7 @@ pub(crate) mod deliveries;
 pub(crate) mod endpoints;
 pub(crate) mod health;
 pub(crate) mod integrations;
+pub(crate) mod sync;
 pub(crate) mod webhooks;
 pub(crate) mod wire;
 
@@ -45,6 +46,9 @@ pub(crate) const ACCESS: AccessTable = &[
     ("/wedsync.vendorsync.v1.IntegrationHealthService/GetIntegrationHealth", MANAGE),
     ("/wedsync.vendorsync.v1.IntegrationHealthService/ListIntegrationHealth", MANAGE),
     ("/wedsync.vendorsync.v1.IntegrationHealthService/WatchIntegrationHealth", MANAGE),
+    ("/wedsync.vendorsync.v1.SyncService/SyncNow", MANAGE),
+    ("/wedsync.vendorsync.v1.SyncService/SyncClientProfiles", MANAGE),
+    ("/wedsync.vendorsync.v1.SyncService/SyncEventDetails", MANAGE),
     ("/wedsync.vendorsync.v1.WebhookService/ReceiveWebhook", Access::Service),
 ];
 

@@ -5,6 +5,7 @@
 //! what its vendor has; [`poll`] and [`reread`] ask vendors themselves. What comes in is `resolve`'s.
 
 pub(crate) mod account;
+pub(crate) mod bulk;
 pub(crate) mod carry;
 pub(crate) mod courier;
 pub(crate) mod known;
