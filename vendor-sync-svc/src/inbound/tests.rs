@@ -127,7 +127,7 @@ impl EventService for Router {
                 code: status.code().into(),
                 message: status.message().to_owned(),
                 field: "event".to_owned(),
-                retryable: status.code() == tonic::Code::ResourceExhausted,
+                retryable: [tonic::Code::ResourceExhausted, tonic::Code::Unavailable].contains(&status.code()),
             }),
         };
         let events = request.into_inner().events;
