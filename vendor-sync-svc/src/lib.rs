@@ -49,15 +49,16 @@ use chassis::{
     store::{self, Migrations, Store},
 };
 use proto::vendorsync::v1::{
-    delivery_service_server::DeliveryServiceServer, endpoint_service_server::EndpointServiceServer,
-    integration_service_server::IntegrationServiceServer, webhook_service_server::WebhookServiceServer,
+    connector_service_server::ConnectorServiceServer, delivery_service_server::DeliveryServiceServer,
+    endpoint_service_server::EndpointServiceServer, integration_service_server::IntegrationServiceServer,
+    webhook_service_server::WebhookServiceServer,
 };
 use tokio::sync::mpsc;
 
 pub use self::config::Config;
 use self::{
-    body::Renderer, deliver::Deliver, endpoint::book::Book, inbound::Inbound, integration::Integrations,
-    manage::Endpoints, policy::Personal, replay::Replays, router::Router, webhook::Webhooks,
+    body::Renderer, connector::catalogue::Catalogue, deliver::Deliver, endpoint::book::Book, inbound::Inbound,
+    integration::Integrations, manage::Endpoints, policy::Personal, replay::Replays, router::Router, webhook::Webhooks,
 };
 
 /// Tables of this service.
@@ -114,6 +115,7 @@ pub async fn start(config: Config, chassis: &Chassis) -> Result<Service> {
     let inbound = Inbound::new(integrations.clone(), &store, &keys, &peer, clock.clone());
     inbound.start(&tasks);
 
+    let connectors = rpc::connectors::Service::new(Catalogue::new(store.clone(), clock.clone()), clock.clone());
     let replays = Replays { endpoints: endpoints.clone(), router: router.clone(), renderer, tasks };
     let endpoint_rpc = rpc::endpoints::EndpointRpc { endpoints, webhooks, router };
     let running = server
@@ -125,6 +127,7 @@ pub async fn start(config: Config, chassis: &Chassis) -> Result<Service> {
                 .max_encoding_message_size(MESSAGE_LIMIT),
         )
         .add(IntegrationServiceServer::new(rpc::integrations::Service::new(integrations)))
+        .add(ConnectorServiceServer::new(connectors))
         .add(WebhookServiceServer::new(rpc::webhooks::Service::new(inbound)).max_decoding_message_size(MESSAGE_LIMIT))
         .serve()?;
     Ok(Service { address: running.address, outbound })
