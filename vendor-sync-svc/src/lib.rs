@@ -19,10 +19,12 @@ mod policy;
 mod replay;
 mod router;
 mod rpc;
-#[cfg(feature = "testing")]
+#[cfg(any(test, feature = "testing"))]
 pub mod testing;
 #[cfg(test)]
 mod tests;
+#[cfg(test)]
+mod vendors;
 mod webhook;
 
 use std::{net::SocketAddr, sync::Arc};

@@ -1,0 +1,5 @@
+//! The vendors, held against what is real: their own descriptions served by Prism, and servers on loopback that behave as
+//! theirs do (`testing/vendor`).
+
+mod peers;
+mod prism;
