@@ -43,13 +43,13 @@ const JSON: &str = "content-type: application/json";
 
 /// Asks both; the vendor's description and our server agree on whether it is in order.
 async fn agree(bases: [&str; 2], method: &str, path: &str, headers: &[&str], body: &Value) -> [u16; 2] {
-    let body = if body.is_null() { String::new() } else { body.to_string() };
-    let described = send(method, &format!("{}{path}", bases[0]), headers, body.clone()).await;
-    let ours = send(method, &format!("{}{path}", bases[1]), headers, body).await;
+    let sent = if body.is_null() { String::new() } else { body.to_string() };
+    let described = send(method, &format!("{}{path}", bases[0]), headers, sent.clone()).await;
+    let ours = send(method, &format!("{}{path}", bases[1]), headers, sent.clone()).await;
     let violations = described.headers.get("sl-violations");
     let [described, ours] = [described.status, ours.status];
     let agrees = described.is_success() == ours.is_success();
-    assert!(agrees, "{method} {path}: described {described} {violations:?}, ours {ours}");
+    assert!(agrees, "{method} {path} {sent}: described {described} {violations:?}, ours {ours}");
     [described.as_u16(), ours.as_u16()]
 }
 
