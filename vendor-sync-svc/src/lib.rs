@@ -5,6 +5,10 @@
 
 mod body;
 mod config;
+#[expect(dead_code, unused_imports, reason = "what syncs with vendors comes next")]
+mod connector;
+#[expect(dead_code, unused_imports, reason = "what connects and calls vendors comes next")]
+mod credential;
 mod deliver;
 mod disable;
 mod endpoint;
@@ -15,6 +19,8 @@ mod json;
 mod letter;
 mod manage;
 mod matching;
+#[expect(dead_code, reason = "what connects and calls vendors comes next")]
+mod notice;
 mod policy;
 mod record;
 mod replay;
