@@ -1,5 +1,7 @@
 //! The vendors, held against what is real: their own descriptions served by Prism, and servers on loopback that behave as
 //! theirs do (`testing/vendor`).
 
+mod golden;
 mod peers;
 mod prism;
+mod rig;
