@@ -21,11 +21,14 @@ mod manage;
 mod matching;
 #[expect(dead_code, reason = "what connects and calls vendors comes next")]
 mod notice;
+mod outbox;
 mod policy;
 mod record;
 mod replay;
+mod resolve;
 mod router;
 mod rpc;
+mod sync;
 #[cfg(any(test, feature = "testing"))]
 pub mod testing;
 #[cfg(test)]

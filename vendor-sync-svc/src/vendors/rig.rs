@@ -2,17 +2,12 @@
 
 use std::collections::BTreeMap;
 
-use chassis::{
-    config::Secret,
-    outbound::Answer,
-    signature::WebhookSecret,
-    testing::noon,
-};
+use chassis::{config::Secret, outbound::Answer, signature::WebhookSecret, testing::noon};
 use serde_json::{Value as Json, json};
 
 use super::peers::way_out;
 use crate::{
-    connector::{Account, CallError, Connector, Judgement, Position, Reply, catalogue::built_in_text},
+    connector::{Account, CallError, Connector, Judgement, Position, Reply, catalogue::Catalogue},
     credential::Credential,
 };
 
@@ -26,13 +21,13 @@ pub(super) struct Rig {
     pub(super) connector: Connector,
     pub(super) settings: BTreeMap<String, String>,
     pub(super) credential: Credential,
-    secrets: Vec<WebhookSecret>,
+    pub(super) secrets: Vec<WebhookSecret>,
 }
 
 impl Rig {
     /// The built-in connector of this name as it is.
     pub(super) fn built_in(name: &str) -> Self {
-        Self::parsed(built_in_text(name).expect("it is built in"))
+        Self::parsed(Catalogue::built_in(name).expect("it is built in").source())
     }
 
     /// The built-in connector of this name with its vendor at `base`, by nothing but what an organization may declare.

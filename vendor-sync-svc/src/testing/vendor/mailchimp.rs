@@ -169,6 +169,7 @@ fn put(
     if asked.query("skip_merge_validation") != Some("true") && required.iter().any(is_missing) {
         return invalid("merge_fields", "Your merge fields were invalid.");
     }
+    audience.members.remove(hash);
     let hash = hash_of(&address);
     let member = json!({
         "id": hash, "email_address": address, "unique_email_id": &hash[..10], "contact_id": &hash[..16],

@@ -29,7 +29,7 @@ impl Postgrest {
 
 impl Vendor for Postgrest {
     fn answer(&mut self, asked: &Asked, _: Timestamp) -> Said {
-        if asked.header("apikey") != self.key || asked.header("authorization") != format!("Bearer {}", self.key) {
+        if asked.header("authorization") != format!("Bearer {}", self.key) {
             return Said::json(401, &json!({"message": "JWT invalid", "code": "PGRST301"}));
         }
         let parts = asked.parts();

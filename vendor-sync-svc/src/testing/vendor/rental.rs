@@ -1,6 +1,6 @@
 //! Two systems of rental companies that have a public API: Rentman, and rental.software (InflatableOffice).
 //!
-//! Rentman: a token, `{"data": ...}`, `limit` and `offset`, webhooks that name what changed and nothing of it.
+//! Rentman: a token, `{"data": ...}`, pages that name the next one whole, filters like `modified[gte]`.
 //! rental.software: a key in the query, 300 calls in 300 seconds for each.
 
 use std::collections::BTreeMap;
@@ -23,17 +23,10 @@ impl Rentman {
     pub fn new(token: &str) -> Self {
         Self { token: token.to_owned(), requests: BTreeMap::new() }
     }
-
-    /// What a webhook of it says.
-    #[must_use]
-    pub fn hook(event: &str, item: &str, id: u64, now: Timestamp) -> Value {
-        let items = json!([{"id": id, "ref": format!("/{}s/{id}", item.to_lowercase())}]);
-        json!({"account": "weddings", "user": {"id": 1}, "eventType": event, "itemType": item, "items": items, "eventDate": now.to_string()})
-    }
 }
 
 impl Vendor for Rentman {
-    fn answer(&mut self, asked: &Asked, _: Timestamp) -> Said {
+    fn answer(&mut self, asked: &Asked, now: Timestamp) -> Said {
         if asked.header("authorization").strip_prefix("Bearer ") != Some(&self.token) {
             return Said::json(401, &json!({"message": "Unauthorized"}));
         }
@@ -41,17 +34,22 @@ impl Vendor for Rentman {
         let given = asked.json();
         match (asked.method.as_str(), parts.iter().map(String::as_str).collect::<Vec<_>>().as_slice()) {
             ("GET", ["projectrequests"]) => {
-                let number = |name: &str, or: usize| asked.query(name).and_then(|text| text.parse().ok()).unwrap_or(or);
-                let (limit, offset) = (number("limit", 300).min(300), number("offset", 0));
+                let limit: usize = asked.query("limit").and_then(|text| text.parse().ok()).unwrap_or(300).min(1_500);
+                let from: usize = asked.query("cursor").and_then(|text| text.parse().ok()).unwrap_or(0);
                 let wanted = asked.query("external_reference");
-                let all: Vec<&Value> = self
-                    .requests
-                    .values()
-                    .filter(|it| wanted.is_none_or(|id| it["external_reference"] == id))
-                    .collect();
-                let page: Vec<&&Value> = all.iter().skip(offset).take(limit).collect();
-                Said::json(200, &json!({"data": page, "itemCount": page.len(), "limit": limit, "offset": offset}))
+                let since = asked.query("modified[gte]");
+                let is_in = |it: &&Value| {
+                    wanted.is_none_or(|id| it["external_reference"] == id)
+                        && since.is_none_or(|since| it["modified"].as_str() >= Some(since))
+                };
+                let all: Vec<&Value> = self.requests.values().filter(is_in).collect();
+                let page: Vec<&&Value> = all.iter().skip(from).take(limit).collect();
+                let host = asked.header("host");
+                let more = from + limit < all.len();
+                let next = more.then(|| format!("http://{host}/projectrequests?limit={limit}&cursor={}", from + limit));
+                Said::json(200, &json!({"data": page, "itemCount": page.len(), "limit": limit, "next_page_url": next}))
             }
+            ("GET", ["projecttypes"]) => Said::json(200, &json!({"data": [], "itemCount": 0, "limit": 1, "offset": 0})),
             ("POST", ["projectrequests"]) if given["name"].as_str().is_none_or(str::is_empty) => {
                 Said::json(400, &json!({"message": "name is required"}))
             }
@@ -59,6 +57,7 @@ impl Vendor for Rentman {
                 let id = self.requests.len() as u64 + 1;
                 let mut made = given;
                 made["id"] = id.into();
+                made["modified"] = now.to_string().into();
                 self.requests.insert(id, made.clone());
                 Said::json(201, &json!({"data": made}))
             }

@@ -93,7 +93,8 @@ impl Vsco {
 
     fn list(&self, kind: &'static str, asked: &Asked) -> Said {
         let is_on = |name: &str| asked.query(name) == Some("true");
-        let mapping = asked.query("externalMappingId");
+        // Of people the description has no such filter.
+        let mapping = asked.query("externalMappingId").filter(|_| kind != "address-book");
         let email = asked.query("email");
         let of_job = asked.query("jobId");
         let all = self.resources.get(kind).into_iter().flat_map(BTreeMap::values);

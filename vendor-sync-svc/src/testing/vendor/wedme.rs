@@ -78,6 +78,8 @@ impl WedMe {
 
     fn patch(&mut self, couple: &str, given: &Value, now: Timestamp) -> Said {
         let Some(given) = given["fields"].as_object() else { return problem(422, "fields must be an object") };
+        // A field that is null is not spoken of.
+        let given: Map<String, Value> = given.clone().into_iter().filter(|(_, field)| !field.is_null()).collect();
         let known = self.clients.get(couple).cloned().unwrap_or_default();
         let seen = |name: &String| known["fields"][name]["version"].as_u64().unwrap_or_default();
         let is_stale =
@@ -107,18 +109,15 @@ impl Vendor for WedMe {
         let parts = asked.parts();
         match (asked.method.as_str(), parts.iter().map(String::as_str).collect::<Vec<_>>().as_slice()) {
             ("GET", ["v1", "clients", couple]) => match self.clients.get(*couple) {
-                Some(client) => {
-                    Said::json(200, &json!({"id": couple, "version": client["version"], "fields": client["fields"]}))
-                }
+                Some(client) => Said::json(200, &shown(couple, client)),
                 None => problem(404, "no such client"),
             },
             ("GET", ["v1", "clients"]) => {
-                let since = asked.query("since_version").and_then(|text| text.parse().ok()).unwrap_or(0_u64);
-                let all = self.clients.iter().filter(|(_, client)| client["version"].as_u64() > Some(since));
-                let items: Vec<Value> = all
-                    .map(|(id, client)| json!({"id": id, "version": client["version"], "fields": client["fields"]}))
-                    .collect();
-                Said::json(200, &json!({"items": items}))
+                let since = asked.query("changed_after").and_then(|text| text.parse::<Timestamp>().ok());
+                let all = self.clients.iter().map(|(id, client)| shown(id, client));
+                let items: Vec<Value> =
+                    all.filter(|client| since.is_none_or(|since| changed_at(client) > Some(since))).collect();
+                Said::json(200, &json!({"items": items, "next_cursor": null}))
             }
             ("PATCH", ["v1", "clients", couple]) => {
                 let key = asked.header("idempotency-key").to_owned();
@@ -134,6 +133,16 @@ impl Vendor for WedMe {
             _ => problem(404, "no such path"),
         }
     }
+}
+
+fn shown(id: &str, client: &Value) -> Value {
+    let at = changed_at(client).map(|at| at.to_string());
+    json!({"id": id, "version": client["version"], "at": at, "fields": client["fields"]})
+}
+
+fn changed_at(client: &Value) -> Option<Timestamp> {
+    let fields = client["fields"].as_object()?;
+    fields.values().filter_map(|field| field["at"].as_str()?.parse().ok()).max()
 }
 
 fn problem(status: u16, title: &str) -> Said {
