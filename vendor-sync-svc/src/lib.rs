@@ -29,10 +29,12 @@ mod resolve;
 mod router;
 mod rpc;
 mod sync;
-#[cfg(feature = "testing")]
+#[cfg(any(test, feature = "testing"))]
 pub mod testing;
 #[cfg(test)]
 mod tests;
+#[cfg(test)]
+mod vendors;
 mod webhook;
 
 use std::{net::SocketAddr, sync::Arc};

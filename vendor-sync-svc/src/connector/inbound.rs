@@ -108,6 +108,8 @@ struct Rule {
     fields: Option<Mapping>,
     /// For a record: its allow-list; else all that the mapping gives.
     allowed: Option<BTreeSet<String>>,
+    /// What is none is told as none. Else it isn't told: webhooks often hold a part of a record.
+    keeps_nulls: bool,
     read_first: bool,
 }
 
@@ -294,6 +296,7 @@ impl Rule {
             deleted: reader.expression("deleted", WEBHOOK),
             fields: reader.mapping("fields", WEBHOOK),
             allowed: None,
+            keeps_nulls: reader.choice("nulls", &[("drop", false), ("keep", true)]).unwrap_or(false),
             read_first: reader.flag("read_first"),
         };
         if rule.record.is_some() && rule.external_id.is_none() {
@@ -330,13 +333,15 @@ impl Rule {
 
     fn mapped(&self, scope: &Value) -> Result<BTreeMap<String, Json>, String> {
         let Some(mapping) = &self.fields else { return Ok(BTreeMap::new()) };
-        match &self.allowed {
-            Some(allowed) => fields(mapping, scope, allowed).map_err(|reason| format!("fields: {reason}")),
+        let mut members = match &self.allowed {
+            Some(allowed) => fields(mapping, scope, allowed).map_err(|reason| format!("fields: {reason}"))?,
             None => match mapping.apply(scope).map_err(|error| format!("fields.{error}"))? {
-                Json::Object(members) => Ok(members.into_iter().collect()),
-                _ => Err("fields: must give members by their names".to_owned()),
+                Json::Object(members) => members.into_iter().collect(),
+                _ => return Err("fields: must give members by their names".to_owned()),
             },
-        }
+        };
+        members.retain(|_, value| self.keeps_nulls || !value.is_null());
+        Ok(members)
     }
 }
 
