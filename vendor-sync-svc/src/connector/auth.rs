@@ -115,6 +115,14 @@ impl Auth {
         }
     }
 
+    /// The query parameter that a key stands in.
+    pub(super) fn query_name(&self) -> Option<&str> {
+        match self {
+            Self::Key { place: Place::Query, name, .. } => Some(name),
+            _ => None,
+        }
+    }
+
     /// Whether a credential of this kind is one for it.
     fn takes(&self, credential: &Credential) -> bool {
         matches!(

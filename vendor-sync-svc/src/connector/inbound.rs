@@ -138,8 +138,12 @@ impl Inbound {
         if verify.iter().all(Verification::is_optional) {
             reader.fault("verify", "must hold at least one verification that isn't optional");
         }
+        let encoding = reader.choice("encoding", &encodings).unwrap_or(Encoding::Json);
+        if matches!(encoding, Encoding::Json) && verify.iter().any(Verification::signs_form) {
+            reader.fault("encoding", "must be form or nested_form where sorted_form is signed");
+        }
         let inbound = Self {
-            encoding: reader.choice("encoding", &encodings).unwrap_or(Encoding::Json),
+            encoding,
             spool: reader.flag("spool"),
             items: reader.expression("items", WEBHOOK),
             verify,

@@ -63,6 +63,7 @@ pub(super) struct Hmac {
     prefix: String,
     signed: Option<Text>,
     signs_id: bool,
+    signs_form: bool,
     timestamp_header: Option<String>,
     id_header: Option<String>,
     parts: Option<Parts>,
@@ -126,6 +127,11 @@ impl Verification {
         verification
     }
 
+    /// Whether it signs what only a form has.
+    pub(super) fn signs_form(&self) -> bool {
+        matches!(self, Self::Hmac(hmac) if hmac.signs_form)
+    }
+
     /// Whether a request without what it looks for passes.
     pub(super) fn is_optional(&self) -> bool {
         matches!(self, Self::Hmac(hmac) if hmac.optional)
@@ -186,6 +192,7 @@ impl Hmac {
             base64: reader.choice("encoding", &[("hex", false), ("base64", true)]).unwrap_or(false),
             header: reader.required("header").to_ascii_lowercase(),
             prefix: reader.text("prefix").unwrap_or_default(),
+            signs_form: source.as_ref().is_some_and(|source| source.contains("{sorted_form")),
             signs_id: source.as_ref().is_some_and(|source| source.contains("{id")),
             signed,
             timestamp_header: reader.text("timestamp_header").map(|name| name.to_ascii_lowercase()),

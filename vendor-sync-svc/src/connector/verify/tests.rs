@@ -107,7 +107,8 @@ const STRIPE: &str = "t=1492774577,v1=00ff,v1=7656fc2882a7ca0a651666b36bf2f2f22e
 
 fn inbound(declared: &str) -> Inbound {
     let (head, _) = example().split_once("[inbound]").expect("it has one");
-    let source = format!("{head}[inbound]\n[[inbound.verify]]\n{declared}\n");
+    let encoding = if declared.contains("sorted_form") { "form" } else { "json" };
+    let source = format!("{head}[inbound]\nencoding = '{encoding}'\n[[inbound.verify]]\n{declared}\n");
     super::super::tests::parsed(&source).inbound.expect("it has one")
 }
 
@@ -199,6 +200,7 @@ fn a_verification_that_anybody_passes_is_refused_when_it_is_declared() {
         ("[[inbound.verify]]\nkind = 'hmac'\nheader = 'x'\ntimestamp_header = 't'", "leaves the timestamp out"),
         ("[[inbound.verify]]\nkind = 'hmac'\nheader = 'x'\nsigned = '{timestamp}{body}'", "names a timestamp"),
         ("[[inbound.verify]]\nkind = 'hmac'\nheader = 'x'\nsigned = 'nothing'", "must hold {body}"),
+        ("[[inbound.verify]]\nkind = 'hmac'\nheader = 'x'\nsigned = '{url}{sorted_form}'", "must be form"),
     ] {
         let faults = Connector::parse(&format!("{head}[inbound]\n{declared}\n")).expect_err(declared);
         assert!(faults.iter().any(|fault| fault.reason.contains(says)), "{declared}: {faults:?}");
