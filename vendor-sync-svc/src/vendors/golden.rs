@@ -57,7 +57,8 @@ fn is_false(value: &bool) -> bool {
 #[test]
 fn every_event_and_webhook_becomes_what_its_golden_pair_says() {
     let (mut wrong, mut count) = (Vec::new(), 0);
-    for connector in Catalogue::all_built_in() {
+    // What asks nothing of a vendor has nothing to become.
+    for connector in Catalogue::all_built_in().filter(|connector| connector.operations().next().is_some()) {
         let name = connector.name();
         let folder = PathBuf::from("tests/golden").join(name);
         let files = std::fs::read_dir(&folder).unwrap_or_else(|_| panic!("{name} has golden pairs"));
