@@ -19,6 +19,7 @@ pub(crate) mod limits;
 mod operation;
 mod page;
 mod parse;
+mod preview;
 pub(crate) mod quota;
 mod read;
 mod request;

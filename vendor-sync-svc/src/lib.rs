@@ -29,10 +29,12 @@ mod resolve;
 mod router;
 mod rpc;
 mod sync;
-#[cfg(feature = "testing")]
+#[cfg(any(test, feature = "testing"))]
 pub mod testing;
 #[cfg(test)]
 mod tests;
+#[cfg(test)]
+mod vendors;
 mod webhook;
 
 use std::{
@@ -53,7 +55,7 @@ use chassis::{
     store::{self, Migrations, Store},
 };
 use proto::vendorsync::v1::{
-    connection_service_server::ConnectionServiceServer, delivery_service_server::DeliveryServiceServer,
+    connection_service_server::ConnectionServiceServer, connector_service_server::ConnectorServiceServer, delivery_service_server::DeliveryServiceServer,
     endpoint_service_server::EndpointServiceServer, integration_health_service_server::IntegrationHealthServiceServer,
     integration_service_server::IntegrationServiceServer, sync_service_server::SyncServiceServer,
     webhook_service_server::WebhookServiceServer,
@@ -63,6 +65,7 @@ use tokio::sync::{broadcast, mpsc};
 pub use self::config::{Config, OAuthClient};
 use self::{
     body::Renderer,
+    connector::catalogue::Catalogue,
     credential::{App, Connections, Credentials, connect::Connecting, vendor::Declared},
     deliver::Deliver,
     endpoint::book::Book,
@@ -189,6 +192,7 @@ pub async fn start(config: Config, chassis: &Chassis) -> Result<Service> {
     let inbound = Inbound::new(integrations, &store, &keys, &peer, clock.clone()).with_vendors(engine.vendors());
     inbound.start(&tasks);
 
+    let connectors = rpc::connectors::Service::new(Catalogue::new(store.clone(), clock.clone()), clock.clone());
     let replays = Replays { endpoints: endpoints.clone(), router: router.clone(), renderer, tasks };
     let endpoint_rpc = rpc::endpoints::EndpointRpc { endpoints, webhooks, router };
     let running = server
@@ -203,6 +207,7 @@ pub async fn start(config: Config, chassis: &Chassis) -> Result<Service> {
         .add(IntegrationHealthServiceServer::new(health_rpc))
         .add(ConnectionServiceServer::new(rpc::connections::Service(connecting)))
         .add(SyncServiceServer::new(rpc::sync::Service { engine }))
+        .add(ConnectorServiceServer::new(connectors))
         .add(WebhookServiceServer::new(rpc::webhooks::Service::new(inbound)).max_decoding_message_size(MESSAGE_LIMIT))
         .serve()?;
     Ok(Service { address: running.address, outbound })

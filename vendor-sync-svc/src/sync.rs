@@ -19,7 +19,9 @@ pub(crate) mod tests;
 
 use std::sync::{Arc, OnceLock};
 
-use chassis::{clock::Clock, error::Result, lane::Dispatcher, outbound::Outbound, secret::DataKeys, store::Store, tasks::Tasks};
+use chassis::{
+    clock::Clock, error::Result, lane::Dispatcher, outbound::Outbound, secret::DataKeys, store::Store, tasks::Tasks,
+};
 
 use tokio::sync::broadcast;
 

@@ -48,8 +48,8 @@ use crate::{
     policy::Personal,
     replay::Replays,
     router::Router,
-    sync::{courier::Couriers, tests::engine},
     rpc::{deliveries::DeliveryRpc, endpoints::EndpointRpc},
+    sync::{courier::Couriers, tests::engine},
     webhook::Webhooks,
 };
 

@@ -208,3 +208,6 @@ fn unavailable(error: Error) -> CallError {
         error => CallError::retry(error.to_string()),
     }
 }
+
+#[cfg(test)]
+mod tests;

@@ -108,6 +108,8 @@ struct Rule {
     fields: Option<Mapping>,
     /// For a record: its allow-list; else all that the mapping gives.
     allowed: Option<BTreeSet<String>>,
+    /// What is none is told as none. Else it isn't told: webhooks often hold a part of a record.
+    keeps_nulls: bool,
     read_first: bool,
 }
 
@@ -136,8 +138,12 @@ impl Inbound {
         if verify.iter().all(Verification::is_optional) {
             reader.fault("verify", "must hold at least one verification that isn't optional");
         }
+        let encoding = reader.choice("encoding", &encodings).unwrap_or(Encoding::Json);
+        if matches!(encoding, Encoding::Json) && verify.iter().any(Verification::signs_form) {
+            reader.fault("encoding", "must be form or nested_form where sorted_form is signed");
+        }
         let inbound = Self {
-            encoding: reader.choice("encoding", &encodings).unwrap_or(Encoding::Json),
+            encoding,
             spool: reader.flag("spool"),
             items: reader.expression("items", WEBHOOK),
             verify,
@@ -294,6 +300,7 @@ impl Rule {
             deleted: reader.expression("deleted", WEBHOOK),
             fields: reader.mapping("fields", WEBHOOK),
             allowed: None,
+            keeps_nulls: reader.choice("nulls", &[("drop", false), ("keep", true)]).unwrap_or(false),
             read_first: reader.flag("read_first"),
         };
         if rule.record.is_some() && rule.external_id.is_none() {
@@ -330,13 +337,15 @@ impl Rule {
 
     fn mapped(&self, scope: &Value) -> Result<BTreeMap<String, Json>, String> {
         let Some(mapping) = &self.fields else { return Ok(BTreeMap::new()) };
-        match &self.allowed {
-            Some(allowed) => fields(mapping, scope, allowed).map_err(|reason| format!("fields: {reason}")),
+        let mut members = match &self.allowed {
+            Some(allowed) => fields(mapping, scope, allowed).map_err(|reason| format!("fields: {reason}"))?,
             None => match mapping.apply(scope).map_err(|error| format!("fields.{error}"))? {
-                Json::Object(members) => Ok(members.into_iter().collect()),
-                _ => Err("fields: must give members by their names".to_owned()),
+                Json::Object(members) => members.into_iter().collect(),
+                _ => return Err("fields: must give members by their names".to_owned()),
             },
-        }
+        };
+        members.retain(|_, value| self.keeps_nulls || !value.is_null());
+        Ok(members)
     }
 }
 

@@ -9,10 +9,10 @@ use chassis::{
 };
 use http::header;
 use serde_json::{Value as Json, json};
-use url::Url;
+use url::{Url, form_urlencoded};
 
 use super::{
-    CallError, Connector,
+    Auth, CallError, Connector,
     read::Reader,
     scope::{ANSWER, of_answer},
     text::printed,
@@ -210,6 +210,7 @@ impl Connector {
         };
         let next = pages.next(position, url, answer, &scope, items.len()).map_err(failed)?;
         let next = next.map(|cursor| {
+            let cursor = if pages.follows() { self.without_key(cursor) } else { cursor };
             let items = position.items + u64::try_from(items.len()).unwrap_or(0);
             let next = Position { pages: position.pages + 1, items, cursor };
             if next.pages < pages.most {
@@ -219,6 +220,16 @@ impl Connector {
             }
         });
         Ok(Page { next: next.transpose().map_err(failed)?, items })
+    }
+}
+
+impl Connector {
+    /// A position is kept, and no credential with it: each request brings its own.
+    fn without_key(&self, path: String) -> String {
+        let keys: Vec<&str> = self.auth.iter().filter_map(Auth::query_name).collect();
+        let Some((target, query)) = path.split_once('?').filter(|_| !keys.is_empty()) else { return path };
+        let pairs = form_urlencoded::parse(query.as_bytes()).filter(|(name, _)| !keys.contains(&name.as_ref()));
+        format!("{target}?{}", form_urlencoded::Serializer::new(String::new()).extend_pairs(pairs).finish())
     }
 }
 

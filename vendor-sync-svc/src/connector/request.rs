@@ -66,7 +66,8 @@ impl Connector {
         };
         let settings = self.filled(account.settings);
         let shown = auth::show(&self.auth, account.credential, operation.auth_prefix.as_deref());
-        let shown = shown.map_err(CallError::unauthorized)?;
+        let shown = shown
+            .map_err(|reason| CallError::unauthorized(format!("integration {}: {reason}", account.integration_id)))?;
         let scope = self.scope(name, operation, &settings, given, position).map_err(failed)?;
         let url = self.url(operation, &settings, &scope, &shown, position).map_err(failed)?;
         let body = body(operation, &scope, &shown).map_err(failed)?;

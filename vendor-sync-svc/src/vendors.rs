@@ -1,0 +1,9 @@
+//! The vendors, held against what is real: their own descriptions served by Prism, and servers on loopback that behave as
+//! theirs do (`testing/vendor`).
+
+mod contract;
+mod forged;
+mod golden;
+mod peers;
+mod prism;
+mod rig;
