@@ -18,7 +18,7 @@ use chassis::{
 use tokio::sync::Mutex;
 
 use crate::{
-    connector::{Catalogue, Connector},
+    connector::{Connector, catalogue::Catalogue},
     credential::{Connections, State},
     integration::{Integration, Integrations, Kind},
 };
@@ -84,25 +84,28 @@ struct Book {
 }
 
 impl Accounts {
-    /// Opens the lane of every integration that has a connector. Events may be offered once this returns.
-    ///
-    /// # Errors
-    /// Those of the store.
-    pub(crate) async fn open(
+    /// None yet.
+    pub(crate) fn new(
         integrations: Integrations,
         catalogue: Catalogue,
         connections: Connections,
         dispatcher: Dispatcher,
-    ) -> Result<Self> {
-        let accounts =
-            Self { integrations, catalogue, connections, dispatcher, book: Arc::default(), changing: Arc::default() };
+    ) -> Self {
+        Self { integrations, catalogue, connections, dispatcher, book: Arc::default(), changing: Arc::default() }
+    }
+
+    /// Opens the lane of every integration that has a connector. Events may be offered once this returns.
+    ///
+    /// # Errors
+    /// Those of the store.
+    pub(crate) async fn load(&self) -> Result<()> {
         let mut after = String::new();
         loop {
-            let page = accounts.integrations.linked(&after, PAGE).await?;
-            let Some(last) = page.last() else { return Ok(accounts) };
+            let page = self.integrations.linked(&after, PAGE).await?;
+            let Some(last) = page.last() else { return Ok(()) };
             after.clone_from(&last.id);
             for integration in page {
-                accounts.enforce(integration).await?;
+                self.enforce(integration).await?;
             }
         }
     }
@@ -123,9 +126,13 @@ impl Accounts {
 
     async fn enforce(&self, integration: Integration) -> Result<()> {
         let name = &integration.settings.connector;
-        let Some(connector) = self.catalogue.find(&integration.organization, name).await? else {
-            tracing::error!(integration.id, connector = name, "an integration's connector is gone; it is told of nothing");
-            return Ok(());
+        let connector = match self.catalogue.get(&integration.organization, name).await {
+            Ok(entry) => entry.connector,
+            Err(Error::NotFound(_)) => {
+                tracing::error!(integration.id, connector = name, "an integration's connector is gone; it is told of nothing");
+                return Ok(());
+            }
+            Err(error) => return Err(error),
         };
         let connection = self.connections.get(&integration).await?;
         let state = connection.map_or(State::Disconnected, |connection| connection.state);
@@ -143,13 +150,16 @@ impl Accounts {
         if self.of(organization, id).is_err() {
             return Ok(());
         }
+        self.take_out(organization, id);
+        self.dispatcher.remove(id, organization, End::Cancelled, "the integration was deleted").await.map(drop)
+    }
+
+    fn take_out(&self, organization: &OrganizationId, id: &str) {
         let mut book = self.write();
         book.by_id.remove(id);
         if let Some(accounts) = book.of_organization.get_mut(organization) {
             accounts.remove(id);
         }
-        drop(book);
-        self.dispatcher.remove(id, organization, End::Cancelled, "the integration was deleted").await.map(drop)
     }
 
     fn write(&self) -> RwLockWriteGuard<'_, Book> {

@@ -10,12 +10,12 @@ use chassis::{error::Error, fail, lane::Delivery};
 use serde_json::{Map, Value, json};
 
 use super::{
-    account::{Account, DATABASE},
+    account::Account,
     known::{self, Known},
     letter::Letter,
 };
 use crate::{
-    connector::{CallError, Caller, Class, RecordSpec, Reply},
+    connector::{CallError, Class, RecordSpec, Reply, call::Caller},
     record::{Link, RecordKey, Records},
     resolve::{Incoming, Origin, Resolver},
 };
@@ -42,7 +42,6 @@ pub(crate) struct Carrier {
     pub(crate) records: Records,
     pub(crate) known: Known,
     pub(crate) resolver: Resolver,
-    pub(crate) database: crate::database::Database,
 }
 
 /// One letter with what it is about.
@@ -74,9 +73,6 @@ impl Carrier {
         delivery: &Delivery,
     ) -> Result<Carried, CallError> {
         let case = Case { account, letter, delivery };
-        if account.connector.kind() == DATABASE {
-            return self.write(&case).await;
-        }
         let instead = self.rules(&case, true).await?;
         let record = if instead { Carried::Known } else { self.record(&case).await? };
         let by_rule = self.follow(&case).await?;
@@ -105,7 +101,7 @@ impl Carrier {
             }
             let done = self.known.is_done(integration, &case.letter.event_id, &rule.operation).await.map_err(ours)?;
             if !done {
-                let reply = self.caller.call(integration, connector, &rule.operation, &scope).await?;
+                let reply = self.caller.call(integration, &rule.operation, &scope).await?;
                 fail::point("sync.answered");
                 self.known.done(integration, &case.letter.event_id, &rule.operation).await.map_err(ours)?;
                 carried = Some(if reply.handed_over { Carried::HandedOver } else { Carried::Applied });
@@ -234,7 +230,8 @@ impl Carrier {
 
     /// Takes what the vendor has now into the record.
     async fn read_again(&self, case: &Case<'_>, spec: &RecordSpec, key: &RecordKey) -> Result<(), CallError> {
-        let conflict = || CallError { class: Class::Conflict, ..CallError::retry("the vendor has another version of it") };
+        let conflict =
+            || CallError { class: Class::Conflict, ..CallError::retry("the vendor has another version of it") };
         let read = spec.read.as_ref().ok_or_else(conflict)?;
         let wanted = self.wanted(case, spec, key).await?;
         let reply = self.call(case, read, &wanted, None).await?;
@@ -288,15 +285,16 @@ impl Carrier {
         if let (Some(current), Some(scope)) = (current, scope.as_object_mut()) {
             scope.insert("current".to_owned(), current.clone());
         }
-        self.caller.call(&case.account.integration, &case.account.connector, operation, &scope).await
+        self.caller.call(&case.account.integration, operation, &scope).await
     }
 
     /// What expressions see.
     async fn scope(&self, case: &Case<'_>, wanted: Option<&Wanted<'_>>) -> Result<Value, CallError> {
         let letter = case.letter;
-        let fields = wanted.map_or_else(|| letter.fields(), |wanted| {
-            letter.fields().into_iter().chain(wanted.fields.clone()).collect()
-        });
+        let fields = wanted.map_or_else(
+            || letter.fields(),
+            |wanted| letter.fields().into_iter().chain(wanted.fields.clone()).collect(),
+        );
         let mut record: Map<String, Value> = fields.into_iter().collect();
         record.insert("id".to_owned(), json!(letter.record_id));
         let link = wanted.and_then(|wanted| wanted.link.as_ref());

@@ -17,9 +17,12 @@ use jiff::{SignedDuration, Timestamp};
 use serde_json::json;
 use tokio::sync::Notify;
 
-use super::{account::{Account, Accounts}, poll::Polls};
+use super::{
+    account::{Account, Accounts},
+    poll::Polls,
+};
 use crate::{
-    connector::{Caller, Class},
+    connector::{Class, call::Caller},
     integration::Integration,
     record::RecordKind,
     resolve::{Incoming, Origin, Resolver},
@@ -213,10 +216,11 @@ impl Reader {
         let scope = json!({"link": {"external_id": external_id}});
         let settings = connector.filled(&integration.settings.parameters);
         let now = self.rereads.clock.now();
-        let incoming = match self.caller.call(integration, connector, read, &scope).await {
+        let incoming = match self.caller.call(integration, read, &scope).await {
             Ok(reply) => {
                 let item = spec.item(&reply.resource, &settings);
-                let item = item.map_err(|reason| Error::Unavailable(format!("its resource can't be read: {reason}")))?;
+                let item =
+                    item.map_err(|reason| Error::Unavailable(format!("its resource can't be read: {reason}")))?;
                 Incoming {
                     kind,
                     external_id: item.external_id,
