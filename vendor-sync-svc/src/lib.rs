@@ -51,7 +51,8 @@ use chassis::{
 };
 use proto::vendorsync::v1::{
     delivery_service_server::DeliveryServiceServer, endpoint_service_server::EndpointServiceServer,
-    integration_service_server::IntegrationServiceServer, webhook_service_server::WebhookServiceServer,
+    integration_service_server::IntegrationServiceServer, record_service_server::RecordServiceServer,
+    webhook_service_server::WebhookServiceServer,
 };
 use tokio::sync::mpsc;
 
@@ -131,6 +132,7 @@ pub async fn start(config: Config, chassis: &Chassis) -> Result<Service> {
 
     let replays = Replays { endpoints: endpoints.clone(), router: router.clone(), renderer, tasks };
     let endpoint_rpc = rpc::endpoints::EndpointRpc { endpoints, webhooks, router };
+    let records = rpc::records::RecordRpc { resolver: engine.resolver.clone() };
     let running = server
         .authenticator(Arc::new(RouterAuthenticator::new(&peer, clock)))
         .access(rpc::ACCESS)
@@ -140,6 +142,7 @@ pub async fn start(config: Config, chassis: &Chassis) -> Result<Service> {
                 .max_encoding_message_size(MESSAGE_LIMIT),
         )
         .add(IntegrationServiceServer::new(rpc::integrations::Service::new(integrations)))
+        .add(RecordServiceServer::new(records).max_encoding_message_size(MESSAGE_LIMIT))
         .add(WebhookServiceServer::new(rpc::webhooks::Service::new(inbound)).max_decoding_message_size(MESSAGE_LIMIT))
         .serve()?;
     Ok(Service { address: running.address, outbound })
