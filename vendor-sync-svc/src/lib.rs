@@ -141,7 +141,7 @@ pub async fn start(config: Config, chassis: &Chassis) -> Result<Service> {
             DeliveryServiceServer::new(rpc::deliveries::DeliveryRpc { replays })
                 .max_encoding_message_size(MESSAGE_LIMIT),
         )
-        .add(IntegrationServiceServer::new(rpc::integrations::Service::new(integrations)))
+        .add(IntegrationServiceServer::new(rpc::integrations::Service::new(engine.accounts.clone())))
         .add(RecordServiceServer::new(records).max_encoding_message_size(MESSAGE_LIMIT))
         .add(WebhookServiceServer::new(rpc::webhooks::Service::new(inbound)).max_decoding_message_size(MESSAGE_LIMIT))
         .serve()?;

@@ -27,6 +27,7 @@ use self::{
 use crate::{
     connector::{call::Caller, catalogue::Catalogue, limits::Limits},
     credential::{Connections, Credentials},
+    database::Database,
     inbound,
     integration::Integrations,
     outbox::Outbox,
@@ -69,7 +70,7 @@ impl Engine {
         let credentials = Credentials::new(connections.clone());
         let limits = Limits::new(store.clone(), clock.clone());
         let caller =
-            Caller::new(catalogue.clone(), credentials, integrations.clone(), outbound, limits, clock.clone());
+            Caller::new(catalogue.clone(), credentials.clone(), integrations.clone(), outbound.clone(), limits, clock.clone());
         let records = Records::new(store.clone(), keys.clone(), clock.clone());
         let links = Links::new(store.clone(), keys.clone());
         let outbox = Outbox::new(store.clone(), keys.clone(), dispatcher.clone(), clock.clone());
@@ -77,7 +78,9 @@ impl Engine {
             Resolver::new(store.clone(), keys.clone(), clock.clone(), records.clone(), links.clone(), outbox);
         let known = Known { store: store.clone(), keys, clock: clock.clone(), links };
         let accounts = Accounts::new(integrations, catalogue, connections, dispatcher);
-        let carrier = Carrier { caller: caller.clone(), records, known: known.clone(), resolver: resolver.clone() };
+        let database = Database::new(credentials, outbound);
+        let carrier =
+            Carrier { caller: caller.clone(), records, known: known.clone(), resolver: resolver.clone(), database };
         let _ = vendors.set(Vendors { accounts: accounts.clone(), carrier });
         accounts.load().await?;
         let offers = Offers { accounts: accounts.clone(), resolver: resolver.clone() };

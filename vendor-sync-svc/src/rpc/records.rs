@@ -6,7 +6,6 @@ use chassis::{
     id::{OrganizationId, parse_uuid},
 };
 use proto::vendorsync::v1::{self as wire, record_service_server::RecordService};
-use serde_json::Value;
 use tonic::{Request, Response, Status};
 
 use super::wire::{page_size, print_timestamp};

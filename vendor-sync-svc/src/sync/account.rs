@@ -20,7 +20,8 @@ use tokio::sync::Mutex;
 use crate::{
     connector::{Connector, catalogue::Catalogue},
     credential::{Connections, State},
-    integration::{Integration, Integrations, Kind},
+    database::Mapping,
+    integration::{Integration, Integrations, Kind, Settings},
 };
 
 /// Accounts that are read at once at the start.
@@ -122,6 +123,27 @@ impl Accounts {
             Err(Error::NotFound(_)) => self.remove(organization, id).await,
             Err(error) => Err(error),
         }
+    }
+
+    /// Holds an integration's settings to what its connector declares.
+    ///
+    /// # Errors
+    /// `Error::Invalid` naming the field; those of the store.
+    pub(crate) async fn check(&self, organization: &OrganizationId, settings: &Settings) -> Result<()> {
+        if settings.kind != Kind::Connector {
+            return Ok(());
+        }
+        let connector = match self.catalogue.get(organization, &settings.connector).await {
+            Ok(entry) => entry.connector,
+            Err(Error::NotFound(_)) => return Err(Error::invalid("connector", "is the name of no connector")),
+            Err(error) => return Err(error),
+        };
+        if connector.kind() == DATABASE {
+            let mapping = settings.parameters.get("mapping").map(String::as_str).unwrap_or_default();
+            return Mapping::parse(mapping).map(drop).map_err(|reason| Error::invalid("parameters.mapping", reason));
+        }
+        let checked = connector.check_settings(&settings.parameters);
+        checked.map_err(|(name, reason)| Error::invalid(format!("parameters.{name}"), reason))
     }
 
     async fn enforce(&self, integration: Integration) -> Result<()> {

@@ -52,7 +52,7 @@ async fn in_each_world<F: Future<Output = ()>>(test: impl Fn(World) -> F) {
         let resolver = Resolver::new(store, keys, clock, records, links, outbox);
         let world = World { rpc: RecordRpc { resolver }, integrations };
         for name in ["acme", "other"] {
-            world.rpc.resolver.records.warm(&organization(name)).await.expect("a key");
+            world.rpc.resolver.keys.of(&organization(name)).await.expect("a key");
         }
         test(world).await;
     })
