@@ -2,15 +2,22 @@
 
 use std::{
     collections::BTreeMap,
-    sync::atomic::{AtomicU32, Ordering},
+    sync::{
+        Arc,
+        atomic::{AtomicU32, Ordering},
+    },
 };
 
+use bytes::Bytes;
 use chassis::{
     clock::Clock,
     id::{self, OrganizationId},
+    lane::{Attempted, Courier, Delivery, Dispatcher, Outcome, Slots},
     outbound::{Outbound, OutboundSettings},
     secret::DataKeys,
     service::Chassis,
+    store::Store,
+    tasks::Tasks,
     testing::{noon, on_each_engine, postgres_url},
 };
 use jiff::{SignedDuration, Timestamp};
@@ -19,9 +26,14 @@ use sqlx::{Connection as _, PgConnection, Row as _};
 
 use super::*;
 use crate::{
+    connector::Reply,
     credential::{Connections, Kept},
+    event::tests::change,
     integration::{Kind, Settings, tests::settings},
-    record::RecordKind,
+    outbox::Outbox,
+    record::{Links, RecordKind, Records},
+    resolve::Resolver,
+    sync::{known::Known, read::read},
 };
 
 const SCHEMA: &str = "CREATE TABLE wedding_details (id uuid PRIMARY KEY, organization_id text NOT NULL, \
@@ -36,6 +48,8 @@ struct World {
     integration: Integration,
     url: url::Url,
     name: String,
+    store: Store,
+    keys: DataKeys,
 }
 
 /// In a database of its own, if there is a server.
@@ -51,9 +65,10 @@ async fn in_a_database<F: Future<Output = ()>>(test: impl Fn(World) -> F) {
         url.query_pairs_mut().clear().append_pair("sslmode", "disable");
         run(url.as_str(), SCHEMA).await;
         let keys = DataKeys::new(store.clone(), Chassis::for_test().keyring().expect("keys"), Clock::System);
-        let connections = Connections::new(store, keys, Clock::System);
+        let connections = Connections::new(store.clone(), keys.clone(), Clock::System);
         let database = Database::new(Credentials::new(connections.clone()), outbound(true));
-        let world = World { database, connections, integration: integration(""), url, name: name.clone() };
+        let integration = integration("");
+        let world = World { database, connections, integration, url, name: name.clone(), store, keys };
         world.connect(world.url.as_str()).await;
         test(world).await;
         run(&server, &format!("DROP DATABASE {name} WITH (FORCE)")).await;
@@ -83,7 +98,30 @@ async fn run(url: &str, sql: &str) {
     sqlx::raw_sql(sqlx::AssertSqlSafe(sql)).execute(&mut connection).await.expect(sql);
 }
 
+struct Nobody;
+
+impl Courier for Nobody {
+    async fn attempt(&self, _: Arc<Delivery>) -> Attempted {
+        let (class, error) = ("delivered", String::new());
+        Attempted { outcome: Outcome::Delivered, status_code: None, class, error, response: Bytes::new() }
+    }
+
+    async fn closed(&self, _: &str, _: &str) {}
+}
+
 impl World {
+    /// What hears of rows, over the same store.
+    async fn engine(&self) -> (Resolver, Known) {
+        let (store, keys) = (self.store.clone(), self.keys.clone());
+        let (courier, slots, tasks) = (Arc::new(Nobody), Slots::default(), Tasks::default());
+        let dispatcher = Dispatcher::start(store.clone(), keys.clone(), courier, slots, Clock::System, &tasks).await;
+        let (records, links) =
+            (Records::new(store.clone(), keys.clone(), Clock::System), Links::new(store.clone(), keys.clone()));
+        let outbox = Outbox::new(store.clone(), keys.clone(), dispatcher.expect("it starts"), Clock::System);
+        let known = Known { store: store.clone(), keys: keys.clone(), clock: Clock::System, links: links.clone() };
+        (Resolver::new(store, keys, Clock::System, records, links, outbox), known)
+    }
+
     async fn connect(&self, url: &str) {
         let kept = Kept::Key(url.to_owned().into());
         self.connections.connect(&self.integration, &kept, &BTreeMap::new(), None).await.expect("connected");
@@ -295,6 +333,42 @@ async fn only_addresses_that_the_guard_opens_are_connected_to_and_only_with_tls(
             assert!(refused.class == class && refused.reason.contains(part), "{text}: {refused:?}");
             assert!(!refused.reason.contains("secret"), "{refused:?}");
         }
+    })
+    .await;
+}
+
+#[tokio::test]
+async fn what_was_written_comes_back_as_a_row_and_is_known_as_our_own() {
+    in_a_database(async |world| {
+        world.wedding("acme", 100, noon()).await;
+        let before = world.row().await;
+        let (resolver, known) = world.engine().await;
+        let observe = async |before: &Value, after: &Value, id: &str| {
+            let with_id = |row: &Value| {
+                let mut row = row.clone();
+                row["id"] = json!(ID);
+                row.to_string()
+            };
+            let mut event = change(&with_id(before), &with_id(after));
+            event.id = id.to_owned();
+            let said = read(&event).expect("about a wedding");
+            let databases = [world.integration.id.clone()];
+            resolver.observe(&event, &said, &databases).await.expect("it is observed").expect("it is known")
+        };
+        assert!(!observe(&json!({}), &before, "e0").await.is_echo);
+        let wanted = json!({
+            "wedding_date": "2026-06-20", "ceremony_time": "15:00", "guest_count": 120,
+            "dietary_requirements": ["vegan", "nuts"], "special_requests": {"music": "none"},
+        });
+        assert_eq!(world.write(&wanted, &json!({}), minutes(1)).await, Ok(Written::Updated));
+        let key = RecordKey::new(world.integration.organization.clone(), RecordKind::Wedding, ID).expect("well-formed");
+        let fields = serde_json::from_value(wanted).expect("an object");
+        known.written(&world.integration, &key, &fields, &fields, &Reply::nothing()).await.expect("it is noted");
+
+        let after = world.row().await;
+        assert!(observe(&before, &after, "e1").await.is_echo);
+        world.run("UPDATE wedding_details SET guest_count = 90, updated_at = updated_at + interval '1 minute'").await;
+        assert!(!observe(&after, &world.row().await, "e2").await.is_echo, "somebody's own change is none");
     })
     .await;
 }
