@@ -248,4 +248,4 @@ impl Inbound {
 }
 
 #[cfg(test)]
-mod tests;
+pub(crate) mod tests;

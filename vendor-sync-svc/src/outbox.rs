@@ -415,3 +415,6 @@ impl Held {
         waits.min().unwrap_or(IDLE_WAIT)
     }
 }
+
+#[cfg(test)]
+mod tests;

@@ -5,6 +5,7 @@
 //! what its vendor has; [`poll`] and [`reread`] ask vendors themselves. What comes in is `resolve`'s.
 
 pub(crate) mod account;
+pub(crate) mod bulk;
 pub(crate) mod carry;
 pub(crate) mod courier;
 pub(crate) mod known;
@@ -20,20 +21,21 @@ use std::sync::{Arc, OnceLock};
 
 use chassis::{clock::Clock, error::Result, lane::Dispatcher, outbound::Outbound, secret::DataKeys, store::Store, tasks::Tasks};
 
+use tokio::sync::broadcast;
+
 use self::{
     account::Accounts, carry::Carrier, courier::Vendors, known::Known, offer::Offers, poll::Polls, reread::Reader,
     reread::Rereads,
 };
 use crate::{
     connector::{call::Caller, catalogue::Catalogue, limits::Limits},
-    credential::{Connections, Credentials},
+    credential::{Changed, Credentials},
     database::Database,
     inbound,
     integration::Integrations,
     outbox::Outbox,
     record::{Links, Records},
     resolve::Resolver,
-    router::Router,
 };
 
 /// The engine's parts, as the service's other parts need them.
@@ -45,6 +47,8 @@ pub(crate) struct Engine {
     pub(crate) polls: Polls,
     pub(crate) known: Known,
     pub(crate) rereads: Rereads,
+    pub(crate) dispatcher: Dispatcher,
+    pub(crate) credentials: Credentials,
     caller: Caller,
 }
 
@@ -55,6 +59,8 @@ pub(crate) struct Ground {
     pub(crate) clock: Clock,
     pub(crate) dispatcher: Dispatcher,
     pub(crate) integrations: Integrations,
+    pub(crate) outbox: Outbox,
+    pub(crate) credentials: Credentials,
     pub(crate) outbound: Outbound,
 }
 
@@ -64,21 +70,18 @@ impl Engine {
     /// # Errors
     /// Those of the store.
     pub(crate) async fn open(ground: Ground, vendors: &Arc<OnceLock<Vendors>>) -> Result<Self> {
-        let Ground { store, keys, clock, dispatcher, integrations, outbound } = ground;
+        let Ground { store, keys, clock, dispatcher, integrations, outbox, credentials, outbound } = ground;
         let catalogue = Catalogue::new(store.clone(), clock.clone());
-        let connections = Connections::new(store.clone(), keys.clone(), clock.clone());
-        let credentials = Credentials::new(connections.clone());
-        let limits = Limits::new(store.clone(), clock.clone());
-        let caller =
-            Caller::new(catalogue.clone(), credentials.clone(), integrations.clone(), outbound.clone(), limits, clock.clone());
+        let (limits, connections) = (Limits::new(store.clone(), clock.clone()), credentials.connections.clone());
+        let (asked, way) = (catalogue.clone(), outbound.clone());
+        let caller = Caller::new(asked, credentials.clone(), integrations.clone(), way, limits, clock.clone());
         let records = Records::new(store.clone(), keys.clone(), clock.clone());
         let links = Links::new(store.clone(), keys.clone());
-        let outbox = Outbox::new(store.clone(), keys.clone(), dispatcher.clone(), clock.clone());
         let resolver =
             Resolver::new(store.clone(), keys.clone(), clock.clone(), records.clone(), links.clone(), outbox);
         let known = Known { store: store.clone(), keys, clock: clock.clone(), links };
-        let accounts = Accounts::new(integrations, catalogue, connections, dispatcher);
-        let database = Database::new(credentials, outbound);
+        let accounts = Accounts::new(integrations, catalogue, connections, dispatcher.clone());
+        let database = Database::new(credentials.clone(), outbound);
         let carrier =
             Carrier { caller: caller.clone(), records, known: known.clone(), resolver: resolver.clone(), database };
         let _ = vendors.set(Vendors { accounts: accounts.clone(), carrier });
@@ -87,12 +90,12 @@ impl Engine {
         let rereads = Rereads::new(store.clone(), clock.clone());
         let polls =
             Polls { store, clock, accounts: accounts.clone(), caller: caller.clone(), resolver: resolver.clone() };
-        Ok(Self { accounts, resolver, offers, polls, known, rereads, caller })
+        Ok(Self { accounts, resolver, offers, polls, known, rereads, dispatcher, credentials, caller })
     }
 
     /// What runs by itself, until the process stops.
-    pub(crate) fn start(&self, router: Router, tasks: &Tasks) {
-        tasks.spawn("outbox", self.resolver.outbox.clone().run(router, tasks.clone()));
+    pub(crate) fn start(&self, changed: broadcast::Receiver<Changed>, tasks: &Tasks) {
+        tasks.spawn("sync.accounts", self.accounts.clone().follow(changed, tasks.clone()));
         tasks.spawn("sync.poll", self.polls.clone().run(tasks.clone()));
         let reader = Reader {
             rereads: self.rereads.clone(),
