@@ -99,6 +99,7 @@ impl Database {
     ///
     /// # Errors
     /// As [`Database::write`]; a mapping that doesn't fit names each table and column at fault.
+    #[cfg_attr(not(test), expect(dead_code, reason = "for the test of a connection"))]
     pub(crate) async fn check(&self, integration: &Integration) -> Result<(), CallError> {
         self.pools.forget(&integration.id);
         self.open(integration).await.map(drop)

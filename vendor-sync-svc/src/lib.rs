@@ -57,7 +57,8 @@ use chassis::{
 use proto::vendorsync::v1::{
     connection_service_server::ConnectionServiceServer, connector_service_server::ConnectorServiceServer, delivery_service_server::DeliveryServiceServer,
     endpoint_service_server::EndpointServiceServer, integration_health_service_server::IntegrationHealthServiceServer,
-    integration_service_server::IntegrationServiceServer, sync_service_server::SyncServiceServer,
+    integration_service_server::IntegrationServiceServer, record_service_server::RecordServiceServer,
+    sync_service_server::SyncServiceServer,
     webhook_service_server::WebhookServiceServer,
 };
 use tokio::sync::{broadcast, mpsc};
@@ -195,6 +196,7 @@ pub async fn start(config: Config, chassis: &Chassis) -> Result<Service> {
     let connectors = rpc::connectors::Service::new(Catalogue::new(store.clone(), clock.clone()), clock.clone());
     let replays = Replays { endpoints: endpoints.clone(), router: router.clone(), renderer, tasks };
     let endpoint_rpc = rpc::endpoints::EndpointRpc { endpoints, webhooks, router };
+    let records = rpc::records::RecordRpc { resolver: engine.resolver.clone() };
     let running = server
         .authenticator(Arc::new(RouterAuthenticator::new(&peer, clock)))
         .access(rpc::ACCESS)
@@ -206,6 +208,7 @@ pub async fn start(config: Config, chassis: &Chassis) -> Result<Service> {
         .add(IntegrationServiceServer::new(rpc::integrations::Service::new(connecting.clone(), engine.accounts.clone())))
         .add(IntegrationHealthServiceServer::new(health_rpc))
         .add(ConnectionServiceServer::new(rpc::connections::Service(connecting)))
+        .add(RecordServiceServer::new(records).max_encoding_message_size(MESSAGE_LIMIT))
         .add(SyncServiceServer::new(rpc::sync::Service { engine }))
         .add(ConnectorServiceServer::new(connectors))
         .add(WebhookServiceServer::new(rpc::webhooks::Service::new(inbound)).max_decoding_message_size(MESSAGE_LIMIT))

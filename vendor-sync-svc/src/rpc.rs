@@ -6,6 +6,7 @@ pub(crate) mod deliveries;
 pub(crate) mod endpoints;
 pub(crate) mod health;
 pub(crate) mod integrations;
+pub(crate) mod records;
 pub(crate) mod sync;
 pub(crate) mod webhooks;
 pub(crate) mod wire;
@@ -38,6 +39,12 @@ pub(crate) const ACCESS: AccessTable = &[
     ("/wedsync.vendorsync.v1.IntegrationService/UpdateIntegration", MANAGE),
     ("/wedsync.vendorsync.v1.IntegrationService/RotateIntegrationSecret", MANAGE),
     ("/wedsync.vendorsync.v1.IntegrationService/DeleteIntegration", MANAGE),
+    ("/wedsync.vendorsync.v1.RecordService/GetRecord", MANAGE),
+    ("/wedsync.vendorsync.v1.RecordService/ListConflicts", MANAGE),
+    ("/wedsync.vendorsync.v1.RecordService/ResolveConflict", MANAGE),
+    ("/wedsync.vendorsync.v1.RecordService/PinField", MANAGE),
+    ("/wedsync.vendorsync.v1.RecordService/UnpinField", MANAGE),
+    ("/wedsync.vendorsync.v1.RecordService/ListPins", MANAGE),
     ("/wedsync.vendorsync.v1.IntegrationService/ConnectIntegration", MANAGE),
     ("/wedsync.vendorsync.v1.ConnectionService/OpenConnection", Access::Service),
     ("/wedsync.vendorsync.v1.ConnectionService/CompleteConnection", Access::Service),

@@ -114,7 +114,8 @@ async fn options(url: &Secret, outbound: &Outbound) -> Result<PgConnectOptions, 
         // Files of ours, sockets and other hosts can be named there.
         return Err(CallError::permanent(format!("the database's URL may not set {name}")));
     }
-    let mode = parsed.query_pairs().find(|(name, _)| name == "sslmode").map_or("require".into(), |(_, mode)| mode);
+    let mode =
+        parsed.query_pairs().find(|(name, _)| name == "sslmode").map_or_else(|| "require".into(), |(_, mode)| mode);
     let mode =
         PgSslMode::from_str(&mode).map_err(|_| CallError::permanent("the database's URL has an unknown sslmode"))?;
     let is_secure = matches!(mode, PgSslMode::Require | PgSslMode::VerifyCa | PgSslMode::VerifyFull);

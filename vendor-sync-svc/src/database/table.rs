@@ -243,7 +243,7 @@ impl Table {
             format!("t.{} = CAST({parameter}::text AS {})", column.name, column.type_)
         };
         let organization =
-            self.organization.as_ref().map_or("$2::text IS NOT NULL".to_owned(), |column| of(column, "$2"));
+            self.organization.as_ref().map_or_else(|| "$2::text IS NOT NULL".to_owned(), |column| of(column, "$2"));
         format!("{} AND {organization}", of(&self.key, "$1"))
     }
 }

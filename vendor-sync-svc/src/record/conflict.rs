@@ -16,7 +16,7 @@ use jiff::{SignedDuration, Timestamp};
 use serde::{Deserialize, Serialize};
 
 use super::{
-    Field, RecordKey, RecordKind, Source,
+    Field, RecordKey, RecordKind,
     merge::{Conflict, Reason},
 };
 
@@ -263,11 +263,4 @@ fn open(data_key: &DataKey, organization: &OrganizationId, row: Row) -> Result<E
     let key = RecordKey { organization: organization.clone(), kind, id: row.record_id };
     let conflict = Conflict { field: row.field, kept, losing, reason };
     Ok(Entry { id: row.id, key, conflict, state, found_at: from_micros(row.found_at), decision })
-}
-
-impl Entry {
-    /// Whose word it is that lost.
-    pub(crate) fn source(&self) -> &Source {
-        &self.conflict.losing.source
-    }
 }

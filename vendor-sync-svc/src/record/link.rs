@@ -80,26 +80,6 @@ impl Links {
 
     /// # Errors
     /// `Error::Unavailable` while the store is away; likewise for all that reads.
-    pub(crate) async fn by_external(
-        &self,
-        organization: &OrganizationId,
-        integration_id: &str,
-        kind: RecordKind,
-        external_id: &str,
-    ) -> Result<Option<Link>> {
-        let key = self.keys.of(organization).await?;
-        let row = with!(self.store.reader(), c => {
-            sqlx::query_as::<_, Row>(BY_EXTERNAL)
-                .bind(organization.as_str())
-                .bind(integration_id)
-                .bind(kind.as_str())
-                .bind(hash(&key, external_id))
-                .fetch_optional(c)
-                .await
-        })?;
-        row.map(|row| open(&key, organization, row)).transpose()
-    }
-
     pub(crate) async fn by_external_in(
         &self,
         tx: &mut Tx,

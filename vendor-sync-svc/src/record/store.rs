@@ -3,8 +3,8 @@
 //! Every query is scoped by the organization; what a record says is sealed for its own row, and what it is found by is a
 //! keyed hash. Limit: a record's row holds at most the words of nine sources for each field.
 //!
-//! Whoever begins a transaction for these functions asks [`Records::warm`] before: an organization's first data key is
-//! made in a transaction of its own, for which SQLite has no room while another is open.
+//! Whoever begins a transaction for these functions asks for the organization's data key before: the first one is made in
+//! a transaction of its own, for which SQLite has no room while another is open.
 
 use std::collections::{BTreeMap, BTreeSet};
 
@@ -69,14 +69,6 @@ struct Row {
 impl Records {
     pub(crate) fn new(store: Store, keys: DataKeys, clock: Clock) -> Self {
         Self { store, keys, clock }
-    }
-
-    /// Sees to it that the organization has a data key.
-    ///
-    /// # Errors
-    /// `Error::Unavailable` while the store is away.
-    pub(crate) async fn warm(&self, organization: &OrganizationId) -> Result<()> {
-        self.keys.of(organization).await.map(drop)
     }
 
     /// Merges `update` into its record, which stays locked until the transaction ends: who applies several in one takes

@@ -43,7 +43,7 @@ async fn in_each_world<F: Future<Output = ()>>(test: impl Fn(World) -> F) {
         let links = Links::new(store.clone(), keys.clone());
         let world = World { records: Records::new(store.clone(), keys, clock), links, store, clock: manual };
         for name in ["acme", "other"] {
-            world.records.warm(&organization(name)).await.expect("a key");
+            world.records.keys.of(&organization(name)).await.expect("a key");
         }
         test(world).await;
     })
@@ -172,7 +172,7 @@ async fn what_lost_is_in_the_log_until_its_source_says_something_else() {
         assert_eq!((late.changes.len(), late.conflicts.len()), (0, 1));
         let log = world.log(&Filter { source: "b".to_owned(), ..Filter::default() }).await;
         assert_eq!((log.len(), log[0].state, log[0].conflict.reason), (1, State::Settled, Reason::Older));
-        assert_eq!((&log[0].conflict.losing.value, log[0].source().as_str()), (&json!(90), "b"));
+        assert_eq!((&log[0].conflict.losing.value, log[0].conflict.losing.source.as_str()), (&json!(90), "b"));
         assert!(world.log(&Filter { state: Some(State::Open), ..Filter::default() }).await.is_empty());
         assert!(world.log(&Filter { record_id: "w2".to_owned(), ..Filter::default() }).await.is_empty());
         let foreign = world.records.conflicts(&organization("other"), &Filter::default(), "", 10).await.expect("read");
@@ -299,7 +299,10 @@ async fn a_link_is_found_from_both_sides_by_its_own_organization_alone() {
         let (acme, other, client) = (organization("acme"), organization("other"), RecordKind::Client);
         let first = link("i1", "c1", "anna@x.org");
         world.put(&first).await.expect("stored");
-        let by_external = async |of: &OrganizationId| world.links.by_external(of, "i1", client, "anna@x.org").await;
+        let by_external = async |of: &OrganizationId| {
+            let mut tx = world.store.begin().await.expect("begun");
+            world.links.by_external_in(&mut tx, of, "i1", client, "anna@x.org").await
+        };
         let by_record = async |of: &OrganizationId| world.links.by_record(of, "i1", client, "c1").await;
         assert_eq!(by_external(&acme).await.expect("read"), Some(first.clone()));
         assert_eq!(by_record(&acme).await.expect("read"), Some(first.clone()));
@@ -378,7 +381,7 @@ async fn a_thousand_updates_of_fifty_records_end_in_one_state_whatever_their_ord
             let mut runner = TestRunner::new_with_rng(Config::default(), rng);
             let order = Just(updates.clone()).prop_shuffle().new_tree(&mut runner).expect("shuffled").current();
             let organization = organization(&format!("order-{seed}"));
-            world.records.warm(&organization).await.expect("a key");
+            world.records.keys.of(&organization).await.expect("a key");
             for part in order.chunks(100) {
                 let mut tx = world.store.begin().await.expect("begun");
                 for (id, update) in part {
