@@ -32,14 +32,8 @@ pub const POINTS: [&str; 19] = [
 ];
 
 /// Likewise, of what goes to vendors and comes from them.
-pub const SYNC_POINTS: [&str; 6] = [
-    "sync.observed",
-    "sync.answered",
-    "resolve.commit",
-    "resolve.committed",
-    "outbox.publish",
-    "outbox.published",
-];
+pub const SYNC_POINTS: [&str; 6] =
+    ["sync.observed", "sync.answered", "resolve.commit", "resolve.committed", "outbox.publish", "outbox.published"];
 
 /// Nothing: this build has no fail points.
 #[cfg(not(feature = "fail-points"))]
@@ -118,7 +112,12 @@ mod armed {
                 Some(("sleep", ms)) => Action::Sleep(Duration::from_millis(ms.parse().ok()?)),
                 _ => return None,
             };
-            is_known(point).then_some(Fault { point: point.to_owned(), action, at: at.parse().ok()?, passed: AtomicU64::new(0) })
+            is_known(point).then_some(Fault {
+                point: point.to_owned(),
+                action,
+                at: at.parse().ok()?,
+                passed: AtomicU64::new(0),
+            })
         };
         // A test that asks for something else than it means would pass for nothing.
         fault().unwrap_or_else(|| panic!("{VARIABLE}: `{text}` is not POINT=kill|panic|sleep:MS@N with a known POINT"))

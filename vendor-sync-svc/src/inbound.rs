@@ -187,7 +187,7 @@ impl Inbound {
         let (integration, secrets) = self.find(request).await?;
         if integration.settings.kind == Kind::Connector {
             let vendors = self.vendors.as_ref().ok_or(Answer::Unknown)?;
-            return vendors.steps(self, request, (&integration, &secrets), now).await;
+            return Box::pin(vendors.steps(self, request, (&integration, &secrets), now)).await;
         }
         if request.method != "POST" {
             return Err(Answer::Unknown);

@@ -55,11 +55,11 @@ use chassis::{
     store::{self, Migrations, Store},
 };
 use proto::vendorsync::v1::{
-    connection_service_server::ConnectionServiceServer, connector_service_server::ConnectorServiceServer, delivery_service_server::DeliveryServiceServer,
-    endpoint_service_server::EndpointServiceServer, integration_health_service_server::IntegrationHealthServiceServer,
+    connection_service_server::ConnectionServiceServer, connector_service_server::ConnectorServiceServer,
+    delivery_service_server::DeliveryServiceServer, endpoint_service_server::EndpointServiceServer,
+    integration_health_service_server::IntegrationHealthServiceServer,
     integration_service_server::IntegrationServiceServer, record_service_server::RecordServiceServer,
-    sync_service_server::SyncServiceServer,
-    webhook_service_server::WebhookServiceServer,
+    sync_service_server::SyncServiceServer, webhook_service_server::WebhookServiceServer,
 };
 use tokio::sync::{broadcast, mpsc};
 
@@ -205,7 +205,10 @@ pub async fn start(config: Config, chassis: &Chassis) -> Result<Service> {
             DeliveryServiceServer::new(rpc::deliveries::DeliveryRpc { replays })
                 .max_encoding_message_size(MESSAGE_LIMIT),
         )
-        .add(IntegrationServiceServer::new(rpc::integrations::Service::new(connecting.clone(), engine.accounts.clone())))
+        .add(IntegrationServiceServer::new(rpc::integrations::Service::new(
+            connecting.clone(),
+            engine.accounts.clone(),
+        )))
         .add(IntegrationHealthServiceServer::new(health_rpc))
         .add(ConnectionServiceServer::new(rpc::connections::Service(connecting)))
         .add(RecordServiceServer::new(records).max_encoding_message_size(MESSAGE_LIMIT))

@@ -50,6 +50,7 @@ pub(crate) struct Engine {
     pub(crate) known: Known,
     pub(crate) rereads: Rereads,
     pub(crate) dispatcher: Dispatcher,
+    #[cfg_attr(not(test), expect(dead_code, reason = "tests connect accounts by it"))]
     pub(crate) credentials: Credentials,
     caller: Caller,
 }
@@ -98,6 +99,7 @@ impl Engine {
     /// What runs by itself, until the process stops.
     pub(crate) fn start(&self, changed: broadcast::Receiver<Changed>, tasks: &Tasks) {
         tasks.spawn("sync.accounts", self.accounts.clone().follow(changed, tasks.clone()));
+        tasks.spawn("sync.purge", self.known.clone().purge_at_times(tasks.clone()));
         tasks.spawn("sync.poll", self.polls.clone().run(tasks.clone()));
         let reader = Reader {
             rereads: self.rereads.clone(),

@@ -77,13 +77,28 @@ fn every_domain_event_goes_where_the_table_says() {
             "wedding.date_changed",
             "webhooks; wedding_date_change(email slack whatsapp in_app sms); calendar; database; photography_crm; venue",
         ),
-        ("timeline.updated", "webhooks; timeline_changed(email slack in_app); calendar; database; photography_crm; venue"),
+        (
+            "timeline.updated",
+            "webhooks; timeline_changed(email slack in_app); calendar; database; photography_crm; venue",
+        ),
         ("guest_count.changed", "webhooks; guest_count_changed(email in_app); caterer; database; venue"),
         ("client.updated", "webhooks; client_profile_updated(email in_app); caterer; database; photography_crm; wedme"),
-        ("preference.updated", "webhooks; client_profile_updated(email in_app); caterer; database; photography_crm; wedme"),
-        ("client.created", "webhooks; client_profile_updated(email in_app); calendar; database; photography_crm; wedme"),
-        ("client.deleted", "webhooks; client_profile_updated(email in_app); calendar; database; photography_crm; wedme"),
-        ("booking.updated", "webhooks; client_profile_updated(email in_app); calendar; database; photography_crm; wedme"),
+        (
+            "preference.updated",
+            "webhooks; client_profile_updated(email in_app); caterer; database; photography_crm; wedme",
+        ),
+        (
+            "client.created",
+            "webhooks; client_profile_updated(email in_app); calendar; database; photography_crm; wedme",
+        ),
+        (
+            "client.deleted",
+            "webhooks; client_profile_updated(email in_app); calendar; database; photography_crm; wedme",
+        ),
+        (
+            "booking.updated",
+            "webhooks; client_profile_updated(email in_app); calendar; database; photography_crm; wedme",
+        ),
         ("capacity.alert", "webhooks; capacity_alert(slack in_app)"),
         ("availability.changed", "webhooks; capacity_alert(slack in_app)"),
         ("setup.requirements", "webhooks; capacity_alert(slack in_app)"),

@@ -101,7 +101,8 @@ impl Caller {
         let mut called = self.called(integration).await?;
         for renewed in [false, true] {
             let (url, answer) = self.exchange(&called, operation, given, position).await?;
-            let refused = self.judged(&called, operation, &answer).is_err_and(|error| error.class == Class::Unauthorized);
+            let refused =
+                self.judged(&called, operation, &answer).is_err_and(|error| error.class == Class::Unauthorized);
             if !refused {
                 return Ok((called, url, answer));
             }

@@ -44,6 +44,7 @@ const ID: &str = "0190b6f0-0000-7000-8000-000000000001";
 
 struct World {
     database: Database,
+    credentials: crate::credential::Credentials,
     connections: Connections,
     integration: Integration,
     url: url::Url,
@@ -65,10 +66,11 @@ async fn in_a_database<F: Future<Output = ()>>(test: impl Fn(World) -> F) {
         url.query_pairs_mut().clear().append_pair("sslmode", "disable");
         run(url.as_str(), SCHEMA).await;
         let keys = DataKeys::new(store.clone(), Chassis::for_test().keyring().expect("keys"), Clock::System);
-        let connections = Connections::new(store.clone(), keys.clone(), Clock::System);
-        let database = Database::new(Credentials::new(connections.clone()), outbound(true));
+        let credentials = crate::sync::tests::with_keys(&store, &keys).await.credentials;
+        let connections = credentials.connections.clone();
+        let database = Database::new(credentials.clone(), outbound(true));
         let integration = integration("");
-        let world = World { database, connections, integration, url, name: name.clone(), store, keys };
+        let world = World { database, credentials, connections, integration, url, name: name.clone(), store, keys };
         world.connect(world.url.as_str()).await;
         test(world).await;
         run(&server, &format!("DROP DATABASE {name} WITH (FORCE)")).await;
@@ -307,7 +309,7 @@ async fn each_refusal_is_of_its_class_and_quotes_no_value() {
 #[tokio::test]
 async fn only_addresses_that_the_guard_opens_are_connected_to_and_only_with_tls() {
     in_a_database(async |world| {
-        let closed = Database::new(Credentials::new(world.connections.clone()), outbound(false));
+        let closed = Database::new(world.credentials.clone(), outbound(false));
         let url = |text: &str| text.to_owned();
         for (text, class, part) in [
             (url("postgres://u:secret@127.0.0.1/x"), Class::Permanent, "not a public address"),

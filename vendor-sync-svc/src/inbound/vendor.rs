@@ -80,7 +80,10 @@ impl Vendors {
         }
         let proved = declared.verify(&webhook, &secrets, now).map_err(|_| Answer::Unverified)?;
         let key = inbound.receipts.dedupe(integration, proof(proved), &request.body, now).await?;
-        inbound.limits.admit(integration, now).await?;
+        // What nobody sends again is taken at whatever rate: it is durable here before its 2xx, whatever the router's state.
+        if !declared.is_spooled() {
+            inbound.limits.admit(integration, now).await?;
+        }
         let items = declared.events(&webhook, &settings).map_err(|reason| {
             tracing::warn!(integration.id, reason, "a vendor's webhook could not be read");
             Answer::invalid("body", "could not be read as this integration's connector declares")

@@ -4,10 +4,7 @@ use chassis::{service::Chassis, testing::on_each_engine};
 use tonic::Status;
 
 use super::*;
-use crate::{
-    inbound::tests::Router as Log,
-    sync::tests::alone,
-};
+use crate::{inbound::tests::Router as Log, sync::tests::alone};
 
 /// An outbox, and the router that it publishes to.
 struct World {

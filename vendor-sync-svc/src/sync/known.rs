@@ -3,9 +3,12 @@
 //! Invariant: the link, its synced fields and the note of our own write are one transaction, committed before the attempt
 //! counts.
 
-use std::collections::{BTreeMap, BTreeSet};
+use std::{
+    collections::{BTreeMap, BTreeSet},
+    time::Duration,
+};
 
-use chassis::{clock::Clock, error::Result, secret::DataKeys, store::Store, with};
+use chassis::{clock::Clock, error::Result, secret::DataKeys, store::Store, tasks::Tasks, with};
 use jiff::{SignedDuration, Timestamp};
 use serde_json::Value;
 
@@ -16,6 +19,7 @@ use crate::{
     resolve::echo::{OwnWrites, equal},
 };
 
+const PURGE_EVERY: Duration = Duration::from_secs(3600);
 const KEEP_DONE: SignedDuration = SignedDuration::from_hours(7 * 24);
 
 /// What vendors have. Cheap to clone.
@@ -125,8 +129,17 @@ impl Known {
         Ok(())
     }
 
-    /// Forgets what was done over a week ago.
-    pub(crate) async fn purge(&self) -> Result<()> {
+    /// Forgets what was done over a week ago, until the process stops.
+    pub(crate) async fn purge_at_times(self, tasks: Tasks) {
+        let stopping = tasks.stopping();
+        while stopping.run_until_cancelled(self.clock.sleep(PURGE_EVERY)).await.is_some() {
+            if let Err(error) = self.purge().await {
+                tracing::warn!(%error, "what was done at vendors long ago is forgotten later");
+            }
+        }
+    }
+
+    async fn purge(&self) -> Result<()> {
         let before = (self.now() - KEEP_DONE).as_microsecond();
         with!(self.store.writer(), c => {
             sqlx::query("DELETE FROM event_operations WHERE done_at < $1").bind(before).execute(c).await.map(drop)

@@ -57,7 +57,6 @@ pub(crate) struct Said {
     /// What changed fields were before, where that is known.
     pub(crate) old: BTreeMap<String, Value>,
     pub(crate) changed: Vec<String>,
-    pub(crate) deleted: bool,
     /// A row of a database said it.
     pub(crate) is_row: bool,
 }
@@ -105,7 +104,7 @@ fn row(
     } else {
         Update::new(Source::wedsync(), at, changed)
     };
-    Some(Said { key, rest, update: Some(update), old: before, changed: names, deleted, is_row: true })
+    Some(Said { key, rest, update: Some(update), old: before, changed: names, is_row: true })
 }
 
 /// When the row says that it changed; nothing where the statement left that as it was.
@@ -123,14 +122,14 @@ fn content(event: &Event, content: &Map<String, Value>) -> Option<Said> {
     if is_merged {
         let changed = content.get("changed").and_then(Value::as_array);
         let names = changed.into_iter().flatten().filter_map(Value::as_str).map(str::to_owned).collect();
-        return Some(Said { key, rest: BTreeMap::new(), update: None, old, changed: names, deleted, is_row: false });
+        return Some(Said { key, rest: BTreeMap::new(), update: None, old, changed: names, is_row: false });
     }
     let inside = INSIDE.into_iter().find_map(|name| content.get(name)?.as_object());
     let said = fields(inside.unwrap_or(content));
     let names = said.keys().cloned().collect();
     let source = Source(origin(event).map_or_else(|| "wedsync".to_owned(), str::to_owned));
     let update = if deleted { Update::deletion(source, event.time) } else { Update::new(source, event.time, said) };
-    Some(Said { key, rest: BTreeMap::new(), update: Some(update), old, changed: names, deleted, is_row: false })
+    Some(Said { key, rest: BTreeMap::new(), update: Some(update), old, changed: names, is_row: false })
 }
 
 /// Which record a domain event is about.
@@ -235,7 +234,7 @@ mod tests {
     #[test]
     fn a_deleted_row_is_a_deletion() {
         let said = read(&change(r#"{"id":"w1","guest_count":90}"#, "")).expect("a wedding");
-        assert!(said.deleted && said.update.expect("news").deleted);
+        assert!(said.update.expect("news").deleted);
     }
 
     #[test]

@@ -34,7 +34,11 @@ use chassis::{
 };
 use proto::router::v1 as wire;
 use serde_json::{Value, json};
-use tokio::{net::TcpListener, sync::{broadcast, mpsc}, time::timeout};
+use tokio::{
+    net::TcpListener,
+    sync::{broadcast, mpsc},
+    time::timeout,
+};
 
 use super::{
     Engine, Ground,
@@ -66,11 +70,7 @@ pub(crate) async fn engine(
     vendors: &Arc<OnceLock<Vendors>>,
 ) -> Engine {
     let outbox = Outbox::new(store.clone(), keys.clone(), dispatcher.clone(), Clock::System);
-    let changed = broadcast::Sender::new(16);
-    let connections = Connections::new(store.clone(), keys.clone(), outbox.clone(), Clock::System, changed);
-    let client = oauth::Client::new(outbound.clone(), Clock::System);
-    let (apps, tasks) = (BTreeMap::new(), Tasks::default());
-    let credentials = Credentials::new(connections, Arc::new(Declared), apps, client, tasks, Clock::System);
+    let credentials = credentials(store, keys, &outbox, outbound);
     let ground = Ground {
         store: store.clone(),
         keys: keys.clone(),
@@ -84,10 +84,22 @@ pub(crate) async fn engine(
     Engine::open(ground, vendors).await.expect("it opens")
 }
 
+fn credentials(store: &Store, keys: &DataKeys, outbox: &Outbox, outbound: &Outbound) -> Credentials {
+    let changed = broadcast::Sender::new(16);
+    let connections = Connections::new(store.clone(), keys.clone(), outbox.clone(), Clock::System, changed);
+    let client = oauth::Client::new(outbound.clone(), Clock::System);
+    let (apps, tasks) = (BTreeMap::new(), Tasks::default());
+    Credentials::new(connections, Arc::new(Declared), apps, client, tasks, Clock::System)
+}
+
 /// The engine over a store, with no endpoints beside it and loopback open.
 pub(crate) async fn alone(store: &Store) -> Engine {
-    let chassis = Chassis::for_test();
-    let keys = DataKeys::new(store.clone(), chassis.keyring().expect("a key"), Clock::System);
+    let keys = Chassis::for_test().keyring().expect("a key");
+    with_keys(store, &DataKeys::new(store.clone(), keys, Clock::System)).await
+}
+
+/// The same with these keys.
+pub(crate) async fn with_keys(store: &Store, keys: &DataKeys) -> Engine {
     let loopback = OutboundSettings { allow_networks: vec!["127.0.0.0/8".to_owned()], allow_http: true };
     let outbound = Outbound::new(&loopback).expect("a client");
     let (closing, _) = mpsc::channel(8);
@@ -96,8 +108,8 @@ pub(crate) async fn alone(store: &Store) -> Engine {
     let courier = Arc::new(Couriers { webhooks, vendors: vendors.clone() });
     let slots = Slots::default();
     let dispatcher =
-        Dispatcher::start(store.clone(), keys.clone(), courier, slots, Clock::System, &chassis.tasks).await;
-    engine(store, &keys, &dispatcher.expect("it starts"), &outbound, &vendors).await
+        Dispatcher::start(store.clone(), keys.clone(), courier, slots, Clock::System, &Tasks::default()).await;
+    engine(store, keys, &dispatcher.expect("it starts"), &outbound, &vendors).await
 }
 
 /// A vendor's API as `CONNECTOR` speaks it: jobs with versions, and a switch.
@@ -517,7 +529,9 @@ async fn while_a_vendor_is_down_its_changes_wait_in_order_and_others_are_not_del
             world.handle(changed(number.into(), "w1", guests(80 + number, 90 + number), &[])).await;
         }
         world.settled(&b, 4).await;
-        assert!(world.deliveries(&a).await.iter().filter(|record| record.state == Stage::Delivered as i64).count() == 1);
+        assert!(
+            world.deliveries(&a).await.iter().filter(|record| record.state == Stage::Delivered as i64).count() == 1
+        );
         down.refuse(None);
         world.settled(&a, 4).await;
         let said: Vec<_> = down.asked().into_iter().map(|(_, body)| body["guests"].clone()).collect();

@@ -111,18 +111,19 @@ struct World {
 }
 
 impl World {
-    fn open(store: &Store) -> Self {
-        Self::with(store, &loopback(), &Chassis::for_test())
+    async fn open(store: &Store) -> Self {
+        Self::with(store, &loopback(), &Chassis::for_test()).await
     }
 
-    fn with(store: &Store, settings: &OutboundSettings, chassis: &Chassis) -> Self {
+    async fn with(store: &Store, settings: &OutboundSettings, chassis: &Chassis) -> Self {
         let keys = DataKeys::new(store.clone(), chassis.keyring().expect("keys"), Clock::System);
         let integrations = Integrations::new(store.clone(), keys.clone(), Clock::System);
-        let connections = Connections::new(store.clone(), keys, Clock::System);
+        let credentials = crate::sync::tests::with_keys(store, &keys).await.credentials;
+        let connections = credentials.connections.clone();
         let catalogue = Catalogue::new(store.clone(), Clock::System);
         let caller = Caller::new(
             catalogue.clone(),
-            Credentials::new(connections.clone()),
+            credentials,
             integrations.clone(),
             Outbound::new(settings).expect("a client"),
             Limits::new(store.clone(), Clock::System),

@@ -28,7 +28,7 @@ async fn each_kind_of_credential_arrives_where_it_is_declared() {
         .into_iter()
         .enumerate()
         {
-            let world = World::open(&store);
+            let world = World::open(&store).await;
             let source = source(&peer, &format!("{SEND}[[auth]]\n{declared}\n"));
             let integration = world.account(&format!("auth{index}"), &source, &kept).await;
             world.caller.call(&integration, "send", &given()).await.expect(declared);
@@ -47,7 +47,7 @@ async fn each_kind_of_credential_arrives_where_it_is_declared() {
 async fn a_credential_of_another_kind_is_never_sent() {
     on_each_store(async |store| {
         let peer = Peer::start(|_| said(200, "{}")).await;
-        let world = World::open(&store);
+        let world = World::open(&store).await;
         let source = source(&peer, &format!("{SEND}[[auth]]\nkind = 'basic'\n"));
         let integration = world.account("acme", &source, &key()).await;
         let refused = world.caller.call(&integration, "send", &given()).await.expect_err("a key is no password");
@@ -87,7 +87,7 @@ async fn every_refusal_has_its_class_and_a_word_in_the_body_can_be_one() {
             path = '/{given.path}'
             success = \"status == 200 and body.Status != 'failed'\"
         ";
-        let world = World::open(&store);
+        let world = World::open(&store).await;
         let integration = world.account("acme", &source(&peer, declared), &Kept::None).await;
         for (path, expected) in [
             ("200", None),
@@ -124,7 +124,7 @@ async fn nobody_there_is_tried_again_and_an_answer_that_never_comes_is_unknown_w
             "{SEND}timeout_seconds = 1\nbase_url = 'http://{silent}'\n[operations.put]\nmethod = 'PUT'\npath = '/x'\ntimeout_seconds = 1\n\
              base_url = 'http://{silent}'\n[operations.away]\nmethod = 'POST'\npath = '/x'\nbase_url = 'http://127.0.0.1:9'\n"
         );
-        let world = World::open(&store);
+        let world = World::open(&store).await;
         let integration = world.account("acme", &source(&peer, &declared), &Kept::None).await;
         for (operation, class) in [("send", Class::Unknown), ("put", Class::Retry), ("away", Class::Retry)] {
             let failed = world.caller.call(&integration, operation, &given()).await.expect_err(operation);
@@ -139,7 +139,7 @@ async fn nobody_there_is_tried_again_and_an_answer_that_never_comes_is_unknown_w
 async fn a_connector_reaches_nothing_that_the_guard_refuses() {
     on_each_store(async |store| {
         let peer = Peer::start(|_| said(200, "{}")).await;
-        let world = World::with(&store, &OutboundSettings::default(), &Chassis::for_test());
+        let world = World::with(&store, &OutboundSettings::default(), &Chassis::for_test()).await;
         let integration = world.account("acme", &source(&peer, SEND), &Kept::None).await;
         let refused = world.caller.call(&integration, "send", &given()).await.expect_err("loopback");
         assert!(refused.reason.starts_with("address: "), "{refused}");
@@ -154,7 +154,7 @@ async fn an_answer_beyond_its_bound_is_an_error_and_one_within_is_read_whole() {
         let peer = Peer::start(|_| said(200, &format!("{{\"text\":\"{}\"}}", "x".repeat(900 * 1024)))).await;
         let declared = "[operations.short]\nmethod = 'GET'\npath = '/x'\nanswer_kib = 1\n\
             [operations.long]\nmethod = 'GET'\npath = '/x'\nanswer_kib = 1024\n";
-        let world = World::open(&store);
+        let world = World::open(&store).await;
         let integration = world.account("acme", &source(&peer, declared), &Kept::None).await;
         let short = world.caller.call(&integration, "short", &json!({})).await.expect_err("too long");
         assert_eq!((short.class, short.reason.as_str()), (Class::Permanent, "the answer is longer than 1 KiB"));
@@ -177,7 +177,7 @@ async fn a_made_up_vendor_takes_one_text_and_no_code() {
         let example = example
             .replace("https://api.example.com", &format!("http://{}", peer.address))
             .replace("example-crm", "test");
-        let world = World::open(&store);
+        let world = World::open(&store).await;
         let integration = world.account("acme", &example, &key()).await;
         let connector = world.caller.called(&integration).await.expect("it is there").connector;
         let spec = connector.record(RecordKind::Wedding).expect("declared");

@@ -70,7 +70,7 @@ async fn every_kind_of_list_is_walked_to_its_end_and_never_to_another_host() {
                 )
             })
             .collect();
-        let world = World::open(&store);
+        let world = World::open(&store).await;
         let integration = world.account("acme", &source(&peer, &declared), &Kept::None).await;
         for kind in ["page", "offset", "cursor", "link", "next"] {
             let items = walk(&world, &integration, kind).await.expect(kind);

@@ -7,7 +7,7 @@ async fn no_window_holds_more_than_its_quota_and_no_account_more_than_its_calls_
     on_each_store(async |store| {
         let peer = Peer::start(|_| said(200, "{}")).await;
         let declared = format!("concurrency = 3\n{SEND}[[quotas]]\nrequests = 5\nwindow_seconds = 1\n");
-        let world = World::open(&store);
+        let world = World::open(&store).await;
         let integration = world.account("acme", &source(&peer, &declared), &Kept::None).await;
         let (given, started) = (given(), Instant::now());
         let calls = (0..12).map(|_| world.caller.call(&integration, "send", &given));
@@ -31,7 +31,7 @@ async fn a_loud_tenant_leaves_a_quiet_one_its_share_of_the_applications_quota() 
         let peer = Peer::start(|_| said(200, "{}")).await;
         let declared =
             format!("concurrency = 64\nheaders = {{ 'X-Who' = '{{given.who}}' }}\n{SEND}[[quotas]]\nscope = 'application'\nrequests = 4\nwindow_seconds = 1\n");
-        let world = World::open(&store);
+        let world = World::open(&store).await;
         let source = source(&peer, &declared);
         let (loud, quiet) = (world.account("acme", &source, &Kept::None).await, world.account("acme", &source, &Kept::None).await);
         let say = |who: &str| json!({"given": {"name": "Ada", "who": who}});
@@ -63,7 +63,8 @@ async fn a_days_quota_is_remembered_across_a_restart_and_a_parked_application_is
             when = \"status == 429 and body.error_key == 'quota_exceeded'\"\nclass = 'throttled'\npark = 'application'\nuntil = 'midnight'\n";
         let source = source(&peer, declared);
         let chassis = Chassis::for_test();
-        let [world, again] = [(); 2].map(|()| World::with(&store, &loopback(), &chassis));
+        let world = World::with(&store, &loopback(), &chassis).await;
+        let again = World::with(&store, &loopback(), &chassis).await;
         let integration = world.account("acme", &source, &Kept::None).await;
         for _ in 0..2 {
             world.caller.call(&integration, "get", &json!({})).await.expect("there is room");
