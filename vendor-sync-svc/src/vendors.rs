@@ -7,3 +7,4 @@ mod golden;
 mod peers;
 mod prism;
 mod rig;
+mod table;
