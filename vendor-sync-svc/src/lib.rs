@@ -5,10 +5,9 @@
 
 mod body;
 mod config;
-#[expect(dead_code, unused_imports, reason = "what syncs with vendors comes next")]
 mod connector;
-#[expect(dead_code, unused_imports, reason = "what connects and calls vendors comes next")]
 mod credential;
+mod database;
 mod deliver;
 mod disable;
 mod endpoint;
@@ -19,7 +18,6 @@ mod json;
 mod letter;
 mod manage;
 mod matching;
-#[expect(dead_code, reason = "what connects and calls vendors comes next")]
 mod notice;
 mod outbox;
 mod policy;
@@ -37,7 +35,10 @@ mod tests;
 mod vendors;
 mod webhook;
 
-use std::{net::SocketAddr, sync::Arc};
+use std::{
+    net::SocketAddr,
+    sync::{Arc, OnceLock},
+};
 
 use anyhow::{Context as _, Result};
 use chassis::{
@@ -51,15 +52,27 @@ use chassis::{
     store::{self, Migrations, Store},
 };
 use proto::vendorsync::v1::{
-    delivery_service_server::DeliveryServiceServer, endpoint_service_server::EndpointServiceServer,
-    integration_service_server::IntegrationServiceServer, webhook_service_server::WebhookServiceServer,
+    connector_service_server::ConnectorServiceServer, delivery_service_server::DeliveryServiceServer,
+    endpoint_service_server::EndpointServiceServer, integration_service_server::IntegrationServiceServer,
+    webhook_service_server::WebhookServiceServer,
 };
 use tokio::sync::mpsc;
 
 pub use self::config::Config;
 use self::{
-    body::Renderer, deliver::Deliver, endpoint::book::Book, inbound::Inbound, integration::Integrations,
-    manage::Endpoints, policy::Personal, replay::Replays, router::Router, webhook::Webhooks,
+    body::Renderer,
+    connector::catalogue::Catalogue,
+    credential::Connections,
+    deliver::Deliver,
+    endpoint::book::Book,
+    inbound::Inbound,
+    integration::Integrations,
+    manage::Endpoints,
+    policy::Personal,
+    replay::Replays,
+    router::Router,
+    sync::{Engine, Ground, courier::Couriers},
+    webhook::Webhooks,
 };
 
 /// Tables of this service.
@@ -100,7 +113,8 @@ pub async fn start(config: Config, chassis: &Chassis) -> Result<Service> {
     let (router, book) = (Router::new(&peer), Book::default());
     let (closing, closings) = mpsc::channel(CLOSINGS);
     let webhooks = Webhooks::new(book.clone(), outbound.clone(), clock.clone(), closing);
-    let courier = Arc::new(webhooks.clone());
+    let vendors = Arc::new(OnceLock::new());
+    let courier = Arc::new(Couriers { webhooks: webhooks.clone(), vendors: vendors.clone() });
     let dispatcher =
         Dispatcher::start(store.clone(), keys.clone(), courier, config.slots(), clock.clone(), &tasks).await?;
     let endpoints =
@@ -108,14 +122,29 @@ pub async fn start(config: Config, chassis: &Chassis) -> Result<Service> {
             .await?;
     let endpoints = Arc::new(endpoints);
     tasks.spawn("endpoints.disable", disable::run(endpoints.clone(), router.clone(), closings, tasks.stopping()));
-    let deliver = Deliver { book, renderer: renderer.clone(), dispatcher, store: store.clone() };
+
+    // Vendors: integrations that have a connector, what they are told, and what they say.
+    let integrations = Integrations::new(store.clone(), keys.clone(), clock.clone());
+    let ground = Ground {
+        store: store.clone(),
+        keys: keys.clone(),
+        clock: clock.clone(),
+        dispatcher: dispatcher.clone(),
+        integrations: integrations.clone(),
+        outbound: outbound.clone(),
+    };
+    let engine = Engine::open(ground, &vendors).await?;
+    engine.start(router.clone(), &tasks);
+    let offers = engine.offers.clone();
+    let deliver = Deliver { book, renderer: renderer.clone(), offers, dispatcher, store: store.clone() };
     tasks.spawn("deliver", consume::run(peer.separate(), "vendor-sync", deliver, tasks.stopping()));
 
-    // Inbound: integrations, and the seven steps of each webhook.
-    let integrations = Integrations::new(store.clone(), keys.clone(), clock.clone());
-    let inbound = Inbound::new(integrations.clone(), &store, &keys, &peer, clock.clone());
+    // Inbound: the seven steps of each webhook.
+    let inbound =
+        Inbound::new(integrations.clone(), &store, &keys, &peer, clock.clone()).with_vendors(engine.vendors());
     inbound.start(&tasks);
 
+    let connectors = rpc::connectors::Service::new(Catalogue::new(store.clone(), clock.clone()), clock.clone());
     let replays = Replays { endpoints: endpoints.clone(), router: router.clone(), renderer, tasks };
     let endpoint_rpc = rpc::endpoints::EndpointRpc { endpoints, webhooks, router };
     let running = server
@@ -126,7 +155,8 @@ pub async fn start(config: Config, chassis: &Chassis) -> Result<Service> {
             DeliveryServiceServer::new(rpc::deliveries::DeliveryRpc { replays })
                 .max_encoding_message_size(MESSAGE_LIMIT),
         )
-        .add(IntegrationServiceServer::new(rpc::integrations::Service::new(integrations)))
+        .add(IntegrationServiceServer::new(rpc::integrations::Service::new(engine.accounts.clone())))
+        .add(ConnectorServiceServer::new(connectors))
         .add(WebhookServiceServer::new(rpc::webhooks::Service::new(inbound)).max_decoding_message_size(MESSAGE_LIMIT))
         .serve()?;
     Ok(Service { address: running.address, outbound })

@@ -1,5 +1,6 @@
 //! The wire: one file per gRPC service, which parses requests, calls the domain and prints answers. Nothing is decided here.
 
+pub(crate) mod connectors;
 pub(crate) mod deliveries;
 pub(crate) mod endpoints;
 pub(crate) mod integrations;
@@ -34,6 +35,12 @@ pub(crate) const ACCESS: AccessTable = &[
     ("/wedsync.vendorsync.v1.IntegrationService/UpdateIntegration", MANAGE),
     ("/wedsync.vendorsync.v1.IntegrationService/RotateIntegrationSecret", MANAGE),
     ("/wedsync.vendorsync.v1.IntegrationService/DeleteIntegration", MANAGE),
+    ("/wedsync.vendorsync.v1.ConnectorService/ListConnectors", MANAGE),
+    ("/wedsync.vendorsync.v1.ConnectorService/GetConnector", MANAGE),
+    ("/wedsync.vendorsync.v1.ConnectorService/PutConnector", MANAGE),
+    ("/wedsync.vendorsync.v1.ConnectorService/DeleteConnector", MANAGE),
+    ("/wedsync.vendorsync.v1.ConnectorService/ValidateConnector", MANAGE),
+    ("/wedsync.vendorsync.v1.ConnectorService/PreviewMapping", MANAGE),
     ("/wedsync.vendorsync.v1.WebhookService/ReceiveWebhook", Access::Service),
 ];
 

@@ -105,15 +105,25 @@ impl Auth {
         auth
     }
 
+    /// As it is shown.
+    pub(crate) fn as_str(&self) -> &'static str {
+        match self {
+            Self::None => "none",
+            Self::Key { .. } => "api_key",
+            Self::Basic { .. } => "basic",
+            Self::OAuth2(_) => "oauth2",
+        }
+    }
+
     /// Whether a credential of this kind is one for it.
     fn takes(&self, credential: &Credential) -> bool {
-        match (self, credential) {
+        matches!(
+            (self, credential),
             (Self::None, Credential::None)
-            | (Self::Key { .. } | Self::Basic { user: Some(_) }, Credential::Key(_))
-            | (Self::Basic { user: None }, Credential::Basic { .. })
-            | (Self::OAuth2(_), Credential::Token(_)) => true,
-            _ => false,
-        }
+                | (Self::Key { .. } | Self::Basic { user: Some(_) }, Credential::Key(_))
+                | (Self::Basic { user: None }, Credential::Basic { .. })
+                | (Self::OAuth2(_), Credential::Token(_))
+        )
     }
 
     /// Where the credential goes in a request.

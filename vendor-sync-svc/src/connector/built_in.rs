@@ -7,6 +7,7 @@ pub(super) const BUILT_IN: &[(&str, &str)] = &[
     ("constant-contact", include_str!("../../connectors/constant-contact.toml")),
     ("crm", include_str!("../../connectors/crm.toml")),
     ("custom-planner", include_str!("../../connectors/custom-planner.toml")),
+    ("database", include_str!("../../connectors/database.toml")),
     ("eventplanning", include_str!("../../connectors/eventplanning.toml")),
     ("honeybook", include_str!("../../connectors/honeybook.toml")),
     ("iris-works", include_str!("../../connectors/iris-works.toml")),

@@ -184,3 +184,6 @@ fn unavailable(error: Error) -> CallError {
         error => CallError::retry(error.to_string()),
     }
 }
+
+#[cfg(test)]
+mod tests;

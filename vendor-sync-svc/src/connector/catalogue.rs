@@ -157,9 +157,8 @@ impl Catalogue {
     ) -> Result<Entry, Refused> {
         let connector = Connector::parse(source).map_err(Refused::Faults)?;
         let name = connector.name();
-        if built_in_text(name).is_some() {
-            let reason = "is a built-in connector: choose another name".to_owned();
-            return Err(Refused::Faults(vec![Fault { at: "name".to_owned(), reason }]));
+        if let Some(fault) = Self::check_name(name) {
+            return Err(Refused::Faults(vec![fault]));
         }
         if version == 0 {
             self.insert(organization, &connector).await?;
@@ -168,6 +167,12 @@ impl Catalogue {
             self.update(organization, &connector, version).await?;
         }
         Ok(self.get(organization, name).await?)
+    }
+
+    /// What is wrong with the name of an organization's own.
+    pub(crate) fn check_name(name: &str) -> Option<Fault> {
+        let reason = "is a built-in connector: choose another name".to_owned();
+        built_in_text(name).map(|_| Fault { at: "name".to_owned(), reason })
     }
 
     async fn insert(&self, organization: &OrganizationId, connector: &Connector) -> Result<()> {

@@ -26,7 +26,7 @@ pub(super) fn form(json: &Json) -> Result<String, String> {
     let members = json.as_object().ok_or("a form is made of an object")?;
     let mut form = form_urlencoded::Serializer::new(String::new());
     for (name, value) in members {
-        let items = value.as_array().map_or(std::slice::from_ref(value), Vec::as_slice);
+        let items = value.as_array().map_or_else(|| std::slice::from_ref(value), Vec::as_slice);
         for item in items {
             form.append_pair(name, &text(name, item)?);
         }

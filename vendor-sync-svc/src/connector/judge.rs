@@ -74,7 +74,7 @@ impl ErrorRule {
             class,
             retry_after,
             reason: cut(&reason.unwrap_or_else(|| format!("the vendor answered {}", answer.status))),
-            park: self.park.or((class == Class::Throttled).then_some(Park::Account)),
+            park: self.park.or_else(|| (class == Class::Throttled).then_some(Park::Account)),
         }
     }
 }

@@ -83,7 +83,7 @@ struct Standing {
     used: u64,
     /// When it last began one.
     served: Option<Timestamp>,
-    /// When it last asked in vain, since then.
+    /// When it last asked in vain.
     refused: Option<Timestamp>,
 }
 
@@ -102,7 +102,7 @@ impl Window {
         self.forget(window, now);
         let total = u64::try_from(self.begun.len()).unwrap_or(u64::MAX);
         let room = requests.saturating_sub(total);
-        let before_us = self.more_deserving(account, window, now);
+        let before_us = self.kept_for_others(account, requests, window, now);
         let standing = self.accounts.entry(account.into()).or_default();
         if before_us >= room {
             standing.refused = Some(now);
@@ -112,7 +112,6 @@ impl Window {
         }
         standing.used += 1;
         standing.served = Some(now);
-        standing.refused = None;
         self.begun.push_back((now, account.into()));
         Ok(())
     }
@@ -127,15 +126,22 @@ impl Window {
         }
     }
 
-    /// How many others wait who had less, or as much and longer ago.
-    fn more_deserving(&self, account: &str, window: Duration, now: Timestamp) -> u64 {
+    /// Room that is kept for others who asked in vain lately and had less, or as much and longer ago: one request for who
+    /// still waits, and from who has had its share already what each lacks of its own.
+    fn kept_for_others(&self, account: &str, requests: u64, window: Duration, now: Timestamp) -> u64 {
         let own = self.accounts.get(account).map_or((0, None), |standing| (standing.used, standing.served));
-        let waits = |standing: &Standing| {
-            let waits = standing.refused.is_some_and(|refused| passed(now, refused) <= window + PATIENCE);
-            waits && (standing.used, standing.served) < own
+        let contends = |standing: &&Standing| standing.refused.is_some_and(|at| passed(now, at) <= window + PATIENCE);
+        let others = self.accounts.iter().filter(|(name, _)| ***name != *account).map(|(_, standing)| standing);
+        let others: Vec<&Standing> = others.filter(contends).collect();
+        let contenders = u64::try_from(others.len()).unwrap_or(u64::MAX).saturating_add(1);
+        // What doesn't divide is theirs: they had less.
+        let (share, theirs) = ((requests / contenders).max(1), requests.div_ceil(contenders));
+        let before_us = others.into_iter().filter(|other| (other.used, other.served) < own);
+        let kept = |other: &Standing| {
+            let waits = u64::from(other.refused > other.served);
+            if own.0 < share { waits } else { theirs.saturating_sub(other.used).max(waits) }
         };
-        let others = self.accounts.iter().filter(|(name, standing)| ***name != *account && waits(standing));
-        u64::try_from(others.count()).unwrap_or(u64::MAX)
+        before_us.map(kept).sum()
     }
 
     /// Takes out what is older than the window, and who neither used nor asked for anything lately.
@@ -254,11 +260,11 @@ mod tests {
         assert!(window.begin("loud", 4, WINDOW, later(20)).is_err());
         // The window is free again: the loud one asks first, and last.
         assert_eq!(window.begin("loud", 4, WINDOW, later(1_000)), Ok(()), "there is room for both");
+        assert_eq!(window.begin("loud", 4, WINDOW, later(1_000)), Ok(()));
+        assert!(window.begin("loud", 4, WINDOW, later(1_000)).is_err(), "the other half is the quiet one's");
         for _ in 0..2 {
-            assert_eq!(window.begin("loud", 4, WINDOW, later(1_000)), Ok(()));
+            assert_eq!(window.begin("quiet", 4, WINDOW, later(1_001)), Ok(()));
         }
-        assert!(window.begin("loud", 4, WINDOW, later(1_000)).is_err(), "the last one is the quiet one's");
-        assert_eq!(window.begin("quiet", 4, WINDOW, later(1_001)), Ok(()));
     }
 
     #[test]
@@ -329,7 +335,7 @@ mod tests {
             let start = "2026-05-01T00:00:00Z".parse::<Timestamp>().expect("a time");
             let mut day = Day::of(start, &TimeZone::UTC);
             for (tenant, at) in asks {
-                drop(day.begin(&tenant.to_string(), quota, true, start + SignedDuration::from_secs(at), &TimeZone::UTC));
+                let _refused = day.begin(&tenant.to_string(), quota, true, start + SignedDuration::from_secs(at), &TimeZone::UTC);
             }
             prop_assert!(day.used.values().sum::<u64>() <= quota);
         }

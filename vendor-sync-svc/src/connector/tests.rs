@@ -8,13 +8,13 @@ use serde_json::json;
 use super::*;
 
 /// The whole one of the documentation.
-pub(super) fn example() -> &'static str {
+pub(crate) fn example() -> &'static str {
     let docs = include_str!("../../../docs/connectors.md");
     let whole = docs.split("## A whole one\n```toml\n").nth(1).expect("it is there");
     whole.split("```").next().expect("it ends")
 }
 
-pub(super) fn parsed(source: &str) -> Connector {
+pub(crate) fn parsed(source: &str) -> Connector {
     Connector::parse(source).unwrap_or_else(|faults| panic!("{}", shown(&faults)))
 }
 
@@ -26,7 +26,7 @@ fn built_in(name: &str) -> Connector {
     parsed(catalogue::built_in_text(name).expect("it is built in"))
 }
 
-pub(super) fn answer(status: u16, body: &str) -> Answer {
+pub(crate) fn answer(status: u16, body: &str) -> Answer {
     Answer {
         status: StatusCode::from_u16(status).expect("a status"),
         headers: HeaderMap::new(),

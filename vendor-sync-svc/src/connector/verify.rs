@@ -62,8 +62,7 @@ pub(super) struct Hmac {
     header: String,
     prefix: String,
     signed: Option<Text>,
-    /// Whether the signed string holds all of the body.
-    signs_body: bool,
+    signs_id: bool,
     timestamp_header: Option<String>,
     id_header: Option<String>,
     parts: Option<Parts>,
@@ -187,9 +186,7 @@ impl Hmac {
             base64: reader.choice("encoding", &[("hex", false), ("base64", true)]).unwrap_or(false),
             header: reader.required("header").to_ascii_lowercase(),
             prefix: reader.text("prefix").unwrap_or_default(),
-            signs_body: source
-                .as_ref()
-                .is_none_or(|source| source.contains("{body") || source.contains("{sorted_form")),
+            signs_id: source.as_ref().is_some_and(|source| source.contains("{id")),
             signed,
             timestamp_header: reader.text("timestamp_header").map(|name| name.to_ascii_lowercase()),
             id_header: reader.text("id_header").map(|name| name.to_ascii_lowercase()),
@@ -202,9 +199,13 @@ impl Hmac {
         };
         let dated =
             hmac.timestamp_header.is_some() || hmac.parts.as_ref().is_some_and(|parts| parts.timestamp.is_some());
-        let signs_time = source.as_ref().is_some_and(|source| source.contains("timestamp"));
+        let signs_time = source.as_ref().is_some_and(|source| source.contains("{timestamp"));
         if signs_time && !dated {
             reader.fault("signed", "names a timestamp that no header gives: say timestamp_header or parts.timestamp");
+        }
+        let signs_body = |source: &String| source.contains("{body") || source.contains("{sorted_form");
+        if !source.as_ref().is_none_or(signs_body) {
+            reader.fault("signed", "must hold {body} or {sorted_form}: else any body could be sent with it");
         }
         if dated && !signs_time {
             reader.fault("signed", "leaves the timestamp out, which anybody could then change");
@@ -234,9 +235,8 @@ impl Hmac {
             return Err(Unverified);
         }
         Ok(match id {
-            Some(id) if self.signed.is_some() => Proved::Id(id.to_owned()),
-            _ if self.signs_body => Proved::Body,
-            _ => Proved::Sender,
+            Some(id) if self.signs_id => Proved::Id(id.to_owned()),
+            _ => Proved::Body,
         })
     }
 
@@ -348,3 +348,6 @@ fn any_equal<T: AsRef<[u8]>>(expected: impl Iterator<Item = T>, came: &[u8]) -> 
     }
     if bool::from(matches) { Ok(()) } else { Err(Unverified) }
 }
+
+#[cfg(test)]
+mod tests;
