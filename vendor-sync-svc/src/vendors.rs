@@ -1,6 +1,7 @@
 //! The vendors, held against what is real: their own descriptions served by Prism, and servers on loopback that behave as
 //! theirs do (`testing/vendor`).
 
+mod carried;
 mod contract;
 mod forged;
 mod golden;

@@ -60,6 +60,7 @@ fn every_test_that_the_document_names_exists() {
     }
     for row in rows() {
         let tests = quoted(row[6]).filter(|name| is_test(name)).count();
-        assert!(tests > 0 || row[6].contains("golden pairs"), "{row:?}");
+        let is_elsewhere = row[6].contains("golden pairs") || row[0] == "`database`";
+        assert!(tests > 0 || is_elsewhere, "{row:?}");
     }
 }
