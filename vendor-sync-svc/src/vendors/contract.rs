@@ -486,6 +486,21 @@ async fn wedme_keeps_its_newer_field_and_tells_of_it() {
 }
 
 #[tokio::test]
+async fn what_goes_to_wedme_is_as_our_published_contract_says() {
+    let Some(base) = prism::serve_file(std::path::Path::new("../docs/wedme.openapi.json")) else { return };
+    let rig = Rig::at("wedme", &base);
+    let mut changed = client();
+    changed["link"] = json!({"external_id": "c1", "external_version": "7"});
+    for given in [client(), changed.clone()] {
+        described(&rig, "send_client", &given).await;
+    }
+    described(&rig, "read_client", &changed).await;
+    changed["since"] = "2026-05-01T12:00:00Z".into();
+    described(&rig, "list_clients", &changed).await;
+    described(&rig, "list_one", &Json::Null).await;
+}
+
+#[tokio::test]
 async fn wedsyncs_own_tables_are_patched_by_their_key_alone() {
     let mut tables = Postgrest::new(KEY);
     let rows = ["w1", "w2"].map(
