@@ -35,6 +35,11 @@ const NEVER: Duration = Duration::from_secs(10 * 365 * 24 * 3600);
 /// The kind of WedSync's own database.
 pub(crate) const DATABASE: &str = "database";
 
+/// Whether a connector is WedSync's own database by SQL: it has nothing to ask by HTTP.
+pub(crate) fn is_sql(connector: &Connector) -> bool {
+    connector.kind() == DATABASE && connector.operations().next().is_none()
+}
+
 /// One integration with what is known of its vendor.
 #[derive(Debug)]
 pub(crate) struct Account {
@@ -163,7 +168,7 @@ impl Accounts {
             Err(Error::NotFound(_)) => return Err(Error::invalid("connector", "is the name of no connector")),
             Err(error) => return Err(error),
         };
-        if connector.kind() == DATABASE {
+        if is_sql(&connector) {
             let mapping = settings.parameters.get("mapping").map(String::as_str).unwrap_or_default();
             return Mapping::parse(mapping).map(drop).map_err(|reason| Error::invalid("parameters.mapping", reason));
         }

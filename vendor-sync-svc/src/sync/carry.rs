@@ -10,14 +10,14 @@ use chassis::{error::Error, fail, lane::Delivery};
 use serde_json::{Map, Value, json};
 
 use super::{
-    account::{Account, DATABASE},
+    account::{Account, is_sql},
     known::{self, Known},
     letter::Letter,
 };
 use crate::{
-    connector::{CallError, Class, RecordSpec, Reply, call::Caller},
+    connector::{CallError, Class, EventRule, RecordSpec, Reply, call::Caller},
     database::{Database, Row, Written},
-    record::{Link, Record, RecordKey, Records},
+    record::{Link, Record, RecordKey, RecordKind, Records},
     resolve::{Incoming, Origin, Resolver},
 };
 
@@ -75,7 +75,7 @@ impl Carrier {
         delivery: &Delivery,
     ) -> Result<Carried, CallError> {
         let case = Case { account, letter, delivery };
-        if account.connector.kind() == DATABASE {
+        if is_sql(&account.connector) {
             return self.write(&case).await;
         }
         let instead = self.rules(&case, true).await?;
@@ -125,9 +125,10 @@ impl Carrier {
 
     /// Whether some rule takes the place of the record's own operations.
     async fn rules(&self, case: &Case<'_>, instead: bool) -> Result<bool, CallError> {
-        let (scope, settings) = (self.scope(case, None).await?, &case.account.integration.settings.parameters);
+        let settings = &case.account.integration.settings.parameters;
         for rule in case.account.connector.events(&case.letter.event_type) {
-            if rule.instead == instead && rule.holds(&scope, settings).map_err(CallError::permanent)? {
+            let is_meant = rule.instead == instead;
+            if is_meant && rule.holds(&self.seen(case, rule).await?, settings).map_err(CallError::permanent)? {
                 return Ok(true);
             }
         }
@@ -139,7 +140,7 @@ impl Carrier {
         let (integration, connector) = (&case.account.integration, &case.account.connector);
         let mut carried = None;
         for rule in connector.events(&case.letter.event_type) {
-            let scope = self.scope(case, None).await?;
+            let scope = self.seen(case, rule).await?;
             if !rule.holds(&scope, &integration.settings.parameters).map_err(CallError::permanent)? {
                 continue;
             }
@@ -152,6 +153,36 @@ impl Carrier {
             }
         }
         Ok(carried)
+    }
+
+    /// What a rule sees: the record that it wants, which need not be the one that the event is about, with its link. What the
+    /// event says is newer than what is known of that record, and fills what it hasn't.
+    async fn seen(&self, case: &Case<'_>, rule: &EventRule) -> Result<Value, CallError> {
+        let (letter, integration) = (case.letter, &case.account.integration);
+        let mut scope = self.scope(case, None).await?;
+        let id = match rule.record {
+            Some(kind) if kind.as_str() == letter.kind => &letter.record_id,
+            Some(RecordKind::Client) => &letter.couple_id,
+            Some(RecordKind::Wedding) => &letter.wedding_id,
+            Some(RecordKind::Booking) | None => return Ok(scope),
+        };
+        let key = rule.record.map(|kind| RecordKey::new(integration.organization.clone(), kind, id.clone()));
+        let Some(Ok(key)) = key else { return Ok(scope) };
+        let known = self.records.get(&key).await.map_err(ours)?;
+        let mut record = known.as_ref().map(Record::values).unwrap_or_default();
+        for (name, value) in letter.fields() {
+            if letter.changed.contains(&name) || !record.contains_key(&name) {
+                record.insert(name, value);
+            }
+        }
+        record.insert("id".to_owned(), json!(key.id));
+        scope["record"] = json!(record);
+        if let Some(link) = self.known.link(integration, &key).await.map_err(ours)? {
+            scope["link"] = json!({
+                "external_id": link.external_id, "external_version": link.external_version, "handed_over": link.handed_over,
+            });
+        }
+        Ok(scope)
     }
 
     async fn record(&self, case: &Case<'_>) -> Result<Carried, CallError> {
@@ -355,7 +386,7 @@ impl Carrier {
             })),
             "event": {
                 "id": letter.event_id,
-                "delivery_id": case.delivery.id.to_string(),
+                "delivery_id": format!("msg_{}", letter.event_uid),
                 "type": letter.event_type,
                 "time": letter.time,
                 "source": letter.source,

@@ -26,7 +26,7 @@ use crate::{
 
 const LIST: &str = "6d9f1a0e-0000-4000-8000-000000000001";
 const FIELD: &str = "6d9f1a0e-0000-4000-8000-000000000002";
-const TAG: &str = "6d9f1a0e-0000-4000-8000-000000000003";
+const MILESTONES: &str = "6d9f1a0e-0000-4000-8000-000000000003";
 
 fn linked(mut given: Json, id: &str) -> Json {
     given["link"] = json!({"external_id": id});
@@ -227,6 +227,31 @@ async fn mailchimp_gains_members_who_consented_and_never_resubscribes_anybody() 
     assert_eq!(server.vendor().audience("a1b2c3").members.len(), 1, "the same member under its new address");
 }
 
+#[test]
+fn milestones_and_dates_reach_marketing_only_with_a_recorded_consent() {
+    for (name, setting) in
+        [("mailchimp", ("milestones", "Menu chosen")), ("constant-contact", ("milestone_list", MILESTONES))]
+    {
+        let rig = Rig::built_in(name).with(setting.0, setting.1);
+        let settings = rig.connector.filled(&rig.settings);
+        let count = |event_type: &str, given: &Json| {
+            rig.connector.events(event_type).filter(|rule| rule.holds(given, &settings) == Ok(true)).count()
+        };
+        let mut reached = client();
+        reached["given"] = json!({"milestone_name": "Menu chosen"});
+        assert!(count("journey.milestone_completed", &reached) > 0, "{name}");
+        for consent in [json!(false), Json::Null] {
+            let without = about(reached.clone(), "consent_marketing", consent);
+            assert_eq!(count("journey.milestone_completed", &without), 0, "{name}");
+            assert_eq!(count("client.created", &without), 0, "{name}");
+        }
+        if name == "mailchimp" {
+            reached["given"] = json!({"milestone_name": "Something else"});
+            assert_eq!(count("journey.milestone_completed", &reached), 0, "only those that the account wants");
+        }
+    }
+}
+
 #[tokio::test]
 async fn every_refusal_of_mailchimp_means_what_it_says() {
     let server = Server::start(Mailchimp::new(KEY, "a1b2c3")).await;
@@ -262,11 +287,11 @@ async fn constant_contact_shares_one_applications_limits() {
     let (manual, clock) = chassis::testing::manual_clock();
     let server = Server::start_at(ConstantContact::new("t0ken"), clock).await;
     let rig = Rig::at("constant-contact", server.base()).token("t0ken");
-    let rig = rig.with("list_id", LIST).with("wedding_date_field", FIELD).with("milestone_tag", TAG);
+    let rig = rig.with("list_id", LIST).with("wedding_date_field", FIELD).with("milestone_list", MILESTONES);
     let made = rig.call("upsert_contact", &client()).await.expect("added");
     let again = rig.call("upsert_contact", &client()).await.expect("the same again");
     assert_eq!(made.external_id, again.external_id);
-    rig.call("tag_milestone", &linked(client(), &made.external_id)).await.expect("tagged");
+    rig.call("join_milestone_list", &client()).await.expect("joined");
     rig.call("account", &Json::Null).await.expect("it works");
     let refused = rig.call("account", &Json::Null).await.expect_err("five in a second");
     assert_eq!((refused.class, refused.park), (Class::Throttled, Some(Park::Application)));
@@ -283,7 +308,7 @@ async fn constant_contact_shares_one_applications_limits() {
     assert_eq!(rig.call("upsert_contact", &client()).await.expect_err("at once").class, Class::Conflict);
     let contact = server.vendor().contacts[&made.external_id].clone();
     assert_eq!(contact["custom_fields"][0]["value"], "06/20/2026");
-    assert_eq!(contact["taggings"], json!([TAG]));
+    assert_eq!(contact["list_memberships"], json!([LIST, MILESTONES]));
     let opted_out = json!({"email_address": {"address": "Ada@Example.org", "permission_to_send": "unsubscribed", "opt_out_date": "2026-05-01T12:00:00Z"}});
     server.vendor().edit(&made.external_id, &opted_out, noon());
     let listed = rig.list("list_contacts", &json!({"since": "2026-01-01T00:00:00Z"})).await;
@@ -458,6 +483,21 @@ async fn wedme_keeps_its_newer_field_and_tells_of_it() {
     let item = rig.connector.record(RecordKind::Client).expect("clients").item(&read, &rig.settings).expect("an item");
     assert_eq!(item.fields["dietary_requirements"], "gluten free");
     assert_eq!(rig.list("list_clients", &Json::Null).await.len(), 1);
+}
+
+#[tokio::test]
+async fn what_goes_to_wedme_is_as_our_published_contract_says() {
+    let Some(base) = prism::serve_file(std::path::Path::new("../docs/wedme.openapi.json")) else { return };
+    let rig = Rig::at("wedme", &base);
+    let mut changed = client();
+    changed["link"] = json!({"external_id": "c1", "external_version": "7"});
+    for given in [client(), changed.clone()] {
+        described(&rig, "send_client", &given).await;
+    }
+    described(&rig, "read_client", &changed).await;
+    changed["since"] = "2026-05-01T12:00:00Z".into();
+    described(&rig, "list_clients", &changed).await;
+    described(&rig, "list_one", &Json::Null).await;
 }
 
 #[tokio::test]

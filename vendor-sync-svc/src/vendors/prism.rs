@@ -25,15 +25,20 @@ static RUNNING: Mutex<BTreeMap<String, Prism>> = Mutex::new(BTreeMap::new());
 /// The URL at which `file` of the vendors' descriptions is served. None, and a word about it, where the description or
 /// Prism isn't there, which is a failure in CI.
 pub(super) fn serve(file: &str) -> Option<String> {
-    let description = description(file)?;
+    serve_file(&description(file)?)
+}
+
+/// The same for a description that is ours.
+pub(super) fn serve_file(description: &Path) -> Option<String> {
+    let file = description.display().to_string();
     let Some(modules) = variable("WEDSYNC_TEST_NODE_MODULES").map(PathBuf::from) else {
         return missing("Prism is not there: WEDSYNC_TEST_NODE_MODULES names no folder");
     };
     let mut running = RUNNING.lock().expect("no test failed while it started one");
-    if !running.contains_key(file) {
-        running.insert(file.to_owned(), start(&modules, &description));
+    if !running.contains_key(&file) {
+        running.insert(file.clone(), start(&modules, description));
     }
-    running.get(file).map(|prism| prism.base.clone())
+    running.get(&file).map(|prism| prism.base.clone())
 }
 
 /// A vendor's own description, from the folder that `WEDSYNC_VENDOR_SPECS` names. None, and a word about it, where it isn't
