@@ -232,10 +232,10 @@ impl Carrier {
     }
 
     async fn ask(&self, case: &Case<'_>, mut wanted: Wanted<'_>) -> Result<Carried, CallError> {
-        if wanted.link.is_none() {
-            if let Some(found) = self.find(case, &wanted).await? {
-                self.adopt(case, &mut wanted, &found).await?;
-            }
+        if wanted.link.is_none()
+            && let Some(found) = self.find(case, &wanted).await?
+        {
+            self.adopt(case, &mut wanted, &found).await?;
         }
         match &wanted.link {
             Some(_) if wanted.news.is_empty() => Ok(Carried::Known),
