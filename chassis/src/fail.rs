@@ -9,12 +9,13 @@
 //! and its registry must be set up and torn down by the program.
 
 /// Every point, in the order in which an event meets it; those of a start come last.
-pub const POINTS: [&str; 18] = [
+pub const POINTS: [&str; 19] = [
     "router.publish.received",
     "router.append.commit",
     "router.append.committed",
     "router.consumer.handed",
     "vendor_sync.event.taken",
+    "credential.granted",
     "lane.attempt.begin",
     "lane.attempt.sent",
     "lane.record.commit",
@@ -29,6 +30,10 @@ pub const POINTS: [&str; 18] = [
     "store.migrate.done",
     "lane.take_over.commit",
 ];
+
+/// Likewise, of what goes to vendors and comes from them.
+pub const SYNC_POINTS: [&str; 6] =
+    ["sync.observed", "sync.answered", "resolve.commit", "resolve.committed", "outbox.publish", "outbox.published"];
 
 /// Nothing: this build has no fail points.
 #[cfg(not(feature = "fail-points"))]
@@ -48,7 +53,7 @@ mod armed {
         time::Duration,
     };
 
-    use super::POINTS;
+    use super::{POINTS, SYNC_POINTS};
 
     const VARIABLE: &str = "WEDSYNC_FAIL";
 
@@ -76,12 +81,16 @@ mod armed {
 
     /// The process passes this point; what the environment asks for happens here.
     pub fn point(name: &'static str) {
-        debug_assert!(POINTS.contains(&name), "{name} is not on the list of points");
+        debug_assert!(is_known(name), "{name} is not on the list of points");
         for fault in FAULTS.iter().filter(|fault| fault.point == name) {
             if fault.passed.fetch_add(1, Ordering::Relaxed) + 1 == fault.at {
                 act(name, &fault.action);
             }
         }
+    }
+
+    fn is_known(name: &str) -> bool {
+        POINTS.contains(&name) || SYNC_POINTS.contains(&name)
     }
 
     fn act(name: &str, action: &Action) {
@@ -103,8 +112,12 @@ mod armed {
                 Some(("sleep", ms)) => Action::Sleep(Duration::from_millis(ms.parse().ok()?)),
                 _ => return None,
             };
-            let known = POINTS.contains(&point);
-            known.then_some(Fault { point: point.to_owned(), action, at: at.parse().ok()?, passed: AtomicU64::new(0) })
+            is_known(point).then_some(Fault {
+                point: point.to_owned(),
+                action,
+                at: at.parse().ok()?,
+                passed: AtomicU64::new(0),
+            })
         };
         // A test that asks for something else than it means would pass for nothing.
         fault().unwrap_or_else(|| panic!("{VARIABLE}: `{text}` is not POINT=kill|panic|sleep:MS@N with a known POINT"))

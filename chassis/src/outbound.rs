@@ -43,6 +43,7 @@ pub const LONGEST: Duration = Duration::from_secs(30);
 const RESOLVE_WITHIN: Duration = Duration::from_secs(3);
 const CONNECT_WITHIN: Duration = Duration::from_secs(10);
 const READ_BYTES: usize = 64 * 1024;
+const MOST_KEPT_BYTES: usize = 4 * 1024 * 1024;
 const KEEP_BYTES: usize = 16 * 1024;
 const HEADER_COUNT: usize = 64;
 const HEADER_LIST_BYTES: u32 = 16 * 1024;
@@ -198,6 +199,12 @@ impl Outbound {
         self.guard.own.write().unwrap_or_else(PoisonError::into_inner).insert(address);
     }
 
+    /// Whether what is sent may be read on its way: plain http, and other protocols without TLS.
+    #[must_use]
+    pub fn allows_plain(&self) -> bool {
+        self.guard.policy.allow_http
+    }
+
     /// Judges a URL by its form and by an address in it, without resolving. What it gives is the one form to store.
     ///
     /// # Errors
@@ -218,6 +225,25 @@ impl Outbound {
         Ok(url)
     }
 
+    /// Every address of a host that another protocol than HTTP is spoken with, each of them vetted, so that the caller can
+    /// connect to what was judged. The port isn't: those that are closed are closed to what a crafted HTTP request could do.
+    ///
+    /// # Errors
+    /// Why it is not a target.
+    pub async fn resolve(&self, host: &str) -> Result<Vec<IpAddr>, AddressError> {
+        let host = if host.contains(':') { format!("[{}]", host.trim_matches(['[', ']'])) } else { host.to_owned() };
+        let url = self.vet(&format!("https://{host}/"))?;
+        match url.host() {
+            Some(Host::Ipv4(ip)) => Ok(vec![ip.into()]),
+            Some(Host::Ipv6(ip)) => Ok(vec![ip.into()]),
+            Some(Host::Domain(name)) => {
+                let addresses = self.guard.resolve(name, port_of(&url)).await?;
+                Ok(addresses.into_iter().map(|address| address.ip()).collect())
+            }
+            None => Err(AddressError::Url("has no host")),
+        }
+    }
+
     /// Sends one request and gives what came back. A status counts once its headers are complete, even if the body
     /// then stalls or breaks off.
     ///
@@ -227,7 +253,7 @@ impl Outbound {
         self.fetch(request, KEEP_BYTES).await
     }
 
-    /// As [`Outbound::send`], keeping up to `keep` bytes of the body, at most 64 KiB.
+    /// As [`Outbound::send`], keeping up to `keep` bytes of the body, at most 4 MiB.
     ///
     /// # Errors
     /// Likewise.
@@ -237,7 +263,7 @@ impl Outbound {
         let fail = |(class, reason)| Failure { class, reason, duration: started.elapsed() };
         let headers = timeout_at(deadline, self.exchange(request)).await;
         let mut response = headers.unwrap_or_else(|_| Err(timed_out())).map_err(fail)?;
-        let (body, complete) = read_body(&mut response, keep.min(READ_BYTES), deadline).await;
+        let (body, complete) = read_body(&mut response, keep.min(MOST_KEPT_BYTES), deadline).await;
         let headers = std::mem::take(response.headers_mut());
         Ok(Answer { status: response.status(), headers, body, complete, duration: started.elapsed() })
     }
@@ -359,7 +385,8 @@ pub fn may_set(name: &HeaderName) -> bool {
 /// Reads until the body ends, the bound is reached or the deadline passes; keeps the beginning.
 async fn read_body(response: &mut reqwest::Response, keep: usize, deadline: Instant) -> (Bytes, bool) {
     let (mut kept, mut read) = (BytesMut::new(), 0);
-    while read < READ_BYTES {
+    // A little more is read than is kept: a body that ends soon leaves its connection to the next request.
+    while read < READ_BYTES.max(keep + 1) {
         match timeout_at(deadline, response.chunk()).await {
             Ok(Ok(Some(chunk))) => {
                 let room = keep - kept.len();

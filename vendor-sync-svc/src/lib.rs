@@ -5,27 +5,43 @@
 
 mod body;
 mod config;
+mod connector;
+mod credential;
+mod database;
 mod deliver;
 mod disable;
 mod endpoint;
 mod event;
+mod health;
 mod inbound;
 mod integration;
 mod json;
 mod letter;
 mod manage;
 mod matching;
+mod notice;
+mod oauth;
+mod outbox;
 mod policy;
+mod record;
 mod replay;
+mod resolve;
 mod router;
 mod rpc;
-#[cfg(feature = "testing")]
+mod sync;
+#[cfg(any(test, feature = "testing"))]
 pub mod testing;
 #[cfg(test)]
 mod tests;
+#[cfg(test)]
+mod vendors;
 mod webhook;
 
-use std::{net::SocketAddr, sync::Arc};
+use std::{
+    collections::BTreeMap,
+    net::SocketAddr,
+    sync::{Arc, OnceLock},
+};
 
 use anyhow::{Context as _, Result};
 use chassis::{
@@ -39,20 +55,40 @@ use chassis::{
     store::{self, Migrations, Store},
 };
 use proto::vendorsync::v1::{
+    connection_service_server::ConnectionServiceServer, connector_service_server::ConnectorServiceServer,
     delivery_service_server::DeliveryServiceServer, endpoint_service_server::EndpointServiceServer,
-    integration_service_server::IntegrationServiceServer, webhook_service_server::WebhookServiceServer,
+    integration_health_service_server::IntegrationHealthServiceServer,
+    integration_service_server::IntegrationServiceServer, record_service_server::RecordServiceServer,
+    sync_service_server::SyncServiceServer, webhook_service_server::WebhookServiceServer,
 };
-use tokio::sync::mpsc;
+use tokio::sync::{broadcast, mpsc};
 
-pub use self::config::Config;
+pub use self::config::{Config, OAuthClient};
 use self::{
-    body::Renderer, deliver::Deliver, endpoint::book::Book, inbound::Inbound, integration::Integrations,
-    manage::Endpoints, policy::Personal, replay::Replays, router::Router, webhook::Webhooks,
+    body::Renderer,
+    connector::catalogue::Catalogue,
+    credential::{App, Connections, Credentials, connect::Connecting, vendor::Declared},
+    deliver::Deliver,
+    endpoint::book::Book,
+    health::{Healths, prober::Prober, view::View},
+    inbound::Inbound,
+    integration::Integrations,
+    manage::Endpoints,
+    oauth::authorize::Authorizations,
+    outbox::Outbox,
+    policy::Personal,
+    replay::Replays,
+    router::Router,
+    sync::{Engine, Ground, courier::Couriers},
+    webhook::Webhooks,
 };
 
 /// Tables of this service.
 static MIGRATIONS: Migrations =
     Migrations { sqlite: sqlx::migrate!("./migrations/sqlite"), postgres: sqlx::migrate!("./migrations/postgres") };
+
+/// Changes of integrations that a watcher may be behind by, before it is shown all anew.
+const CHANGES: usize = 256;
 
 /// Closings of lanes that wait to be handled.
 const CLOSINGS: usize = 256;
@@ -88,7 +124,8 @@ pub async fn start(config: Config, chassis: &Chassis) -> Result<Service> {
     let (router, book) = (Router::new(&peer), Book::default());
     let (closing, closings) = mpsc::channel(CLOSINGS);
     let webhooks = Webhooks::new(book.clone(), outbound.clone(), clock.clone(), closing);
-    let courier = Arc::new(webhooks.clone());
+    let told = Arc::new(OnceLock::new());
+    let courier = Arc::new(Couriers { webhooks: webhooks.clone(), vendors: told.clone() });
     let dispatcher =
         Dispatcher::start(store.clone(), keys.clone(), courier, config.slots(), clock.clone(), &tasks).await?;
     let endpoints =
@@ -96,16 +133,70 @@ pub async fn start(config: Config, chassis: &Chassis) -> Result<Service> {
             .await?;
     let endpoints = Arc::new(endpoints);
     tasks.spawn("endpoints.disable", disable::run(endpoints.clone(), router.clone(), closings, tasks.stopping()));
-    let deliver = Deliver { book, renderer: renderer.clone(), dispatcher, store: store.clone() };
+    let outbox = Outbox::new(store.clone(), keys.clone(), dispatcher.clone(), clock.clone());
+    tasks.spawn("outbox", outbox.clone().run(router.clone(), tasks.clone()));
+
+    // Vendors: how each integration is connected, and how it is.
+    let integrations = Integrations::new(store.clone(), keys.clone(), clock.clone());
+    let changed = broadcast::Sender::new(CHANGES);
+    let connections = Connections::new(store.clone(), keys.clone(), outbox.clone(), clock.clone(), changed.clone());
+    let healths = Healths::new(store.clone(), keys.clone(), outbox.clone(), clock.clone(), changed.clone());
+    let oauth = oauth::Client::new(outbound.clone(), clock.clone());
+    let vendors = Arc::new(Declared);
+    let credentials =
+        Credentials::new(connections, vendors.clone(), apps(&config), oauth, tasks.clone(), clock.clone());
+    tasks.spawn("credential.refresh", credentials.clone().run(integrations.clone()));
+    let connecting = Connecting {
+        credentials,
+        integrations: integrations.clone(),
+        authorizations: Authorizations::new(store.clone(), keys.clone(), clock.clone()),
+        probe: vendors.clone(),
+        public_url: config.public_url()?,
+    };
+    let prober = Prober {
+        healths: healths.clone(),
+        credentials: connecting.credentials.clone(),
+        integrations: integrations.clone(),
+        probe: vendors,
+        clock: clock.clone(),
+    };
+    tasks.spawn("health.probe", prober.run(tasks.stopping()));
+    let view = View {
+        store: store.clone(),
+        dispatcher: dispatcher.clone(),
+        integrations: integrations.clone(),
+        connections: connecting.credentials.connections.clone(),
+        healths,
+        changed: changed.clone(),
+        clock: clock.clone(),
+    };
+    let health_rpc = rpc::health::Service::new(view, tasks.clone(), chassis.draining());
+
+    // What vendors are told and what they say; events may come once their lanes are open.
+    let ground = Ground {
+        store: store.clone(),
+        keys: keys.clone(),
+        clock: clock.clone(),
+        outbox,
+        dispatcher: dispatcher.clone(),
+        integrations: integrations.clone(),
+        credentials: connecting.credentials.clone(),
+        outbound: outbound.clone(),
+    };
+    let engine = Engine::open(ground, &told).await?;
+    engine.start(changed.subscribe(), &tasks);
+    let (sought, offers) = (renderer.clone(), engine.offers.clone());
+    let deliver = Deliver { book, renderer: sought, offers, dispatcher, store: store.clone() };
     tasks.spawn("deliver", consume::run(peer.separate(), "vendor-sync", deliver, tasks.stopping()));
 
-    // Inbound: integrations, and the seven steps of each webhook.
-    let integrations = Integrations::new(store.clone(), keys.clone(), clock.clone());
-    let inbound = Inbound::new(integrations.clone(), &store, &keys, &peer, clock.clone());
+    // Inbound: the seven steps of each webhook.
+    let inbound = Inbound::new(integrations, &store, &keys, &peer, clock.clone()).with_vendors(engine.vendors());
     inbound.start(&tasks);
 
+    let connectors = rpc::connectors::Service::new(Catalogue::new(store.clone(), clock.clone()), clock.clone());
     let replays = Replays { endpoints: endpoints.clone(), router: router.clone(), renderer, tasks };
     let endpoint_rpc = rpc::endpoints::EndpointRpc { endpoints, webhooks, router };
+    let records = rpc::records::RecordRpc { resolver: engine.resolver.clone() };
     let running = server
         .authenticator(Arc::new(RouterAuthenticator::new(&peer, clock)))
         .access(rpc::ACCESS)
@@ -114,10 +205,24 @@ pub async fn start(config: Config, chassis: &Chassis) -> Result<Service> {
             DeliveryServiceServer::new(rpc::deliveries::DeliveryRpc { replays })
                 .max_encoding_message_size(MESSAGE_LIMIT),
         )
-        .add(IntegrationServiceServer::new(rpc::integrations::Service::new(integrations)))
+        .add(IntegrationServiceServer::new(rpc::integrations::Service::new(
+            connecting.clone(),
+            engine.accounts.clone(),
+        )))
+        .add(IntegrationHealthServiceServer::new(health_rpc))
+        .add(ConnectionServiceServer::new(rpc::connections::Service(connecting)))
+        .add(RecordServiceServer::new(records).max_encoding_message_size(MESSAGE_LIMIT))
+        .add(SyncServiceServer::new(rpc::sync::Service { engine }))
+        .add(ConnectorServiceServer::new(connectors))
         .add(WebhookServiceServer::new(rpc::webhooks::Service::new(inbound)).max_decoding_message_size(MESSAGE_LIMIT))
         .serve()?;
     Ok(Service { address: running.address, outbound })
+}
+
+/// Our OAuth clients, by connector.
+fn apps(config: &Config) -> BTreeMap<String, App> {
+    let app = |client: &OAuthClient| App { id: client.client_id.clone(), secret: client.client_secret.clone() };
+    config.oauth.iter().map(|(connector, client)| (connector.clone(), app(client))).collect()
 }
 
 /// The table in `file`; the one that we ship if none is named.

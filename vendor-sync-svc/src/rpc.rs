@@ -1,8 +1,13 @@
 //! The wire: one file per gRPC service, which parses requests, calls the domain and prints answers. Nothing is decided here.
 
+pub(crate) mod connections;
+pub(crate) mod connectors;
 pub(crate) mod deliveries;
 pub(crate) mod endpoints;
+pub(crate) mod health;
 pub(crate) mod integrations;
+pub(crate) mod records;
+pub(crate) mod sync;
 pub(crate) mod webhooks;
 pub(crate) mod wire;
 
@@ -34,6 +39,30 @@ pub(crate) const ACCESS: AccessTable = &[
     ("/wedsync.vendorsync.v1.IntegrationService/UpdateIntegration", MANAGE),
     ("/wedsync.vendorsync.v1.IntegrationService/RotateIntegrationSecret", MANAGE),
     ("/wedsync.vendorsync.v1.IntegrationService/DeleteIntegration", MANAGE),
+    ("/wedsync.vendorsync.v1.RecordService/GetRecord", MANAGE),
+    ("/wedsync.vendorsync.v1.RecordService/ListConflicts", MANAGE),
+    ("/wedsync.vendorsync.v1.RecordService/ResolveConflict", MANAGE),
+    ("/wedsync.vendorsync.v1.RecordService/PinField", MANAGE),
+    ("/wedsync.vendorsync.v1.RecordService/UnpinField", MANAGE),
+    ("/wedsync.vendorsync.v1.RecordService/ListPins", MANAGE),
+    ("/wedsync.vendorsync.v1.IntegrationService/ConnectIntegration", MANAGE),
+    ("/wedsync.vendorsync.v1.ConnectionService/OpenConnection", Access::Service),
+    ("/wedsync.vendorsync.v1.ConnectionService/CompleteConnection", Access::Service),
+    ("/wedsync.vendorsync.v1.IntegrationService/DisconnectIntegration", MANAGE),
+    ("/wedsync.vendorsync.v1.IntegrationService/TestIntegration", MANAGE),
+    ("/wedsync.vendorsync.v1.IntegrationService/RotateIntegrationCredential", MANAGE),
+    ("/wedsync.vendorsync.v1.IntegrationHealthService/GetIntegrationHealth", MANAGE),
+    ("/wedsync.vendorsync.v1.IntegrationHealthService/ListIntegrationHealth", MANAGE),
+    ("/wedsync.vendorsync.v1.IntegrationHealthService/WatchIntegrationHealth", MANAGE),
+    ("/wedsync.vendorsync.v1.SyncService/SyncNow", MANAGE),
+    ("/wedsync.vendorsync.v1.SyncService/SyncClientProfiles", MANAGE),
+    ("/wedsync.vendorsync.v1.SyncService/SyncEventDetails", MANAGE),
+    ("/wedsync.vendorsync.v1.ConnectorService/ListConnectors", MANAGE),
+    ("/wedsync.vendorsync.v1.ConnectorService/GetConnector", MANAGE),
+    ("/wedsync.vendorsync.v1.ConnectorService/PutConnector", MANAGE),
+    ("/wedsync.vendorsync.v1.ConnectorService/DeleteConnector", MANAGE),
+    ("/wedsync.vendorsync.v1.ConnectorService/ValidateConnector", MANAGE),
+    ("/wedsync.vendorsync.v1.ConnectorService/PreviewMapping", MANAGE),
     ("/wedsync.vendorsync.v1.WebhookService/ReceiveWebhook", Access::Service),
 ];
 

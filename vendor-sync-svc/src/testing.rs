@@ -1,5 +1,7 @@
-//! For the benches of the whole system: what it costs to find an event's endpoints, without a server around it. Feature
-//! `testing`.
+//! For the tests and benches of the whole system, behind the feature `testing`: vendors on loopback, and what it costs to
+//! find an event's endpoints without a server around it.
+
+pub mod vendor;
 
 use std::{
     collections::{BTreeMap, BTreeSet},

@@ -308,6 +308,17 @@ impl Dispatcher {
         Ok(recovered)
     }
 
+    /// Has what waits for its next try be due now; a breaker, a limit and the order stay. Gives the number.
+    ///
+    /// # Errors
+    /// Those of the store; `Error::Unavailable` while stopping.
+    pub async fn hasten(&self, id: &str, organization: &OrganizationId) -> Result<u64> {
+        let lane = rows::lane(&self.store, id, organization).await?;
+        let hastened = rows::hasten(&self.store, lane, self.clock.now_micros()).await?;
+        self.ask(Request::Wake { lane }).await?;
+        Ok(hastened)
+    }
+
     /// The breaker of an open lane; `None` for a lane that isn't open.
     ///
     /// # Errors

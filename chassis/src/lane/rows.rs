@@ -235,6 +235,13 @@ async fn open(keys: &DataKeys, lane: i64, lane_id: &Arc<str>, row: DueRow) -> Re
     Ok((delivery, readable))
 }
 
+/// What waits in a lane is due now.
+pub(super) async fn hasten(store: &Store, lane: i64, now: i64) -> Result<u64> {
+    let hastened = with!(store.writer(), c => sqlx::query("UPDATE deliveries SET next_at = $2 WHERE lane = $1 AND state = 0 AND next_at > $2")
+        .bind(lane).bind(now).execute(c).await.map(|done| done.rows_affected()))?;
+    Ok(hastened)
+}
+
 /// Whether an event was handled before: its deliveries were fixed then.
 pub(super) async fn is_known(store: &Store, event: &[u8; 16]) -> Result<bool> {
     let found: Option<i64> = with!(store.reader(), c => sqlx::query_scalar("SELECT id FROM deliveries WHERE event = $1 LIMIT 1")

@@ -210,6 +210,19 @@ async fn one_forbidden_address_among_good_ones_refuses_the_name() {
 }
 
 #[tokio::test]
+async fn a_host_of_another_protocol_is_judged_like_one_of_a_url_and_every_address_of_it_is_given() {
+    let (outbound, _) = resolving(&OutboundSettings::default(), &[&["8.8.8.8", "2606:4700::1111"]]);
+    let addresses = outbound.resolve("db.example.com").await.expect("public").into_iter().map(|ip| ip.to_string());
+    assert_eq!(addresses.collect::<Vec<_>>(), ["8.8.8.8", "2606:4700::1111"]);
+    assert_eq!(outbound.resolve("[2606:4700::1111]").await.expect("public").len(), 1);
+    for host in ["127.1", "::1", "localhost", "db.internal", "%2ftmp", "", "a@b"] {
+        assert!(outbound.resolve(host).await.is_err(), "{host}");
+    }
+    let (outbound, _) = resolving(&OutboundSettings::default(), &[&["8.8.8.8", "10.0.0.1"]]);
+    assert!(outbound.resolve("db.example.com").await.is_err(), "one of them is closed");
+}
+
+#[tokio::test]
 async fn a_name_that_is_rebound_after_it_was_vetted_is_refused_at_the_connection() {
     let receiver = Receiver::start(Script::Say("HTTP/1.1 200 OK\r\nconnection: close\r\n\r\n")).await;
     let settings = OutboundSettings { allow_http: true, ..OutboundSettings::default() };

@@ -75,15 +75,30 @@ fn every_domain_event_goes_where_the_table_says() {
         ("journey.milestone_completed", "webhooks; journey_milestone_completed(email slack); email_marketing"),
         (
             "wedding.date_changed",
-            "webhooks; wedding_date_change(email slack whatsapp in_app sms); calendar; photography_crm; venue",
+            "webhooks; wedding_date_change(email slack whatsapp in_app sms); calendar; database; photography_crm; venue",
         ),
-        ("timeline.updated", "webhooks; timeline_changed(email slack in_app); calendar; photography_crm; venue"),
-        ("guest_count.changed", "webhooks; guest_count_changed(email in_app); caterer; venue"),
-        ("client.updated", "webhooks; client_profile_updated(email in_app); caterer; photography_crm; wedme"),
-        ("preference.updated", "webhooks; client_profile_updated(email in_app); caterer; photography_crm; wedme"),
-        ("client.created", "webhooks; client_profile_updated(email in_app); calendar; photography_crm; wedme"),
-        ("client.deleted", "webhooks; client_profile_updated(email in_app); calendar; photography_crm; wedme"),
-        ("booking.updated", "webhooks; client_profile_updated(email in_app); calendar; photography_crm; wedme"),
+        (
+            "timeline.updated",
+            "webhooks; timeline_changed(email slack in_app); calendar; database; photography_crm; venue",
+        ),
+        ("guest_count.changed", "webhooks; guest_count_changed(email in_app); caterer; database; venue"),
+        ("client.updated", "webhooks; client_profile_updated(email in_app); caterer; database; photography_crm; wedme"),
+        (
+            "preference.updated",
+            "webhooks; client_profile_updated(email in_app); caterer; database; photography_crm; wedme",
+        ),
+        (
+            "client.created",
+            "webhooks; client_profile_updated(email in_app); calendar; database; photography_crm; wedme",
+        ),
+        (
+            "client.deleted",
+            "webhooks; client_profile_updated(email in_app); calendar; database; photography_crm; wedme",
+        ),
+        (
+            "booking.updated",
+            "webhooks; client_profile_updated(email in_app); calendar; database; photography_crm; wedme",
+        ),
         ("capacity.alert", "webhooks; capacity_alert(slack in_app)"),
         ("availability.changed", "webhooks; capacity_alert(slack in_app)"),
         ("setup.requirements", "webhooks; capacity_alert(slack in_app)"),
@@ -107,15 +122,15 @@ fn changes_of_rows_go_where_the_table_says() {
     let line = |event| line(&plan(&routes, event));
     assert_eq!(
         line(moved("", r#","wedding_date":"2026-06-21""#)),
-        "webhooks; wedding_date_change(email slack whatsapp in_app sms); calendar; photography_crm; venue"
+        "webhooks; wedding_date_change(email slack whatsapp in_app sms); calendar; database; photography_crm; venue"
     );
     assert_eq!(
         line(moved(r#","setup_time":"1""#, r#","setup_time":"2""#)),
-        "webhooks; timeline_changed(email slack in_app); calendar; photography_crm; venue"
+        "webhooks; timeline_changed(email slack in_app); calendar; database; photography_crm; venue"
     );
     assert_eq!(
         line(moved(r#","guest_count":80"#, r#","guest_count":90"#)),
-        "webhooks; guest_count_changed(email in_app); caterer; venue"
+        "webhooks; guest_count_changed(email in_app); caterer; database; venue"
     );
     assert_eq!(line(moved(r#","venue_notes":"a""#, r#","venue_notes":"b""#)), "");
     let progress = |old: u8, new: u8| {

@@ -31,7 +31,10 @@ use crate::integration::{Kind, Settings, tests::settings};
 pub(super) static MIGRATIONS: &[&Migrations] =
     &[&chassis::store::MIGRATIONS, &chassis::lane::MIGRATIONS, &crate::MIGRATIONS];
 
-const ACCESS: AccessTable = &[("/wedsync.router.v1.EventService/Publish", Access::Service)];
+const ACCESS: AccessTable = &[
+    ("/wedsync.router.v1.EventService/Publish", Access::Service),
+    ("/wedsync.router.v1.EventService/PublishBatch", Access::Service),
+];
 const SECRET: &str = "whsec_MfKQ9r8GKYqrTwjUPD8ILPZIo2LaLaSw";
 const CLIENT: &str = r#"{"event":"client.updated","data":{"clientId":"3f2504e0-4f89-41d3-9a0c-0305e82c3301","changes":{}},"timestamp":"2026-05-01T12:00:00Z"}"#;
 
@@ -55,18 +58,27 @@ pub(super) fn key() -> Key {
 
 /// A router that keeps events by id, and answers as it is told to.
 #[derive(Clone, Default)]
-struct Router {
+pub(crate) struct Router {
     events: Arc<Mutex<BTreeMap<String, wire::Event>>>,
     order: Arc<Mutex<Vec<String>>>,
     refuses: Arc<Mutex<Option<Status>>>,
 }
 
 impl Router {
-    fn refuse(&self, status: Option<Status>) {
+    /// One that listens, and the way to it.
+    pub(crate) async fn serve(chassis: &Chassis) -> (Self, Peer) {
+        let router = Self::default();
+        let server = Server::bind("router", "127.0.0.1:0".parse().unwrap(), chassis).await.expect("a free port");
+        let running = server.access(ACCESS).add(EventServiceServer::new(router.clone())).serve().expect("it serves");
+        let peer = Peer::new("vendor-sync", &format!("http://{}", running.address), chassis).expect("a peer");
+        (router, peer)
+    }
+
+    pub(crate) fn refuse(&self, status: Option<Status>) {
         *self.refuses.lock().unwrap() = status;
     }
 
-    fn events(&self) -> Vec<wire::Event> {
+    pub(crate) fn events(&self) -> Vec<wire::Event> {
         let events = self.events.lock().unwrap();
         self.order.lock().unwrap().iter().map(|id| events[id].clone()).collect()
     }
@@ -107,9 +119,20 @@ impl EventService for Router {
 
     async fn publish_batch(
         &self,
-        _: tonic::Request<wire::PublishBatchRequest>,
+        request: tonic::Request<wire::PublishBatchRequest>,
     ) -> Result<Response<wire::PublishBatchResponse>, Status> {
-        unused()
+        let fared = |event| match self.store(event) {
+            Ok(receipt) => wire::publish_result::Result::Receipt(receipt),
+            Err(status) => wire::publish_result::Result::Refusal(wire::Refusal {
+                code: status.code().into(),
+                message: status.message().to_owned(),
+                field: "event".to_owned(),
+                retryable: [tonic::Code::ResourceExhausted, tonic::Code::Unavailable].contains(&status.code()),
+            }),
+        };
+        let events = request.into_inner().events;
+        let results = events.into_iter().map(|event| wire::PublishResult { result: Some(fared(event)) }).collect();
+        Ok(Response::new(wire::PublishBatchResponse { results }))
     }
 
     async fn publish_stream(
@@ -162,10 +185,7 @@ impl World {
     async fn new(store: Store) -> Self {
         let chassis = Chassis::for_test();
         let (manual, clock) = manual_clock();
-        let router = Router::default();
-        let server = Server::bind("router", "127.0.0.1:0".parse().unwrap(), &chassis).await.expect("a free port");
-        let running = server.access(ACCESS).add(EventServiceServer::new(router.clone())).serve().expect("it serves");
-        let peer = Peer::new("vendor-sync", &format!("http://{}", running.address), &chassis).expect("a peer");
+        let (router, peer) = Router::serve(&chassis).await;
         let keys = DataKeys::new(store.clone(), chassis.keyring().expect("keys"), clock.clone());
         let integrations = Integrations::new(store.clone(), keys.clone(), clock.clone());
         let inbound = Inbound::new(integrations.clone(), &store, &keys, &peer, clock);
@@ -220,6 +240,8 @@ fn request(integration: &Integration, headers: &[(&str, &str)], body: &str) -> R
         integration_id: integration.id.clone(),
         headers: Headers(headers.collect()),
         body: Bytes::copy_from_slice(body.as_bytes()),
+        method: "POST".to_owned(),
+        target: String::new(),
     }
 }
 

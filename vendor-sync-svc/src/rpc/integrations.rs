@@ -7,18 +7,27 @@ use chassis::{
 use proto::vendorsync::v1::{self as wire, integration_service_server::IntegrationService};
 use tonic::{Request, Response, Status};
 
-use super::wire::{duration, page_size, print_timestamp};
-use crate::integration::{self, DEFAULT_OVERLAP, Integration, Integrations, Kind, Settings};
+use super::{
+    connections,
+    wire::{duration, page_size, print_timestamp},
+};
+use crate::{
+    credential::connect::Connecting,
+    integration::{self, DEFAULT_OVERLAP, Integration, Integrations, Kind, Settings},
+    sync::account::Accounts,
+};
 
 /// Integrations over gRPC.
-#[derive(Clone, Debug)]
+#[derive(Clone)]
 pub(crate) struct Service {
     integrations: Integrations,
+    connecting: Connecting,
+    accounts: Accounts,
 }
 
 impl Service {
-    pub(crate) fn new(integrations: Integrations) -> Self {
-        Self { integrations }
+    pub(crate) fn new(connecting: Connecting, accounts: Accounts) -> Self {
+        Self { integrations: connecting.integrations.clone(), connecting, accounts }
     }
 }
 
@@ -34,7 +43,9 @@ impl IntegrationService for Service {
         let organization = caller.organization(&integration.organization_id)?;
         let settings = settings(integration)?;
         let secret = integration::secret_or_new(&request.secret)?;
+        self.accounts.check(&organization, &settings).await.map_err(|error| error.within("integration"))?;
         let created = self.integrations.create(organization, settings, &secret).await?;
+        self.accounts.refresh(&created.organization, &created.id).await?;
         let secret = secret.expose().to_owned();
         Ok(Response::new(wire::CreateIntegrationResponse { integration: Some(print(created)), secret }))
     }
@@ -75,8 +86,10 @@ impl IntegrationService for Service {
         let organization = caller.organization(&integration.organization_id)?;
         let (id, version) = (integration.id.clone(), integration.version);
         let settings = settings(integration)?;
+        self.accounts.check(&organization, &settings).await.map_err(|error| error.within("integration"))?;
         let updated = self.integrations.update(&organization, &id, version, &settings).await;
         let updated = updated.map_err(|error| error.within("integration"))?;
+        self.accounts.refresh(&organization, &id).await?;
         Ok(Response::new(wire::UpdateIntegrationResponse { integration: Some(print(updated)) }))
     }
 
@@ -98,8 +111,38 @@ impl IntegrationService for Service {
         request: Request<wire::DeleteIntegrationRequest>,
     ) -> Result<Response<wire::DeleteIntegrationResponse>, Status> {
         let organization = auth::caller(&request)?.organization("")?;
-        self.integrations.delete(&organization, &request.get_ref().id).await?;
+        let id = &request.get_ref().id;
+        self.integrations.delete(&organization, id).await?;
+        self.accounts.refresh(&organization, id).await?;
         Ok(Response::new(wire::DeleteIntegrationResponse {}))
+    }
+
+    async fn connect_integration(
+        &self,
+        request: Request<wire::ConnectIntegrationRequest>,
+    ) -> Result<Response<wire::ConnectIntegrationResponse>, Status> {
+        Ok(Response::new(connections::connect(&self.connecting, request).await?))
+    }
+
+    async fn disconnect_integration(
+        &self,
+        request: Request<wire::DisconnectIntegrationRequest>,
+    ) -> Result<Response<wire::DisconnectIntegrationResponse>, Status> {
+        Ok(Response::new(connections::disconnect(&self.connecting, request).await?))
+    }
+
+    async fn test_integration(
+        &self,
+        request: Request<wire::TestIntegrationRequest>,
+    ) -> Result<Response<wire::TestIntegrationResponse>, Status> {
+        Ok(Response::new(connections::test(&self.connecting, request).await?))
+    }
+
+    async fn rotate_integration_credential(
+        &self,
+        request: Request<wire::RotateIntegrationCredentialRequest>,
+    ) -> Result<Response<wire::RotateIntegrationCredentialResponse>, Status> {
+        Ok(Response::new(connections::rotate(&self.connecting, request).await?))
     }
 }
 
@@ -115,6 +158,9 @@ fn settings(integration: wire::Integration) -> Result<Settings> {
         transformation: integration.transformation,
         secret_header: integration.secret_header,
         disabled: integration.disabled,
+        connector: integration.connector,
+        parameters: integration.parameters.into_iter().collect(),
+        paused: integration.paused,
     };
     settings.check().map_err(|error| error.within("integration"))
 }
@@ -125,6 +171,7 @@ fn kind(kind: wire::IntegrationKind) -> Result<Kind> {
         wire::IntegrationKind::ChannelEvents => Ok(Kind::ChannelEvents),
         wire::IntegrationKind::Supabase => Ok(Kind::Supabase),
         wire::IntegrationKind::SignedWebhook => Ok(Kind::SignedWebhook),
+        wire::IntegrationKind::Connector => Ok(Kind::Connector),
         wire::IntegrationKind::Unspecified => Err(Error::invalid("integration.kind", "must be one of the kinds")),
     }
 }
@@ -135,6 +182,7 @@ fn print_kind(kind: Kind) -> wire::IntegrationKind {
         Kind::ChannelEvents => wire::IntegrationKind::ChannelEvents,
         Kind::Supabase => wire::IntegrationKind::Supabase,
         Kind::SignedWebhook => wire::IntegrationKind::SignedWebhook,
+        Kind::Connector => wire::IntegrationKind::Connector,
     }
 }
 
@@ -153,6 +201,9 @@ fn print(integration: Integration) -> wire::Integration {
         transformation: settings.transformation,
         secret_header: settings.secret_header,
         disabled: settings.disabled,
+        connector: settings.connector,
+        parameters: settings.parameters.into_iter().collect(),
+        paused: settings.paused,
         version,
         created_at: Some(print_timestamp(created_at)),
         updated_at: Some(print_timestamp(updated_at)),
@@ -162,7 +213,7 @@ fn print(integration: Integration) -> wire::Integration {
 }
 
 /// The last id of the page before.
-fn check_page_token(token: &str) -> Result<()> {
+pub(super) fn check_page_token(token: &str) -> Result<()> {
     let known = token.is_empty() || chassis::id::parse_uuid(token).is_some();
     if known { Ok(()) } else { Err(Error::invalid("page_token", "must be from the previous answer")) }
 }
@@ -172,13 +223,13 @@ mod tests {
     use chassis::{
         auth::{Caller, Role, Scopes},
         id::OrganizationId,
-        secret::DataKeys,
         service::Chassis,
         testing::on_each_engine,
     };
     use tonic::Code;
 
     use super::*;
+    use crate::credential::tests::{Vendor, World};
 
     fn as_member<T>(organization: &str, message: T) -> Request<T> {
         let organization = Some(OrganizationId::parse(organization).expect("an organization"));
@@ -191,9 +242,13 @@ mod tests {
     async fn in_each_service<F: Future<Output = ()>>(test: impl Fn(Service) -> F) {
         let migrations = &[&chassis::store::MIGRATIONS, &chassis::lane::MIGRATIONS, &crate::MIGRATIONS];
         on_each_engine(migrations, |store| {
-            let chassis = Chassis::for_test();
-            let keys = DataKeys::new(store.clone(), chassis.keyring().expect("keys"), chassis.clock.clone());
-            test(Service::new(Integrations::new(store, keys, chassis.clock)))
+            let test = &test;
+            async move {
+                let vendor = Vendor::without_oauth("http://127.0.0.1:9/me");
+                let world = World::open(&store, &Chassis::for_test(), vendor).await;
+                let accounts = crate::sync::tests::alone(&store).await.accounts;
+                test(Service::new(world.connecting.clone(), accounts)).await;
+            }
         })
         .await;
     }

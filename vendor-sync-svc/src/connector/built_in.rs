@@ -1,0 +1,31 @@
+//! The connectors that are compiled in: one file each in `connectors/`, one line each here, in the order of the alphabet.
+
+/// Name and text of each.
+pub(super) const BUILT_IN: &[(&str, &str)] = &[
+    ("caterer", include_str!("../../connectors/caterer.toml")),
+    ("client-communications", include_str!("../../connectors/client-communications.toml")),
+    ("constant-contact", include_str!("../../connectors/constant-contact.toml")),
+    ("crm", include_str!("../../connectors/crm.toml")),
+    ("custom-planner", include_str!("../../connectors/custom-planner.toml")),
+    ("database", include_str!("../../connectors/database.toml")),
+    ("eventplanning", include_str!("../../connectors/eventplanning.toml")),
+    ("honeybook", include_str!("../../connectors/honeybook.toml")),
+    ("iris-works", include_str!("../../connectors/iris-works.toml")),
+    ("light-blue", include_str!("../../connectors/light-blue.toml")),
+    ("mailchimp", include_str!("../../connectors/mailchimp.toml")),
+    ("mailchimp-oauth", include_str!("../../connectors/mailchimp-oauth.toml")),
+    ("party-rental", include_str!("../../connectors/party-rental.toml")),
+    ("photo-gallery", include_str!("../../connectors/photo-gallery.toml")),
+    ("project-management", include_str!("../../connectors/project-management.toml")),
+    ("rental-software", include_str!("../../connectors/rental-software.toml")),
+    ("rentman", include_str!("../../connectors/rentman.toml")),
+    ("shootq", include_str!("../../connectors/shootq.toml")),
+    ("studio-cloud", include_str!("../../connectors/studio-cloud.toml")),
+    ("tave-lead", include_str!("../../connectors/tave-lead.toml")),
+    ("timeline-coordination", include_str!("../../connectors/timeline-coordination.toml")),
+    ("venue", include_str!("../../connectors/venue.toml")),
+    ("venuemaster", include_str!("../../connectors/venuemaster.toml")),
+    ("vsco-workspace", include_str!("../../connectors/vsco-workspace.toml")),
+    ("wedme", include_str!("../../connectors/wedme.toml")),
+    ("wedsync-postgrest", include_str!("../../connectors/wedsync-postgrest.toml")),
+];

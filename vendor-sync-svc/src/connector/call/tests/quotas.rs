@@ -1,0 +1,86 @@
+//! Quotas when many call at once, and across a restart.
+
+use super::*;
+
+#[tokio::test]
+async fn no_window_holds_more_than_its_quota_and_no_account_more_than_its_calls_at_once() {
+    on_each_store(async |store| {
+        let peer = Peer::start(|_| said(200, "{}")).await;
+        let declared = format!("concurrency = 3\n{SEND}[[quotas]]\nrequests = 5\nwindow_seconds = 1\n");
+        let world = World::open(&store).await;
+        let integration = world.account("acme", &source(&peer, &declared), &Kept::None).await;
+        let (given, started) = (given(), Instant::now());
+        let calls = (0..12).map(|_| world.caller.call(&integration, "send", &given));
+        let results = futures_util::future::join_all(calls).await;
+        assert!(results.iter().all(|result| result.as_ref().err().is_none_or(|error| error.class == Class::Throttled)));
+        let mut arrived: Vec<Duration> = peer.arrived().into_iter().map(|arrived| arrived.at - started).collect();
+        arrived.sort();
+        assert!(arrived.len() >= 10, "{} of 12 within three seconds", arrived.len());
+        for (index, at) in arrived.iter().enumerate() {
+            let windows = u64::try_from(index).expect("few") / 5;
+            assert!(at.as_millis() + 50 >= u128::from(windows) * 1_000, "number {index} came after {at:?}");
+        }
+        assert!(peer.most_under_way.load(Ordering::SeqCst) <= 3);
+    })
+    .await;
+}
+
+#[tokio::test]
+async fn a_loud_tenant_leaves_a_quiet_one_its_share_of_the_applications_quota() {
+    on_each_store(async |store| {
+        let peer = Peer::start(|_| said(200, "{}")).await;
+        let declared =
+            format!("concurrency = 64\nheaders = {{ 'X-Who' = '{{given.who}}' }}\n{SEND}[[quotas]]\nscope = 'application'\nrequests = 4\nwindow_seconds = 1\n");
+        let world = World::open(&store).await;
+        let source = source(&peer, &declared);
+        let (loud, quiet) = (world.account("acme", &source, &Kept::None).await, world.account("acme", &source, &Kept::None).await);
+        let say = |who: &str| json!({"given": {"name": "Ada", "who": who}});
+        let shout = async {
+            let calls = (0..40).map(|_| async { world.caller.call(&loud, "send", &say("loud")).await.is_ok() });
+            futures_util::future::join_all(calls).await.into_iter().filter(|done| *done).count()
+        };
+        let whisper = async {
+            let calls = (0..4).map(|_| async { world.caller.call(&quiet, "send", &say("quiet")).await.is_ok() });
+            futures_util::future::join_all(calls).await.into_iter().filter(|done| *done).count()
+        };
+        let (loud, quiet) = tokio::join!(shout, whisper);
+        assert_eq!(quiet, 4, "its share of three windows is six; the loud one had {loud}");
+        assert!(loud >= 8, "{loud}");
+    })
+    .await;
+}
+
+#[tokio::test]
+async fn a_days_quota_is_remembered_across_a_restart_and_a_parked_application_is_left_alone() {
+    on_each_store(async |store| {
+        let peer = Peer::start(|arrived| match arrived.target.as_str() {
+            "/v1/full" => said(429, r#"{"error_key":"quota_exceeded"}"#),
+            _ => said(200, "{}"),
+        })
+        .await;
+        let declared = "[[quotas]]\nrequests = 2\ndaily = true\n[operations.get]\nmethod = 'GET'\npath = '/ok'\n\
+            [operations.full]\nmethod = 'GET'\npath = '/full'\n[[errors]]\n\
+            when = \"status == 429 and body.error_key == 'quota_exceeded'\"\nclass = 'throttled'\npark = 'application'\nuntil = 'midnight'\n";
+        let source = source(&peer, declared);
+        let chassis = Chassis::for_test();
+        let world = World::with(&store, &loopback(), &chassis).await;
+        let again = World::with(&store, &loopback(), &chassis).await;
+        let integration = world.account("acme", &source, &Kept::None).await;
+        for _ in 0..2 {
+            world.caller.call(&integration, "get", &json!({})).await.expect("there is room");
+        }
+        for world in [&world, &again] {
+            let refused = world.caller.call(&integration, "get", &json!({})).await.expect_err("used up");
+            assert_eq!(refused.class, Class::Throttled, "{refused:?}");
+            assert!(refused.retry_after > Some(Duration::ZERO), "{refused:?}");
+        }
+        assert_eq!(peer.arrived().len(), 2);
+        let (first, second) = (again.account("other", &source, &Kept::None).await, again.account("other", &source, &Kept::None).await);
+        again.caller.call(&first, "full", &json!({})).await.expect_err("the day is full");
+        let parked = again.caller.call(&second, "get", &json!({})).await.expect_err("of the same application");
+        assert_eq!((parked.class, peer.arrived().len()), (Class::Throttled, 3));
+        let apart = again.account("third", &source, &Kept::None).await;
+        again.caller.call(&apart, "get", &json!({})).await.expect("another organization's application");
+    })
+    .await;
+}

@@ -1,0 +1,11 @@
+//! The vendors, held against what is real: their own descriptions served by Prism, and servers on loopback that behave as
+//! theirs do (`testing/vendor`).
+
+mod carried;
+mod contract;
+mod forged;
+mod golden;
+mod peers;
+mod prism;
+mod rig;
+mod table;
