@@ -3,8 +3,10 @@
 
 mod carried;
 mod contract;
+mod described;
 mod forged;
 mod golden;
+mod marketing;
 mod peers;
 mod prism;
 mod rig;
