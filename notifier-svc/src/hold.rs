@@ -38,6 +38,7 @@ use crate::{
     recipient::Person,
     resolve::{Fate, How, plan},
     tell::{Notifier, Subject, Text, count},
+    template::{Texts, Wording},
     variable::{Variables, complete},
     workflow::find,
 };
@@ -72,6 +73,8 @@ struct Verdict {
     person: Option<Person>,
     /// As this person reads them.
     variables: Variables,
+    /// How their organization puts things.
+    wording: Arc<Wording>,
     fate: Fate,
     trail: Vec<String>,
     /// How long a confirmation is waited for, where one is asked for.
@@ -208,6 +211,7 @@ impl Notifier {
                 waiting: Arc::clone(&waiting),
                 person,
                 variables,
+                wording: known.wording,
                 fate,
                 trail,
                 asks,
@@ -305,6 +309,7 @@ impl Notifier {
             let waiting = &verdict.waiting;
             let text = Text {
                 workflow: waiting.workflow,
+                wording: &verdict.wording,
                 asked: &waiting.asked,
                 category: waiting.kept.category(&waiting.asked),
                 variables: &verdict.variables,
@@ -343,7 +348,8 @@ impl Notifier {
         digest: &Gathered<Verdict>,
         now: Timestamp,
     ) -> Result<Option<inbox::Changed>> {
-        let Some(person) = digest.holds.iter().find_map(|verdict| verdict.person.as_ref()) else { return Ok(None) };
+        let known = digest.holds.iter().find_map(|verdict| Some((verdict.person.as_ref()?, &verdict.wording)));
+        let Some((person, wording)) = known else { return Ok(None) };
         let uid = message_uid(&new.organization, &new.event_uid, WORKFLOW, &person.id, &digest.channel);
         // What was withdrawn since is left out.
         let mut held = Vec::with_capacity(digest.holds.len());
@@ -367,6 +373,7 @@ impl Notifier {
         let variables = complete(workflow, WORKFLOW, variables.as_object().cloned().unwrap_or_default());
         let text = Text {
             workflow,
+            wording,
             asked: WORKFLOW,
             category: category::of(WORKFLOW),
             variables: &variables,
@@ -398,8 +405,10 @@ impl Notifier {
 
     /// What a digest says of one message: as the inbox would.
     fn line(&self, verdict: &Verdict) -> serde_json::Value {
-        let folder = verdict.waiting.workflow.templates;
-        let part = |part: &str| self.templates.line(folder, part, &verdict.variables).unwrap_or_default();
+        let locale = verdict.person.as_ref().and_then(|person| person.recipient.as_ref()).map(|known| &*known.locale);
+        let workflow = verdict.waiting.workflow;
+        let texts = Texts::new(&self.templates, &verdict.wording, workflow, locale.unwrap_or_default());
+        let part = |part: &str| texts.line(part, &verdict.variables).unwrap_or_default();
         json!({ "name": part("in_app.title"), "value": part("in_app.body") })
     }
 }

@@ -39,6 +39,7 @@ mod receipt;
 mod recipient;
 mod resolve;
 mod rpc;
+mod settings;
 mod suppression;
 mod tell;
 mod template;
@@ -65,7 +66,8 @@ use proto::notifier::v1::{
     callback_service_server::CallbackServiceServer, confirmation_service_server::ConfirmationServiceServer,
     inbox_service_server::InboxServiceServer, notification_service_server::NotificationServiceServer,
     person_service_server::PersonServiceServer, preference_service_server::PreferenceServiceServer,
-    recipient_service_server::RecipientServiceServer, suppression_service_server::SuppressionServiceServer,
+    recipient_service_server::RecipientServiceServer, settings_service_server::SettingsServiceServer,
+    suppression_service_server::SuppressionServiceServer, template_service_server::TemplateServiceServer,
 };
 use tokio::sync::Notify;
 
@@ -80,11 +82,12 @@ use self::{
     recipient::Directory,
     rpc::{
         callbacks::Callbacks, confirmations::Confirmations, inbox::Inboxes, notifications::Notifications,
-        persons::Persons, preferences::Wishes, recipients::Recipients, suppressions::Lists,
+        persons::Persons, preferences::Wishes, recipients::Recipients, settings::OfOrganizations, suppressions::Lists,
+        templates::Words,
     },
     suppression::Suppressions,
     tell::{Notifier, Turns},
-    template::Templates,
+    template::{Templates, Wordings},
     workflow::VendorInstructions,
 };
 
@@ -129,7 +132,7 @@ pub async fn start(config: Config, chassis: &Chassis) -> Result<Service> {
     let outbound = Outbound::new(&chassis.shared.outbound)?;
     outbound.refuse_own(server.address());
     let templates = Arc::new(Templates::load()?);
-    let channels = Arc::new(Channels::new(&config, &templates, &outbound, clock, Some(directory.clone()))?);
+    let channels = Arc::new(Channels::new(&config, &outbound, clock, Some(directory.clone()))?);
     let later = Arc::new(Notify::new());
     let post = Arc::new(Post {
         store: store.clone(),
@@ -147,6 +150,7 @@ pub async fn start(config: Config, chassis: &Chassis) -> Result<Service> {
     let receipts = Receipts::new(&config, store.clone(), keys.clone(), clock.clone(), Arc::clone(&later))?;
     let (instructions, public_name) = (VendorInstructions::load(), config.public_name);
     let settle = Duration::from_millis(config.settle_ms);
+    let wordings = Wordings::new(store.clone(), clock.clone());
     let notifier = Arc::new(Notifier {
         store,
         keys,
@@ -157,9 +161,11 @@ pub async fn start(config: Config, chassis: &Chassis) -> Result<Service> {
         suppressions: suppressions.clone(),
         channels,
         templates,
+        wordings,
         inbox: inbox.clone(),
         instructions,
         public_name,
+        max_segments: config.twilio.max_segments as usize,
         settle,
         escalation: config.escalation,
         public_url: config.public_url,
@@ -183,6 +189,8 @@ pub async fn start(config: Config, chassis: &Chassis) -> Result<Service> {
                 .max_encoding_message_size(MESSAGE_LIMIT),
         )
         .add(PersonServiceServer::new(Persons(Arc::clone(&notifier))).max_encoding_message_size(MESSAGE_LIMIT))
+        .add(SettingsServiceServer::new(OfOrganizations(Arc::clone(&notifier))))
+        .add(TemplateServiceServer::new(Words(Arc::clone(&notifier))).max_encoding_message_size(MESSAGE_LIMIT))
         .add(NotificationServiceServer::new(Notifications(notifier)).max_encoding_message_size(MESSAGE_LIMIT))
         .add(InboxServiceServer::new(inboxes))
         .add(PreferenceServiceServer::new(wishes))

@@ -100,6 +100,7 @@ pub(crate) fn for_recipient(
     own.insert("recipient_name".to_owned(), recipient.name.clone().into());
     own.insert("vendor_type".to_owned(), vendor_types.join(", ").into());
     own.insert("instructions".to_owned(), instructions.lines(vendor_types).into());
+    own.insert("locale".to_owned(), recipient.locale.clone().into());
     if own["supplier_name"].is_null() {
         own.insert("supplier_name".to_owned(), recipient.name.clone().into());
     }

@@ -55,6 +55,7 @@ pub(crate) const COMMON: &[&str] = &[
     "acknowledge_url",
     "unsubscribe_url",
     "postal_address",
+    "locale",
 ];
 
 const GENERIC: &str = "realtime-generic-notification";
@@ -88,8 +89,7 @@ pub(crate) fn find(name: &str) -> &'static Workflow {
     WORKFLOWS.iter().find(|workflow| workflow.name == name).unwrap_or(&FALLBACK)
 }
 
-/// All that have templates of their own, and the fallback.
-#[cfg(test)]
+/// All that are in the table, and the fallback.
 pub(crate) fn all() -> impl Iterator<Item = &'static Workflow> {
     WORKFLOWS.iter().chain([&FALLBACK])
 }

@@ -6,7 +6,7 @@
 //!
 //! Guarantee: a letter is given to the second way only if the first certainly hasn't taken it.
 
-use std::{sync::Arc, time::SystemTime};
+use std::time::SystemTime;
 
 use anyhow::{Context as _, Result};
 use bytes::Bytes;
@@ -26,7 +26,7 @@ use serde::{Deserialize, Serialize};
 use serde_json::{Value, json};
 
 use super::{Carriage, Carrier, Channel, Message, provider::Verdict, resend::Resend, smtp::Relay, words::one_line};
-use crate::{config::Config, event::plain, recipient::Recipient, template::Templates};
+use crate::{config::Config, event::plain, recipient::Recipient};
 
 /// A letter as it waits: whom it goes to, and as each way carries it.
 #[derive(Serialize, Deserialize)]
@@ -41,7 +41,6 @@ struct Letter {
 
 /// E-mail by an API, a mail server, or both.
 pub(crate) struct Email {
-    templates: Arc<Templates>,
     resend: Option<Resend>,
     relay: Option<Relay>,
     from: Mailbox,
@@ -50,13 +49,12 @@ pub(crate) struct Email {
 impl Email {
     /// # Errors
     /// Settings that can't hold.
-    pub(crate) fn new(config: &Config, templates: Arc<Templates>, outbound: &Outbound, clock: &Clock) -> Result<Self> {
+    pub(crate) fn new(config: &Config, outbound: &Outbound, clock: &Clock) -> Result<Self> {
         let (smtp, resend) = (&config.smtp, &config.resend);
         let (section, from) = if resend.is_configured() { ("resend", &resend.from) } else { ("smtp", &smtp.from) };
         let address: Address = from.parse().with_context(|| format!("[notifier.{section}] from"))?;
         let relay = || Relay::new(smtp, smtp.from.parse().context("[notifier.smtp] from")?);
         Ok(Self {
-            templates,
             resend: resend.is_configured().then(|| Resend::new(resend, outbound.clone(), clock.clone())),
             relay: smtp.is_configured().then(relay).transpose()?,
             from: Mailbox::new(Some(config.public_name.clone()), address),
@@ -139,11 +137,11 @@ impl Channel for Email {
     }
 
     fn render(&self, message: &Message<'_>) -> Result<Bytes, ExpressionError> {
-        let folder = message.workflow.templates;
+        let texts = message.texts;
         let parts = Parts {
-            subject: self.templates.line(folder, "email.subject", message.variables)?,
-            text: self.templates.render(folder, "email.text", message.variables)?,
-            html: self.templates.document(folder, "email.html", message.variables)?,
+            subject: texts.line("email.subject", message.variables)?,
+            text: texts.render("email.text", message.variables)?,
+            html: texts.document("email.html", message.variables)?,
         };
         let refused = |reason: String| ExpressionError { at: Some("email".to_owned()), line: 1, reason };
         let to: Address =

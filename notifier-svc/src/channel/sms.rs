@@ -17,10 +17,10 @@ use super::{
     twilio::{Said, Text, Twilio},
     words::{Words, clean, one_line},
 };
-use crate::{config::Twilio as Settings, recipient::Recipient, template::Templates};
+use crate::{config::Twilio as Settings, recipient::Recipient, template::Texts, variable::Variables};
 
 /// The longest body that Twilio takes, in characters.
-const CHARACTERS: usize = 1600;
+pub(super) const CHARACTERS: usize = 1600;
 
 /// A text as it waits.
 #[derive(Serialize, Deserialize)]
@@ -31,7 +31,6 @@ struct Sms {
 
 /// SMS by one account.
 pub(crate) struct SmsChannel {
-    templates: Arc<Templates>,
     twilio: Arc<Twilio>,
     sender: (&'static str, String),
     max_segments: usize,
@@ -39,13 +38,13 @@ pub(crate) struct SmsChannel {
 }
 
 impl SmsChannel {
-    pub(super) fn new(settings: &Settings, public_name: &str, templates: Arc<Templates>, twilio: Arc<Twilio>) -> Self {
+    pub(super) fn new(settings: &Settings, public_name: &str, twilio: Arc<Twilio>) -> Self {
         let sender = match settings.messaging_service_sid.as_str() {
             "" => ("From", settings.from.clone()),
             service => ("MessagingServiceSid", service.to_owned()),
         };
         let max_segments = settings.max_segments as usize;
-        Self { templates, twilio, sender, max_segments, public_name: public_name.to_owned() }
+        Self { twilio, sender, max_segments, public_name: public_name.to_owned() }
     }
 }
 
@@ -63,12 +62,8 @@ impl Channel for SmsChannel {
     }
 
     fn render(&self, message: &Message<'_>) -> Result<Bytes, ExpressionError> {
-        let own = self.templates.own(message.workflow.templates, "sms.text", message.variables)?;
-        let text = match own {
-            Some(text) => text,
-            None => format!("{}: {}", self.public_name, Words::of(&self.templates, message)?.line()),
-        };
-        let body = fit(&one_line(&clean(&text)), self.max_segments, CHARACTERS);
+        let text = said(message.texts, message.variables, &self.public_name)?;
+        let body = fit(&text, self.max_segments, CHARACTERS);
         let (_, parts) = segments(&body);
         metrics::counter!("notifier_sms_segments_total").increment(parts as u64);
         let sms = Sms { to: message.recipient.contact.phone.clone(), body };
@@ -93,6 +88,15 @@ impl Carrier for SmsChannel {
     }
 }
 
+/// What is said, before it is cut: the workflow's own text, else the inbox's.
+pub(super) fn said(texts: &Texts<'_>, variables: &Variables, public_name: &str) -> Result<String, ExpressionError> {
+    let text = match texts.own("sms.text", variables)? {
+        Some(text) => text,
+        None => format!("{public_name}: {}", Words::said("sms", texts, variables)?.line()),
+    };
+    Ok(one_line(&clean(&text)))
+}
+
 #[cfg(test)]
 mod tests {
     use chassis::{clock::Clock, lane::Outcome};
@@ -113,7 +117,7 @@ mod tests {
             ..Settings::default()
         };
         let twilio = Arc::new(Twilio::new(&settings, way_out(), Clock::System).looking_at_once());
-        SmsChannel::new(&settings, "WedSync", Arc::new(Templates::load().unwrap()), twilio)
+        SmsChannel::new(&settings, "WedSync", twilio)
     }
 
     #[tokio::test]

@@ -120,6 +120,7 @@ fn supplier(id: String, row: &Record, known: Option<Recipient>) -> Recipient {
         ("slack_user_id", &mut supplier.contact.slack_user_id),
         ("vendor_type", &mut supplier.vendor_type),
         ("time_zone", &mut supplier.time_zone),
+        ("locale", &mut supplier.locale),
     ];
     for (column, field) in columns {
         if let Some(value) = row.get(column) {

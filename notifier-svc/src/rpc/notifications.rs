@@ -244,7 +244,7 @@ impl Notifications {
     }
 }
 
-fn variables(bytes: &[u8]) -> Result<Variables> {
+pub(super) fn variables(bytes: &[u8]) -> Result<Variables> {
     if bytes.len() > VARIABLES_BYTES {
         return Err(Error::invalid("variables", "must be at most 64 KiB"));
     }

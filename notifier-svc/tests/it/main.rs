@@ -20,4 +20,5 @@ mod sealing;
 mod smtp;
 mod suppression;
 mod tell;
+mod template;
 mod world;

@@ -16,7 +16,8 @@ use proto::{
         confirmation_service_client::ConfirmationServiceClient, inbox_service_client::InboxServiceClient,
         notification_service_client::NotificationServiceClient, person_service_client::PersonServiceClient,
         preference_service_client::PreferenceServiceClient, recipient_service_client::RecipientServiceClient,
-        suppression_service_client::SuppressionServiceClient,
+        settings_service_client::SettingsServiceClient, suppression_service_client::SuppressionServiceClient,
+        template_service_client::TemplateServiceClient,
     },
     router::v1 as router,
 };
@@ -73,6 +74,14 @@ impl Client {
 
     pub(crate) fn persons(&self) -> PersonServiceClient<InterceptedService<Channel, Key>> {
         PersonServiceClient::new(self.0.clone())
+    }
+
+    pub(crate) fn templates(&self) -> TemplateServiceClient<InterceptedService<Channel, Key>> {
+        TemplateServiceClient::new(self.0.clone())
+    }
+
+    pub(crate) fn settings(&self) -> SettingsServiceClient<InterceptedService<Channel, Key>> {
+        SettingsServiceClient::new(self.0.clone())
     }
 
     /// Replaces what somebody wishes.
