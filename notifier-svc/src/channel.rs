@@ -37,7 +37,7 @@ use chassis::{
 use futures_util::future::BoxFuture;
 use jiff::Timestamp;
 
-pub(crate) use self::slack::ACKNOWLEDGE;
+pub(crate) use self::slack::{ACKNOWLEDGE, Fault as RoomFault, Found as FoundRoom, Rooms};
 use self::{
     email::Email, in_app::InApp, push::PushChannel, slack::SlackChannel, sms::SmsChannel, teams::TeamsChannel,
     twilio::Twilio, whatsapp::WhatsappChannel,

@@ -33,7 +33,7 @@ impl consume::Handler for Handler {
         match read(event) {
             Some(event) => {
                 self.0.directory.learn(&event).await?;
-                wedding::learn(&self.0.store, &event).await?;
+                wedding::learn(&self.0.store, &event, self.0.clock.now_micros()).await?;
                 for wanted in wanted(plan) {
                     self.tell(&event, &wanted).await?;
                 }

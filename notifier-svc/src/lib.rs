@@ -38,6 +38,7 @@ mod preference;
 mod receipt;
 mod recipient;
 mod resolve;
+mod room;
 mod rpc;
 mod settings;
 mod suppression;
@@ -66,14 +67,15 @@ use proto::notifier::v1::{
     callback_service_server::CallbackServiceServer, confirmation_service_server::ConfirmationServiceServer,
     inbox_service_server::InboxServiceServer, notification_service_server::NotificationServiceServer,
     person_service_server::PersonServiceServer, preference_service_server::PreferenceServiceServer,
-    recipient_service_server::RecipientServiceServer, settings_service_server::SettingsServiceServer,
-    suppression_service_server::SuppressionServiceServer, template_service_server::TemplateServiceServer,
+    recipient_service_server::RecipientServiceServer, room_service_server::RoomServiceServer,
+    settings_service_server::SettingsServiceServer, suppression_service_server::SuppressionServiceServer,
+    template_service_server::TemplateServiceServer,
 };
 use tokio::sync::Notify;
 
 pub use self::config::{Config, Escalation, Fcm, Resend, Slack, Smtp, Teams, Tls, Twilio, WebPush, Whatsapp};
 use self::{
-    channel::Channels,
+    channel::{Channels, Rooms},
     handle::Handler,
     inbox::Inbox,
     outbox::{Outbox, Post},
@@ -146,6 +148,17 @@ pub async fn start(config: Config, chassis: &Chassis) -> Result<Service> {
     outbox.reopen().await?;
     tasks.spawn("notifier.outbox", outbox.run(tasks.stopping()));
 
+    if !config.slack.bot_token.is_empty() {
+        let keeper = room::Keeper {
+            store: store.clone(),
+            clock: clock.clone(),
+            directory: directory.clone(),
+            rooms: Rooms::new(&config.slack, outbound.clone(), clock.clone()),
+            public_name: config.public_name.clone(),
+        };
+        tasks.spawn("notifier.rooms", room::run(Arc::new(keeper), tasks.stopping()));
+    }
+
     // The way in: events, reports, then calls.
     let receipts = Receipts::new(&config, store.clone(), keys.clone(), clock.clone(), Arc::clone(&later))?;
     let (instructions, public_name) = (VendorInstructions::load(), config.public_name);
@@ -189,6 +202,7 @@ pub async fn start(config: Config, chassis: &Chassis) -> Result<Service> {
                 .max_encoding_message_size(MESSAGE_LIMIT),
         )
         .add(PersonServiceServer::new(Persons(Arc::clone(&notifier))).max_encoding_message_size(MESSAGE_LIMIT))
+        .add(RoomServiceServer::new(rpc::rooms::Rooms(Arc::clone(&notifier))))
         .add(SettingsServiceServer::new(OfOrganizations(Arc::clone(&notifier))))
         .add(TemplateServiceServer::new(Words(Arc::clone(&notifier))).max_encoding_message_size(MESSAGE_LIMIT))
         .add(NotificationServiceServer::new(Notifications(notifier)).max_encoding_message_size(MESSAGE_LIMIT))

@@ -66,7 +66,7 @@ impl Notifier {
             .collect();
         let _turn = self.turns.of(organization).await;
         let mut tx = self.store.begin().await?;
-        if !erase(&mut tx, organization, id).await? {
+        if !erase(&mut tx, organization, id, self.clock.now_micros()).await? {
             return Err(Error::NotFound("recipient".into()));
         }
         for statement in ERASE {

@@ -7,6 +7,7 @@ pub(crate) mod notifications;
 pub(crate) mod persons;
 pub(crate) mod preferences;
 pub(crate) mod recipients;
+pub(crate) mod rooms;
 pub(crate) mod settings;
 pub(crate) mod suppressions;
 pub(crate) mod templates;
@@ -37,6 +38,7 @@ pub(crate) const ACCESS: AccessTable = &[
     ("/wedsync.notifier.v1.SuppressionService/ListSuppressions", Access::Scope(Scope::Manage)),
     ("/wedsync.notifier.v1.SuppressionService/CreateSuppression", Access::Scope(Scope::Manage)),
     ("/wedsync.notifier.v1.SuppressionService/DeleteSuppression", Access::Scope(Scope::Manage)),
+    ("/wedsync.notifier.v1.RoomService/ListRooms", Access::Scope(Scope::Manage)),
     ("/wedsync.notifier.v1.SettingsService/GetOrganizationSettings", Access::Scope(Scope::Manage)),
     ("/wedsync.notifier.v1.SettingsService/UpdateOrganizationSettings", Access::Scope(Scope::Manage)),
     ("/wedsync.notifier.v1.TemplateService/PutTemplate", Access::Scope(Scope::Manage)),

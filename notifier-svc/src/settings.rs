@@ -9,6 +9,8 @@ use chassis::{
 };
 use jiff::{Timestamp, tz::TimeZone};
 
+use crate::room;
+
 /// How long a wedding's Slack channel stays open after the day, if nothing else is said, and at most.
 const ARCHIVE_DAYS: i64 = 14;
 const ARCHIVE_DAYS_MAX: i64 = 365;
@@ -92,5 +94,6 @@ pub(crate) async fn write(store: &Store, organization: &OrganizationId, settings
     .bind(settings.slack_archive_days)
     .bind(settings.updated_at.as_microsecond())
     .execute(c).await.map(drop))?;
+    room::touch_all(&mut tx, organization, settings.updated_at.as_microsecond()).await?;
     tx.commit().await
 }

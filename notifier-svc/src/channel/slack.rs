@@ -4,6 +4,7 @@
 mod api;
 pub(super) mod block;
 mod hook;
+mod rooms;
 
 use bytes::Bytes;
 use chassis::{
@@ -16,8 +17,11 @@ use futures_util::future::BoxFuture;
 use serde::{Deserialize, Serialize};
 use serde_json::Value;
 
-pub(crate) use self::block::ACKNOWLEDGE;
 use self::{api::Api, hook::Hook};
+pub(crate) use self::{
+    block::ACKNOWLEDGE,
+    rooms::{Fault, Found, Rooms},
+};
 use super::{
     Carriage, Carrier, Channel, Message,
     provider::{Class, Verdict, is_at},

@@ -9,6 +9,7 @@ use serde_json::Value;
 
 use super::{Contact, Directory, Kind, Membership, Recipient, WEDDING_LIMIT, check_id, erase, is_channel, join, write};
 use crate::event::{Event, Operation, Position, Record, list, object, plain, text};
+use crate::room;
 
 /// One thing that an event says about the directory.
 #[derive(Debug, Clone, PartialEq, Eq)]
@@ -159,12 +160,12 @@ impl Directory {
     }
 
     async fn take(&self, organization: &OrganizationId, position: &Position, lesson: Lesson) -> Result<()> {
-        let about = lesson.about();
+        let (about, now) = (lesson.about(), self.clock.now_micros());
         // Sealing may have to make the organization's key, which is a commit of its own: so it comes first.
         let supplier = match &lesson {
             Lesson::Supplier { id, row } => {
                 let known = self.find(organization, id).await?;
-                let supplier = Recipient { updated_at: self.clock.now_micros(), ..supplier(id.clone(), row, known) };
+                let supplier = Recipient { updated_at: now, ..supplier(id.clone(), row, known) };
                 let sealed = self.seal(organization, &supplier).await?;
                 Some((supplier, sealed))
             }
@@ -176,10 +177,11 @@ impl Directory {
         }
         match (lesson, supplier) {
             (Lesson::Supplier { .. }, Some((supplier, sealed))) => {
-                write(&mut tx, organization, &supplier, &sealed).await?
+                write(&mut tx, organization, &supplier, &sealed).await?;
+                room::touch_of(&mut tx, organization, &supplier.id, now).await?;
             }
             (Lesson::Supplier { .. }, None) => {}
-            (Lesson::SupplierGone { id }, _) => drop(erase(&mut tx, organization, &id).await?),
+            (Lesson::SupplierGone { id }, _) => drop(erase(&mut tx, organization, &id, now).await?),
             (Lesson::Vendor { wedding, member, recipient, vendor_type }, _) => {
                 let membership = Membership {
                     wedding: &wedding,
@@ -189,12 +191,15 @@ impl Directory {
                     vendor_type: &vendor_type,
                 };
                 join(&mut tx, organization, &membership).await?;
+                room::touch(&mut tx, organization, &wedding, now).await?;
             }
             (Lesson::VendorGone { wedding, member }, _) => {
-                leave(&mut tx, organization, &wedding, "wedding_vendors", &member).await?
+                leave(&mut tx, organization, &wedding, "wedding_vendors", &member).await?;
+                room::touch(&mut tx, organization, &wedding, now).await?;
             }
             (Lesson::Vendors { wedding, recipients }, _) => {
                 leave(&mut tx, organization, &wedding, "wedding_details", "").await?;
+                room::touch(&mut tx, organization, &wedding, now).await?;
                 for recipient in &recipients {
                     let membership = Membership {
                         wedding: &wedding,
