@@ -9,6 +9,8 @@
 //! Guarantee: an event is acknowledged once what it comes to is recorded, a row per person and channel; nobody is told
 //! twice of one event, however often it comes; whoever isn't told has a stated reason.
 
+mod behind;
+mod calendar;
 mod callback;
 mod category;
 mod channel;

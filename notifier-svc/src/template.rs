@@ -39,6 +39,7 @@ static SOURCES: &[(&str, &str, &str, &str)] = sources![
     "form_response_received",
     "journey_milestone_completed",
     "client_profile_updated",
+    "vendor_behind",
     "generic",
 ];
 

@@ -73,6 +73,7 @@ static WORKFLOWS: &[Workflow] = &[
     Workflow { name: "payment_failed", audience: Audience::SupplierAndPlanner, templates: "generic", email_template: GENERIC, variables: &[] },
     Workflow { name: "emergency", audience: Audience::Everybody, templates: "generic", email_template: GENERIC, variables: &[] },
     Workflow { name: "integration_failing", audience: Audience::Owner, templates: "generic", email_template: GENERIC, variables: &[] },
+    Workflow { name: "vendor_behind", audience: Audience::Supplier, templates: "vendor_behind", email_template: "realtime-vendor-behind", variables: &["vendor", "summary", "since", "wedding_date", "wedding_date_text", "ceremony_time", "time_zone", "venue_name", "updated_fields"] },
     Workflow { name: "calendar_conflict", audience: Audience::Owner, templates: "generic", email_template: GENERIC, variables: &[] },
 ];
 
