@@ -15,9 +15,10 @@ use crate::{
     policy::{Circumstances, Stage},
     recipient::Person,
     resolve::Question,
+    suppression::hash,
     tell::{Notifier, Subject},
     template::Wording,
-    wedding,
+    wedding, window,
 };
 
 /// Every channel that may be asked about, whatever a route offers.
@@ -30,6 +31,8 @@ pub(crate) struct Known {
     pub(crate) beliefs: HashMap<String, HashMap<String, Belief>>,
     /// How their organization puts things.
     pub(crate) wording: Arc<Wording>,
+    /// Until when free text reaches them by WhatsApp.
+    windows: HashMap<String, i64>,
 }
 
 impl Known {
@@ -41,6 +44,9 @@ impl Known {
             if let (Some(recipient), Some(wished)) = (&mut person.recipient, wished.filter(|wished| !wished.is_empty()))
             {
                 recipient.locale.clone_from(wished);
+            }
+            if let (Some(recipient), Some(until)) = (&mut person.recipient, self.windows.get(&person.id)) {
+                recipient.contact.whatsapp_open_until = *until;
             }
             if let Some(recipient) = person.recipient.as_mut().filter(|recipient| recipient.time_zone.is_empty()) {
                 recipient.time_zone.clone_from(&self.wording.settings.time_zone);
@@ -69,6 +75,11 @@ impl Notifier {
                 known.beliefs.insert(person.id.clone(), beliefs);
             }
             known.people.insert(person.id.clone(), circumstances);
+            let number = person.recipient.as_ref().map_or("", |known| &known.contact.whatsapp);
+            if !number.is_empty() {
+                let until = window::until(&self.store, organization, &hash(organization, number)).await?;
+                known.windows.insert(person.id.clone(), until);
+            }
         }
         Ok(known)
     }

@@ -9,6 +9,7 @@
 //! Guarantee: an event is acknowledged once what it comes to is recorded, a row per person and channel; nobody is told
 //! twice of one event, however often it comes; whoever isn't told has a stated reason.
 
+mod audit;
 mod behind;
 mod calendar;
 mod callback;
@@ -50,6 +51,7 @@ mod token;
 mod variable;
 mod wedding;
 mod when;
+mod window;
 mod workflow;
 
 use std::{net::SocketAddr, sync::Arc, time::Duration};
@@ -66,12 +68,12 @@ use chassis::{
     store::{self, Migrations, Store},
 };
 use proto::notifier::v1::{
-    callback_service_server::CallbackServiceServer, confirmation_service_server::ConfirmationServiceServer,
-    inbox_service_server::InboxServiceServer, notification_service_server::NotificationServiceServer,
-    person_service_server::PersonServiceServer, preference_service_server::PreferenceServiceServer,
-    recipient_service_server::RecipientServiceServer, room_service_server::RoomServiceServer,
-    settings_service_server::SettingsServiceServer, suppression_service_server::SuppressionServiceServer,
-    template_service_server::TemplateServiceServer,
+    audit_service_server::AuditServiceServer, callback_service_server::CallbackServiceServer,
+    confirmation_service_server::ConfirmationServiceServer, inbox_service_server::InboxServiceServer,
+    notification_service_server::NotificationServiceServer, person_service_server::PersonServiceServer,
+    preference_service_server::PreferenceServiceServer, recipient_service_server::RecipientServiceServer,
+    room_service_server::RoomServiceServer, settings_service_server::SettingsServiceServer,
+    suppression_service_server::SuppressionServiceServer, template_service_server::TemplateServiceServer,
 };
 use tokio::sync::Notify;
 
@@ -204,6 +206,7 @@ pub async fn start(config: Config, chassis: &Chassis) -> Result<Service> {
                 .max_encoding_message_size(MESSAGE_LIMIT),
         )
         .add(PersonServiceServer::new(Persons(Arc::clone(&notifier))).max_encoding_message_size(MESSAGE_LIMIT))
+        .add(AuditServiceServer::new(rpc::audits::Audits(Arc::clone(&notifier))))
         .add(RoomServiceServer::new(rpc::rooms::Rooms(Arc::clone(&notifier))))
         .add(SettingsServiceServer::new(OfOrganizations(Arc::clone(&notifier))))
         .add(TemplateServiceServer::new(Words(Arc::clone(&notifier))).max_encoding_message_size(MESSAGE_LIMIT))

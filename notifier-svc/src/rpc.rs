@@ -1,5 +1,6 @@
 //! The RPCs: wire types are parsed and printed here, one file per service, and decided upon elsewhere.
 
+pub(crate) mod audits;
 pub(crate) mod callbacks;
 pub(crate) mod confirmations;
 pub(crate) mod inbox;
@@ -38,6 +39,7 @@ pub(crate) const ACCESS: AccessTable = &[
     ("/wedsync.notifier.v1.SuppressionService/ListSuppressions", Access::Scope(Scope::Manage)),
     ("/wedsync.notifier.v1.SuppressionService/CreateSuppression", Access::Scope(Scope::Manage)),
     ("/wedsync.notifier.v1.SuppressionService/DeleteSuppression", Access::Scope(Scope::Manage)),
+    ("/wedsync.notifier.v1.AuditService/ListAudits", Access::Scope(Scope::Manage)),
     ("/wedsync.notifier.v1.RoomService/ListRooms", Access::Scope(Scope::Manage)),
     ("/wedsync.notifier.v1.SettingsService/GetOrganizationSettings", Access::Scope(Scope::Manage)),
     ("/wedsync.notifier.v1.SettingsService/UpdateOrganizationSettings", Access::Scope(Scope::Manage)),

@@ -94,7 +94,7 @@ pub(crate) fn preview(
     Ok(vec![
         in_app(texts, variables)?,
         email(texts, variables)?,
-        by_sms(&sms::said(texts, variables, limits.public_name)?, limits),
+        by_sms(&sms::whole(texts, variables, limits.public_name)?, limits),
         by_whatsapp(&words("whatsapp")?),
         by_slack(&words("slack")?, limits.public_name),
         by_teams(&words("teams")?, limits.public_name),

@@ -15,12 +15,15 @@ use super::{
     provider::{Class, Verdict},
     segment::{fit, segments},
     twilio::{Said, Text, Twilio},
-    words::{Words, clean, one_line},
+    words::{Words, asks, clean, one_line},
 };
 use crate::{config::Twilio as Settings, recipient::Recipient, template::Texts, variable::Variables};
 
 /// The longest body that Twilio takes, in characters.
 pub(super) const CHARACTERS: usize = 1600;
+
+/// How to confirm, where that is asked for.
+const HINT: &str = " Reply OK to confirm.";
 
 /// A text as it waits.
 #[derive(Serialize, Deserialize)]
@@ -48,6 +51,24 @@ impl SmsChannel {
     }
 }
 
+impl SmsChannel {
+    /// As much as may be sent; how to confirm is never cut off.
+    fn body(&self, text: &str, asks: bool) -> String {
+        let hint = if asks { HINT } else { "" };
+        let mut limit = CHARACTERS - hint.len();
+        let mut body = format!("{}{hint}", fit(text, self.max_segments, limit));
+        while segments(&body).1 > self.max_segments && limit > hint.len() {
+            limit = characters(&body) - hint.len() - 1;
+            body = format!("{}{hint}", fit(text, self.max_segments, limit));
+        }
+        body
+    }
+}
+
+fn characters(text: &str) -> usize {
+    text.chars().count()
+}
+
 impl Channel for SmsChannel {
     fn name(&self) -> &'static str {
         "sms"
@@ -63,7 +84,7 @@ impl Channel for SmsChannel {
 
     fn render(&self, message: &Message<'_>) -> Result<Bytes, ExpressionError> {
         let text = said(message.texts, message.variables, &self.public_name)?;
-        let body = fit(&text, self.max_segments, CHARACTERS);
+        let body = self.body(&text, asks(message.workflow.name));
         let (_, parts) = segments(&body);
         metrics::counter!("notifier_sms_segments_total").increment(parts as u64);
         let sms = Sms { to: message.recipient.contact.phone.clone(), body };
@@ -89,12 +110,18 @@ impl Carrier for SmsChannel {
 }
 
 /// What is said, before it is cut: the workflow's own text, else the inbox's.
-pub(super) fn said(texts: &Texts<'_>, variables: &Variables, public_name: &str) -> Result<String, ExpressionError> {
+fn said(texts: &Texts<'_>, variables: &Variables, public_name: &str) -> Result<String, ExpressionError> {
     let text = match texts.own("sms.text", variables)? {
         Some(text) => text,
         None => format!("{public_name}: {}", Words::said("sms", texts, variables)?.line()),
     };
     Ok(one_line(&clean(&text)))
+}
+
+/// What would be sent if it could be as long as it likes.
+pub(super) fn whole(texts: &Texts<'_>, variables: &Variables, public_name: &str) -> Result<String, ExpressionError> {
+    let hint = if asks(texts.workflow.name) { HINT } else { "" };
+    Ok(format!("{}{hint}", said(texts, variables, public_name)?))
 }
 
 #[cfg(test)]
@@ -121,6 +148,18 @@ mod tests {
     }
 
     #[tokio::test]
+    async fn how_to_confirm_is_never_cut_off_and_stands_where_it_is_asked_alone() {
+        let channel = channel(&Peer::start([]).await);
+        for text in ["a".repeat(2_000), "\u{1F492}".repeat(600), "€".repeat(700), "short".to_owned(), String::new()] {
+            let body = channel.body(&text, true);
+            assert!(body.ends_with(HINT) && segments(&body).1 <= channel.max_segments, "{body}");
+            assert!(body.chars().count() <= CHARACTERS);
+            assert!(!channel.body(&text, false).contains(HINT));
+        }
+        assert_eq!(channel.body("short", true), "short Reply OK to confirm.");
+    }
+
+    #[tokio::test]
     async fn a_vendor_reads_both_dates_and_what_to_do_in_one_text() {
         let peer = Peer::start([Script::json(201, json!({"sid": "SM1"}))]).await;
         let channel = channel(&peer);
@@ -135,7 +174,7 @@ mod tests {
         assert_eq!(form["To"], "+15005550009");
         assert_eq!(
             body,
-            "WedSync: the wedding of Mia & Tom moves from Saturday 20 June 2026 to Saturday 27 June 2026. Action required: update your calendar."
+            "WedSync: the wedding of Mia & Tom moves from Saturday 20 June 2026 to Saturday 27 June 2026. Action required: update your calendar. Reply OK to confirm."
         );
         assert_eq!(segments(body).1, 1);
     }

@@ -53,7 +53,7 @@ impl Words {
 }
 
 /// Workflows whose reader is asked to confirm.
-fn asks(workflow: &str) -> bool {
+pub(super) fn asks(workflow: &str) -> bool {
     matches!(workflow, "wedding_date_change" | "emergency")
 }
 

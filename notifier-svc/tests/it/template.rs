@@ -154,7 +154,7 @@ async fn a_preview_shows_what_each_channel_would_say() {
         assert_eq!(channels, ["in_app", "email", "sms", "whatsapp", "slack", "teams", "push"]);
         assert!(of("email").html.contains("<p>&lt;Mia&gt; &amp; Tom</p>"), "{}", of("email").html);
         assert!(of("email").text.contains("<Mia> & Tom") && of("email").title.contains("Saturday 2 January 2027"));
-        assert_eq!(of("sms").text, "<Mia> & Tom: 2027-01-02");
+        assert_eq!(of("sms").text, "<Mia> & Tom: 2027-01-02 Reply OK to confirm.");
         assert_eq!((of("sms").measures[0].size, of("sms").measures[0].limit), (1, 4));
         for channel in ["slack", "teams", "push"] {
             assert!(serde_json::from_str::<serde_json::Value>(&of(channel).payload).is_ok(), "{channel}");

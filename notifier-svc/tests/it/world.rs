@@ -81,6 +81,10 @@ impl Client {
         RoomServiceClient::new(self.0.clone())
     }
 
+    pub(crate) fn audits(&self) -> wire::audit_service_client::AuditServiceClient<InterceptedService<Channel, Key>> {
+        wire::audit_service_client::AuditServiceClient::new(self.0.clone())
+    }
+
     pub(crate) fn templates(&self) -> TemplateServiceClient<InterceptedService<Channel, Key>> {
         TemplateServiceClient::new(self.0.clone())
     }
