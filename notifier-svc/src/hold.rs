@@ -6,6 +6,7 @@
 //!
 //! Guarantee: a crash loses nothing and repeats nothing: rows wait in the store until that transaction.
 
+mod gathered;
 mod release;
 
 use std::{sync::Arc, time::Duration};
@@ -13,7 +14,7 @@ use std::{sync::Arc, time::Duration};
 use chassis::{
     clock::from_micros,
     error::{Error, Result},
-    id::{OrganizationId, uuid, uuid_text},
+    id::{OrganizationId, uuid},
     secret::DataKey,
     store::Tx,
     with,
@@ -22,7 +23,7 @@ use jiff::Timestamp;
 use serde_json::json;
 use tokio_util::sync::CancellationToken;
 
-use self::release::Release;
+use self::{gathered::digest_of, release::Release};
 use crate::{
     category,
     confirm::{self, Asked},
@@ -31,9 +32,7 @@ use crate::{
     escalation, fact, inbox,
     kept::{self, Waiting},
     limit,
-    notification::{
-        NewMessage, NewNotification, Route, content_place, digest, insert, insert_or_revive, message_uid, notice,
-    },
+    notification::{NewMessage, NewNotification, Route, content_place, insert, insert_or_revive, message_uid, notice},
     policy::Stage,
     recipient::Person,
     resolve::{Fate, How, plan},
@@ -432,27 +431,4 @@ async fn ask(
 fn gone() -> (Fate, Vec<String>) {
     let reason = "it doesn't concern them any more".to_owned();
     (Fate::Skip(reason.clone()), vec![reason])
-}
-
-/// A person's digest as a notification: its first message names it.
-fn digest_of(
-    organization: &OrganizationId,
-    recipient: &str,
-    digests: &[Gathered<Verdict>],
-    first: &[u8; 16],
-) -> NewNotification {
-    let uid = uuid_text(digest(&[WORKFLOW, organization.as_str(), recipient, &uuid_text(*first)]));
-    let urgent = digests.iter().flat_map(|digest| &digest.holds).map(|verdict| verdict.waiting.priority).min();
-    NewNotification {
-        organization: organization.clone(),
-        workflow: WORKFLOW.to_owned(),
-        event_id: format!("digest-{uid}"),
-        event_uid: uid,
-        priority: urgent.unwrap_or(3),
-        collapse_key: String::new(),
-        request: Vec::new(),
-        override_by: String::new(),
-        override_reason: String::new(),
-        confirms: None,
-    }
 }

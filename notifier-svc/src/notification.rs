@@ -5,6 +5,7 @@
 //!
 //! Invariant: one notification per (organization, event, workflow), so that nobody is told twice of one event.
 
+pub(crate) mod provider_id;
 mod shown;
 
 use std::{

@@ -7,6 +7,7 @@
 
 mod contact;
 pub(crate) mod learn;
+mod member;
 
 use std::collections::BTreeMap;
 
@@ -22,6 +23,7 @@ use jiff::tz::TimeZone;
 use serde::{Deserialize, Serialize};
 
 pub(crate) use self::contact::{Contact, PushTarget, is_e164};
+use self::member::{Membership, join};
 use crate::room;
 
 /// The longest id of a recipient or a wedding.
@@ -393,32 +395,6 @@ pub(crate) async fn erase(tx: &mut Tx, organization: &OrganizationId, id: &str, 
              AND NOT EXISTS (SELECT 1 FROM deliveries WHERE deliveries.event = messages.uid AND deliveries.state NOT IN (0, 2))",
     ).bind(organization.as_str()).bind(id).execute(c).await.map(drop))?;
     Ok(removed > 0)
-}
-
-/// That someone belongs to a wedding, and who says so.
-struct Membership<'a> {
-    wedding: &'a str,
-    source: &'static str,
-    member: &'a str,
-    recipient: &'a str,
-    vendor_type: &'a str,
-}
-
-async fn join(tx: &mut Tx, organization: &OrganizationId, membership: &Membership<'_>) -> Result<()> {
-    with!(tx.on(), c => sqlx::query(
-        "INSERT INTO wedding_recipients (organization_id, wedding_id, source, member, recipient_id, vendor_type)
-         VALUES ($1, $2, $3, $4, $5, $6)
-         ON CONFLICT (organization_id, wedding_id, source, member) DO UPDATE SET recipient_id = excluded.recipient_id,
-             vendor_type = excluded.vendor_type",
-    )
-    .bind(organization.as_str())
-    .bind(membership.wedding)
-    .bind(membership.source)
-    .bind(membership.member)
-    .bind(membership.recipient)
-    .bind(membership.vendor_type)
-    .execute(c).await.map(drop))?;
-    Ok(())
 }
 
 #[cfg(test)]

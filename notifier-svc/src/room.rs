@@ -59,7 +59,7 @@ impl Keeper {
 
 /// When to try again after so many tries that came to nothing.
 fn again(now: Timestamp, tries: i64, after: Option<Duration>) -> Timestamp {
-    let doubled = FIRST * (1 << tries.clamp(0, 9)) as i32;
+    let doubled = FIRST * (1 << tries.clamp(0, 9));
     let asked = after.and_then(|after| SignedDuration::try_from(after).ok()).unwrap_or_default();
     now.checked_add(doubled.min(LAST).max(asked)).unwrap_or(Timestamp::MAX)
 }

@@ -7,7 +7,11 @@
 use chassis::{error::Result, id::OrganizationId, store::Tx, with};
 use serde_json::Value;
 
-use super::{Contact, Directory, Kind, Membership, Recipient, WEDDING_LIMIT, check_id, erase, is_channel, join, write};
+use super::{
+    Contact, Directory, Kind, Recipient, WEDDING_LIMIT, check_id, erase, is_channel,
+    member::{Membership, join, leave},
+    write,
+};
 use crate::event::{Event, Operation, Position, Record, list, object, plain, text};
 use crate::room;
 
@@ -234,19 +238,6 @@ pub(crate) async fn is_news(
     .bind(position.sequence)
     .execute(c).await.map(|done| done.rows_affected()))?;
     Ok(noted > 0)
-}
-
-/// Takes a member out of a wedding; all that the source named, if `member` is empty.
-async fn leave(tx: &mut Tx, organization: &OrganizationId, wedding: &str, source: &str, member: &str) -> Result<()> {
-    with!(tx.on(), c => sqlx::query(
-        "DELETE FROM wedding_recipients WHERE organization_id = $1 AND wedding_id = $2 AND source = $3 AND ($4 = '' OR member = $4)",
-    )
-    .bind(organization.as_str())
-    .bind(wedding)
-    .bind(source)
-    .bind(member)
-    .execute(c).await.map(drop))?;
-    Ok(())
 }
 
 #[cfg(test)]

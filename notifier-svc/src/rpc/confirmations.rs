@@ -62,6 +62,7 @@ impl ConfirmationService for Confirmations {
         let organization = caller(&request)?.organization("")?;
         let request = request.into_inner();
         let mut notification = notification::get(&self.0.store, &organization, &request.id).await?;
+        self.0.name(&organization, std::slice::from_mut(&mut notification)).await?;
         let wanted = |recipient: &str| request.recipient_id.is_empty() || recipient == request.recipient_id;
         notification.messages.retain(|message| wanted(&message.recipient));
         let confirmations = confirm::of_notification(&self.0.store, &notification.id).await?;

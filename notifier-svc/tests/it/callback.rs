@@ -204,6 +204,8 @@ async fn who_wrote_by_whatsapp_is_answered_in_free_text_for_a_day() {
         reaches(&client, "k2", "chat", "whatsapp").await.unwrap();
         world.time.advance(Duration::from_secs(86_400 + 1));
         reaches(&client, "k3", "chat", "whatsapp").await.unwrap();
+        let named = client.message("k2", "chat", "whatsapp").await.unwrap();
+        assert_eq!(named.provider_id, "SM1", "as Twilio calls it");
         let told = providers.told("whatsapp:+15005550010");
         let free: Vec<bool> = told.iter().map(|text| !text.starts_with("template ")).collect();
         assert_eq!(free, [false, true, false], "{told:?}");
