@@ -121,7 +121,7 @@ impl Workspace {
             stream.read_exact(&mut body).await?;
             let target = line.split(' ').nth(1).unwrap_or_default();
             let (method, query) =
-                target.trim_start_matches('/').split_once('?').unwrap_or((target.trim_start_matches('/'), ""));
+                target.trim_start_matches('/').split_once('?').unwrap_or_else(|| (target.trim_start_matches('/'), ""));
             let mut asked: Value = serde_json::from_slice(&body).unwrap_or_default();
             if asked.is_null() {
                 asked = url::form_urlencoded::parse(query.as_bytes())
