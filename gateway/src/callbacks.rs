@@ -73,6 +73,7 @@ fn answer(received: ReceiveCallbackResponse) -> Result<Response, Problem> {
         CallbackResult::Taken => Ok(([(CONTENT_TYPE, received.content_type)], received.answer).into_response()),
         CallbackResult::Unknown => Err(Problem::not_found()),
         CallbackResult::Unverified => Err(Problem::unverified()),
+        CallbackResult::Forbidden => Err(Problem::forbidden()),
         CallbackResult::Invalid => Err(Problem::invalid("", "the report can't be read")),
         CallbackResult::Unspecified => {
             tracing::error!("the notifier gave no result");

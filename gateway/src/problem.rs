@@ -80,6 +80,11 @@ impl Problem {
         Self { challenge: Some(SIGNATURE), ..Self::new(StatusCode::UNAUTHORIZED, "Invalid signature") }
     }
 
+    /// Whoever asks isn't who they should be, and no credentials of this request would help.
+    pub(crate) fn forbidden() -> Self {
+        Self::new(StatusCode::FORBIDDEN, "Forbidden")
+    }
+
     /// The id is known, with other content; or the state of things doesn't allow it.
     pub(crate) fn conflict(detail: impl Into<String>) -> Self {
         Self::new(StatusCode::CONFLICT, "Conflict").because(detail)

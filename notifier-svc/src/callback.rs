@@ -89,6 +89,9 @@ pub(crate) enum Refused {
     /// It isn't signed with our secret.
     #[error("the signature doesn't hold")]
     Signature,
+    /// A handshake with another token than ours.
+    #[error("the token isn't ours")]
+    Token,
     /// Signed too long ago, or in the future.
     #[error("the time is outside the tolerance")]
     Stale,

@@ -13,7 +13,7 @@ pub(crate) fn of(workflow: &str) -> &'static str {
         "form_response_received" | "journey_milestone_completed" | "client_profile_updated" => "clients",
         "payment_received" | "payment_failed" => "payments",
         "emergency" => "emergencies",
-        "integration_failing" | "calendar_conflict" => "operations",
+        "integration_failing" | "calendar_conflict" | "vendor_behind" => "operations",
         MARKETING => MARKETING,
         _ => "general",
     }

@@ -9,6 +9,7 @@ pub(crate) mod in_app;
 pub(crate) mod meta;
 #[cfg(test)]
 mod peer;
+pub(crate) mod preview;
 pub(crate) mod provider;
 mod push;
 mod resend;
@@ -36,7 +37,7 @@ use chassis::{
 use futures_util::future::BoxFuture;
 use jiff::Timestamp;
 
-pub(crate) use self::slack::ACKNOWLEDGE;
+pub(crate) use self::slack::{ACKNOWLEDGE, Fault as RoomFault, Found as FoundRoom, Rooms};
 use self::{
     email::Email, in_app::InApp, push::PushChannel, slack::SlackChannel, sms::SmsChannel, teams::TeamsChannel,
     twilio::Twilio, whatsapp::WhatsappChannel,
@@ -44,7 +45,7 @@ use self::{
 use crate::{
     config::Config,
     recipient::{Directory, Recipient},
-    template::Templates,
+    template::Texts,
     variable::Variables,
     workflow::Workflow,
 };
@@ -89,6 +90,8 @@ pub(crate) struct Message<'a> {
     /// Names the message everywhere, for a receiver that can drop a repeat.
     pub(crate) uid: [u8; 16],
     pub(crate) workflow: &'a Workflow,
+    /// In the words and the language for this recipient.
+    pub(crate) texts: &'a Texts<'a>,
     /// Those of this recipient.
     pub(crate) variables: &'a Variables,
     pub(crate) recipient: &'a Recipient,
@@ -106,39 +109,31 @@ impl Channels {
     /// Settings that can't hold.
     pub(crate) fn new(
         config: &Config,
-        templates: &Arc<Templates>,
         outbound: &Outbound,
         clock: &Clock,
         directory: Option<Directory>,
     ) -> Result<Self> {
         vet(config, outbound)?;
-        let mut channels: Vec<Box<dyn Channel>> = vec![Box::new(InApp::new(Arc::clone(templates)))];
+        let mut channels: Vec<Box<dyn Channel>> = vec![Box::new(InApp)];
         if config.smtp.is_configured() || config.resend.is_configured() {
-            channels.push(Box::new(Email::new(config, Arc::clone(templates), outbound, clock)?));
+            channels.push(Box::new(Email::new(config, outbound, clock)?));
         }
         let twilio = Arc::new(Twilio::new(&config.twilio, outbound.clone(), clock.clone()));
         if config.twilio.sends_sms() {
             let twilio = Arc::clone(&twilio);
-            channels.push(Box::new(SmsChannel::new(
-                &config.twilio,
-                &config.public_name,
-                Arc::clone(templates),
-                twilio,
-            )));
+            channels.push(Box::new(SmsChannel::new(&config.twilio, &config.public_name, twilio)));
         }
         if config.whatsapp.is_configured() || config.twilio.sends_whatsapp() {
-            channels.push(Box::new(WhatsappChannel::new(config, Arc::clone(templates), twilio, outbound, clock)));
+            channels.push(Box::new(WhatsappChannel::new(config, twilio, outbound, clock)));
         }
         if !config.teams.hosts.is_empty() {
-            let templates = Arc::clone(templates);
-            channels.push(Box::new(TeamsChannel::new(&config.teams, &config.public_name, templates, outbound, clock)));
+            channels.push(Box::new(TeamsChannel::new(&config.teams, &config.public_name, outbound, clock)));
         }
         if !config.slack.bot_token.is_empty() || !config.slack.hook_hosts.is_empty() {
-            let templates = Arc::clone(templates);
-            channels.push(Box::new(SlackChannel::new(&config.slack, &config.public_name, templates, outbound, clock)));
+            channels.push(Box::new(SlackChannel::new(&config.slack, &config.public_name, outbound, clock)));
         }
         if config.web_push.is_configured() || config.fcm.is_configured() {
-            channels.push(Box::new(PushChannel::new(config, Arc::clone(templates), outbound, clock, directory)?));
+            channels.push(Box::new(PushChannel::new(config, outbound, clock, directory)?));
         }
         Ok(Self(channels))
     }
@@ -153,8 +148,7 @@ impl Channels {
         config.smtp.from = "us@example.org".to_owned();
         config.slack.hook_hosts.clear();
         config.teams.hosts.clear();
-        let templates = Arc::new(Templates::load().expect("shipped templates"));
-        Self::new(&config, &templates, &OUTBOUND, &Clock::System, None).expect("settings that hold")
+        Self::new(&config, &OUTBOUND, &Clock::System, None).expect("settings that hold")
     }
 
     /// The channel of this name, if it is set up.

@@ -1,6 +1,9 @@
 //! What is known of the people whom something concerns, gathered for `resolve`: wishes, suppressed addresses, history.
 
-use std::collections::{HashMap, HashSet};
+use std::{
+    collections::{HashMap, HashSet},
+    sync::Arc,
+};
 
 use chassis::{error::Result, id::OrganizationId};
 use jiff::Timestamp;
@@ -12,8 +15,10 @@ use crate::{
     policy::{Circumstances, Stage},
     recipient::Person,
     resolve::Question,
+    suppression::hash,
     tell::{Notifier, Subject},
-    wedding,
+    template::Wording,
+    wedding, window,
 };
 
 /// Every channel that may be asked about, whatever a route offers.
@@ -24,16 +29,27 @@ const CHANNELS: &[&str] = &["email", "in_app", "sms", "whatsapp", "push", "slack
 pub(crate) struct Known {
     pub(crate) people: HashMap<String, Circumstances>,
     pub(crate) beliefs: HashMap<String, HashMap<String, Belief>>,
+    /// How their organization puts things.
+    pub(crate) wording: Arc<Wording>,
+    /// Until when free text reaches them by WhatsApp.
+    windows: HashMap<String, i64>,
 }
 
 impl Known {
-    /// The language that people wish for goes before the directory's.
+    /// The language that people wish for goes before the directory's; whoever has no clock there lives by their
+    /// organization's.
     pub(crate) fn localize(&self, people: &mut [Person]) {
         for person in people {
             let wished = self.people.get(&person.id).map(|known| &known.preference.locale);
             if let (Some(recipient), Some(wished)) = (&mut person.recipient, wished.filter(|wished| !wished.is_empty()))
             {
                 recipient.locale.clone_from(wished);
+            }
+            if let (Some(recipient), Some(until)) = (&mut person.recipient, self.windows.get(&person.id)) {
+                recipient.contact.whatsapp_open_until = *until;
+            }
+            if let Some(recipient) = person.recipient.as_mut().filter(|recipient| recipient.time_zone.is_empty()) {
+                recipient.time_zone.clone_from(&self.wording.settings.time_zone);
             }
         }
     }
@@ -48,7 +64,7 @@ impl Notifier {
         fact: Option<&Fact>,
         except: Option<&[u8; 16]>,
     ) -> Result<Known> {
-        let mut known = Known::default();
+        let mut known = Known { wording: self.wordings.of(organization).await?, ..Known::default() };
         for person in people.iter().filter(|person| person.recipient.is_some()) {
             let mut circumstances = self.circumstances(organization, person).await?;
             if let Some(fact) = fact {
@@ -59,6 +75,11 @@ impl Notifier {
                 known.beliefs.insert(person.id.clone(), beliefs);
             }
             known.people.insert(person.id.clone(), circumstances);
+            let number = person.recipient.as_ref().map_or("", |known| &known.contact.whatsapp);
+            if !number.is_empty() {
+                let until = window::until(&self.store, organization, &hash(organization, number)).await?;
+                known.windows.insert(person.id.clone(), until);
+            }
         }
         Ok(known)
     }

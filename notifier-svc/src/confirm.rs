@@ -14,7 +14,7 @@ use chassis::{
 };
 use jiff::Timestamp;
 
-use crate::token::Owner;
+use crate::{audit, token::Owner};
 
 /// What somebody is asked to confirm.
 pub(crate) struct Asked<'a> {
@@ -159,9 +159,19 @@ impl Confirms {
 ///
 /// # Errors
 /// `Error::NotFound` if that person was never to be told of it.
-pub(crate) async fn acknowledge(store: &Store, confirms: &Confirms, now: Timestamp) -> Result<Timestamp> {
+pub(crate) async fn acknowledge(
+    store: &Store,
+    confirms: &Confirms,
+    caller: Option<&str>,
+    now: Timestamp,
+) -> Result<Timestamp> {
     let mut tx = store.begin().await?;
     let at = acknowledge_in(&mut tx, confirms, now).await?;
+    if let (Some(by), Some(_)) = (caller, at) {
+        let (subject, detail) = (&*confirms.recipient, &*confirms.notification);
+        let entry = audit::Entry { action: audit::Action::Acknowledge, by, subject, detail };
+        audit::note(&mut tx, &confirms.organization, &entry, now).await?;
+    }
     tx.commit().await?;
     at.ok_or_else(|| Error::NotFound("notification".into()))
 }

@@ -18,7 +18,7 @@ use crate::{
     callback::{Meaning, Report},
     confirm::{self, Confirms},
     suppression::{self, Listed, Reason, hash},
-    token,
+    token, window,
 };
 
 /// Addresses that are looked up at once.
@@ -35,6 +35,8 @@ pub(crate) enum Effect {
     Suppress(Vec<Listed>, Reason),
     /// Who had said STOP there says something else now; and maybe confirms.
     Admit(Vec<Listed>, Option<Confirms>),
+    /// They wrote something that means nothing to us.
+    Hear(Vec<Listed>),
     Confirm(Confirms),
 }
 
@@ -80,6 +82,10 @@ impl Effects {
                 let asked = self.asked_last(channel, &at).await?;
                 Effect::Admit(at, asked)
             }
+            Meaning::Replied { from, .. } => match place(provider, from) {
+                ("whatsapp", number) => Effect::Hear(self.reached("whatsapp", number).await?),
+                _ => Effect::Nothing,
+            },
             Meaning::Acknowledged { .. } => match report.message {
                 Some(uid) => self.asked_by(&uid, "button").await?.map_or(Effect::Nothing, Effect::Confirm),
                 None => Effect::Nothing,
@@ -184,11 +190,21 @@ impl Effect {
                 for listed in at {
                     suppression::admit_in(tx, listed).await?;
                 }
+                hear(tx, at, now).await?;
                 confirm_in(tx, asked.as_ref(), now).await
             }
+            Self::Hear(at) => hear(tx, at, now).await,
             Self::Confirm(asked) => confirm_in(tx, Some(asked), now).await,
         }
     }
+}
+
+/// Whoever wrote by WhatsApp is reached by free text for a while.
+async fn hear(tx: &mut Tx, at: &[Listed], now: Timestamp) -> Result<()> {
+    for listed in at.iter().filter(|listed| listed.channel == "whatsapp") {
+        window::open(tx, &listed.organization, &listed.hash, now).await?;
+    }
+    Ok(())
 }
 
 async fn confirm_in(tx: &mut Tx, asked: Option<&Confirms>, now: Timestamp) -> Result<()> {

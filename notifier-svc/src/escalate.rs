@@ -28,6 +28,7 @@ use crate::{
     recipient::{Kind, Person},
     suppression::Reason,
     tell::{Notifier, Telling, Text, count},
+    template::Texts,
     variable::complete,
     workflow::find,
 };
@@ -168,10 +169,14 @@ impl Notifier {
         let fact = fact::of(waiting.workflow.name, &waiting.kept.variables);
         let people = std::slice::from_ref(person);
         let known = self.known_of(organization, people, fact.as_ref(), None).await?;
+        let mut people = [person.clone()];
+        known.localize(&mut people);
+        let [person] = &people;
         let variables = known.variables(&waiting.kept.variables, person, channel, None);
         let key = self.keys.of(organization).await?;
         let text = Text {
             workflow: waiting.workflow,
+            wording: &known.wording,
             asked: &waiting.asked,
             category: waiting.kept.category(&waiting.asked),
             variables: &variables,
@@ -226,8 +231,9 @@ impl Notifier {
         now: Timestamp,
     ) -> Result<()> {
         let own = self.own(&waiting.kept.variables, person);
-        let folder = waiting.workflow.templates;
-        let line = |part: &str| self.templates.line(folder, part, &own).unwrap_or_default();
+        let wording = self.wordings.of(&waiting.organization).await?;
+        let texts = Texts::new(&self.templates, &wording, waiting.workflow, "");
+        let line = |part: &str| texts.line(part, &own).unwrap_or_default();
         let name = person.recipient.as_ref().map_or(&*person.id, |recipient| &recipient.name);
         let variables = json!({
             "headline": format!("{name} has not confirmed"),

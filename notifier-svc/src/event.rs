@@ -3,6 +3,7 @@
 //! Pure. Records are read leniently: what isn't there or has another type than expected counts as missing.
 
 use chassis::id::OrganizationId;
+use jiff::Timestamp;
 use serde_json::{Map, Value};
 
 /// A JSON object.
@@ -23,6 +24,8 @@ pub(crate) struct Event {
     pub(crate) supplier: Option<String>,
     pub(crate) couple: Option<String>,
     pub(crate) position: Position,
+    /// When it happened.
+    pub(crate) at: Timestamp,
     /// None for a domain event.
     pub(crate) change: Option<Change>,
     /// The new record; a domain event's content.
@@ -136,6 +139,7 @@ pub(crate) mod tests {
             supplier: known(&["supplier_id"]),
             couple: known(&["couple_id"]),
             position: Position { log_id: "l".to_owned(), sequence: 1 },
+            at: Timestamp::UNIX_EPOCH,
             change: None,
             new,
             old: Record::new(),

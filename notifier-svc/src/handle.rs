@@ -8,12 +8,14 @@ use std::sync::Arc;
 use bytes::Bytes;
 use chassis::{consume, error::Result, id::OrganizationId};
 use futures_util::future::{BoxFuture, FutureExt as _, ready};
+use jiff::Timestamp;
 use proto::{
     common::v1::Priority,
     router::v1::{self as wire, destination::Kind, event::Payload},
 };
 
 use crate::{
+    behind::{BEHIND, CAUGHT_UP},
     event::{Change, Event, Operation, Position, Record},
     kept::Kept,
     notification::NewNotification,
@@ -33,9 +35,16 @@ impl consume::Handler for Handler {
         match read(event) {
             Some(event) => {
                 self.0.directory.learn(&event).await?;
-                wedding::learn(&self.0.store, &event).await?;
+                wedding::learn(&self.0.store, &event, self.0.clock.now_micros()).await?;
                 for wanted in wanted(plan) {
-                    self.tell(&event, &wanted).await?;
+                    match wanted.workflow.as_str() {
+                        CAUGHT_UP => self.0.caught_up(&event).await?,
+                        BEHIND => {
+                            self.tell(&event, &wanted).await?;
+                            self.0.is_behind(&event).await?;
+                        }
+                        _ => self.tell(&event, &wanted).await?,
+                    }
                 }
             }
             // The router checked it; were it ever to come, waiting for another would hold up all that follow.
@@ -146,6 +155,7 @@ fn read(event: wire::Event) -> Option<Event> {
         supplier: known(metadata.supplier_id),
         couple: known(metadata.couple_id),
         position: Position { log_id: position.log_id, sequence: i64::try_from(position.sequence).unwrap_or(i64::MAX) },
+        at: event.time.and_then(|at| Timestamp::new(at.seconds, at.nanos).ok()).unwrap_or_default(),
         change,
         new,
         old,

@@ -6,6 +6,7 @@
 //!
 //! Guarantee: a crash loses nothing and repeats nothing: rows wait in the store until that transaction.
 
+mod gathered;
 mod release;
 
 use std::{sync::Arc, time::Duration};
@@ -13,7 +14,7 @@ use std::{sync::Arc, time::Duration};
 use chassis::{
     clock::from_micros,
     error::{Error, Result},
-    id::{OrganizationId, uuid, uuid_text},
+    id::{OrganizationId, uuid},
     secret::DataKey,
     store::Tx,
     with,
@@ -22,7 +23,7 @@ use jiff::Timestamp;
 use serde_json::json;
 use tokio_util::sync::CancellationToken;
 
-use self::release::Release;
+use self::{gathered::digest_of, release::Release};
 use crate::{
     category,
     confirm::{self, Asked},
@@ -31,13 +32,12 @@ use crate::{
     escalation, fact, inbox,
     kept::{self, Waiting},
     limit,
-    notification::{
-        NewMessage, NewNotification, Route, content_place, digest, insert, insert_or_revive, message_uid, notice,
-    },
+    notification::{NewMessage, NewNotification, Route, content_place, insert, insert_or_revive, message_uid, notice},
     policy::Stage,
     recipient::Person,
     resolve::{Fate, How, plan},
     tell::{Notifier, Subject, Text, count},
+    template::{Texts, Wording},
     variable::{Variables, complete},
     workflow::find,
 };
@@ -72,6 +72,8 @@ struct Verdict {
     person: Option<Person>,
     /// As this person reads them.
     variables: Variables,
+    /// How their organization puts things.
+    wording: Arc<Wording>,
     fate: Fate,
     trail: Vec<String>,
     /// How long a confirmation is waited for, where one is asked for.
@@ -208,6 +210,7 @@ impl Notifier {
                 waiting: Arc::clone(&waiting),
                 person,
                 variables,
+                wording: known.wording,
                 fate,
                 trail,
                 asks,
@@ -305,6 +308,7 @@ impl Notifier {
             let waiting = &verdict.waiting;
             let text = Text {
                 workflow: waiting.workflow,
+                wording: &verdict.wording,
                 asked: &waiting.asked,
                 category: waiting.kept.category(&waiting.asked),
                 variables: &verdict.variables,
@@ -343,7 +347,8 @@ impl Notifier {
         digest: &Gathered<Verdict>,
         now: Timestamp,
     ) -> Result<Option<inbox::Changed>> {
-        let Some(person) = digest.holds.iter().find_map(|verdict| verdict.person.as_ref()) else { return Ok(None) };
+        let known = digest.holds.iter().find_map(|verdict| Some((verdict.person.as_ref()?, &verdict.wording)));
+        let Some((person, wording)) = known else { return Ok(None) };
         let uid = message_uid(&new.organization, &new.event_uid, WORKFLOW, &person.id, &digest.channel);
         // What was withdrawn since is left out.
         let mut held = Vec::with_capacity(digest.holds.len());
@@ -367,6 +372,7 @@ impl Notifier {
         let variables = complete(workflow, WORKFLOW, variables.as_object().cloned().unwrap_or_default());
         let text = Text {
             workflow,
+            wording,
             asked: WORKFLOW,
             category: category::of(WORKFLOW),
             variables: &variables,
@@ -398,8 +404,10 @@ impl Notifier {
 
     /// What a digest says of one message: as the inbox would.
     fn line(&self, verdict: &Verdict) -> serde_json::Value {
-        let folder = verdict.waiting.workflow.templates;
-        let part = |part: &str| self.templates.line(folder, part, &verdict.variables).unwrap_or_default();
+        let locale = verdict.person.as_ref().and_then(|person| person.recipient.as_ref()).map(|known| &*known.locale);
+        let workflow = verdict.waiting.workflow;
+        let texts = Texts::new(&self.templates, &verdict.wording, workflow, locale.unwrap_or_default());
+        let part = |part: &str| texts.line(part, &verdict.variables).unwrap_or_default();
         json!({ "name": part("in_app.title"), "value": part("in_app.body") })
     }
 }
@@ -423,27 +431,4 @@ async fn ask(
 fn gone() -> (Fate, Vec<String>) {
     let reason = "it doesn't concern them any more".to_owned();
     (Fate::Skip(reason.clone()), vec![reason])
-}
-
-/// A person's digest as a notification: its first message names it.
-fn digest_of(
-    organization: &OrganizationId,
-    recipient: &str,
-    digests: &[Gathered<Verdict>],
-    first: &[u8; 16],
-) -> NewNotification {
-    let uid = uuid_text(digest(&[WORKFLOW, organization.as_str(), recipient, &uuid_text(*first)]));
-    let urgent = digests.iter().flat_map(|digest| &digest.holds).map(|verdict| verdict.waiting.priority).min();
-    NewNotification {
-        organization: organization.clone(),
-        workflow: WORKFLOW.to_owned(),
-        event_id: format!("digest-{uid}"),
-        event_uid: uid,
-        priority: urgent.unwrap_or(3),
-        collapse_key: String::new(),
-        request: Vec::new(),
-        override_by: String::new(),
-        override_reason: String::new(),
-        confirms: None,
-    }
 }

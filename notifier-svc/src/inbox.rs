@@ -43,6 +43,13 @@ pub(crate) struct Changed {
     notice: Arc<str>,
 }
 
+impl Changed {
+    /// One that was changed in a transaction that is committed.
+    pub(crate) fn of(organization: OrganizationId, recipient: String, notice: &str) -> Self {
+        Self { organization, recipient, notice: notice.into() }
+    }
+}
+
 /// A notice as it is shown.
 #[derive(Debug, Clone)]
 pub(crate) struct Notice {
@@ -55,6 +62,8 @@ pub(crate) struct Notice {
     pub(crate) created_at: Timestamp,
     pub(crate) read_at: Option<Timestamp>,
     pub(crate) archived_at: Option<Timestamp>,
+    /// When what it tells was over.
+    pub(crate) resolved_at: Option<Timestamp>,
 }
 
 #[derive(sqlx::FromRow)]
@@ -68,6 +77,7 @@ struct Row {
     created_at: i64,
     read_at: Option<i64>,
     archived_at: Option<i64>,
+    resolved_at: Option<i64>,
 }
 
 /// Which notices to list, newest first; archived ones are left out.
@@ -123,7 +133,7 @@ impl Inbox {
         limit: u32,
     ) -> Result<Vec<Notice>> {
         let rows: Vec<Row> = with!(self.store.reader(), c => sqlx::query_as(
-            "SELECT id, recipient_id, workflow, event_uid, priority, content, created_at, read_at, archived_at FROM notices
+            "SELECT id, recipient_id, workflow, event_uid, priority, content, created_at, read_at, archived_at, resolved_at FROM notices
              WHERE organization_id = $1 AND recipient_id = $2 AND archived_at IS NULL AND ($3 = 0 OR read_at IS NULL)
                  AND ($4 = '' OR id < $4)
              ORDER BY id DESC LIMIT $5",
@@ -141,7 +151,7 @@ impl Inbox {
     /// Up to `limit` notices of a recipient, archived ones too, newest first.
     pub(crate) async fn all(&self, organization: &OrganizationId, recipient: &str, limit: u32) -> Result<Vec<Notice>> {
         let rows: Vec<Row> = with!(self.store.reader(), c => sqlx::query_as(
-            "SELECT id, recipient_id, workflow, event_uid, priority, content, created_at, read_at, archived_at FROM notices
+            "SELECT id, recipient_id, workflow, event_uid, priority, content, created_at, read_at, archived_at, resolved_at FROM notices
              WHERE organization_id = $1 AND recipient_id = $2 ORDER BY id DESC LIMIT $3",
         ).bind(organization.as_str()).bind(recipient).bind(i64::from(limit)).fetch_all(c).await)?;
         let key = self.keys.of(organization).await?;
@@ -154,7 +164,7 @@ impl Inbox {
     /// `Error::NotFound` when the organization has none of this id.
     pub(crate) async fn get(&self, organization: &OrganizationId, id: &str) -> Result<Notice> {
         let row: Option<Row> = with!(self.store.reader(), c => sqlx::query_as(
-            "SELECT id, recipient_id, workflow, event_uid, priority, content, created_at, read_at, archived_at FROM notices
+            "SELECT id, recipient_id, workflow, event_uid, priority, content, created_at, read_at, archived_at, resolved_at FROM notices
              WHERE organization_id = $1 AND id = $2",
         ).bind(organization.as_str()).bind(id).fetch_optional(c).await)?;
         let row = row.ok_or_else(|| Error::NotFound("notice".into()))?;
@@ -240,5 +250,6 @@ fn open(key: &DataKey, row: Row) -> Result<Notice> {
         created_at: from_micros(row.created_at),
         read_at: row.read_at.map(from_micros),
         archived_at: row.archived_at.map(from_micros),
+        resolved_at: row.resolved_at.map(from_micros),
     })
 }

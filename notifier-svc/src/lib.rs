@@ -9,6 +9,9 @@
 //! Guarantee: an event is acknowledged once what it comes to is recorded, a row per person and channel; nobody is told
 //! twice of one event, however often it comes; whoever isn't told has a stated reason.
 
+mod audit;
+mod behind;
+mod calendar;
 mod callback;
 mod category;
 mod channel;
@@ -38,7 +41,9 @@ mod preference;
 mod receipt;
 mod recipient;
 mod resolve;
+mod room;
 mod rpc;
+mod settings;
 mod suppression;
 mod tell;
 mod template;
@@ -46,6 +51,7 @@ mod token;
 mod variable;
 mod wedding;
 mod when;
+mod window;
 mod workflow;
 
 use std::{net::SocketAddr, sync::Arc, time::Duration};
@@ -62,16 +68,18 @@ use chassis::{
     store::{self, Migrations, Store},
 };
 use proto::notifier::v1::{
-    callback_service_server::CallbackServiceServer, confirmation_service_server::ConfirmationServiceServer,
-    inbox_service_server::InboxServiceServer, notification_service_server::NotificationServiceServer,
-    person_service_server::PersonServiceServer, preference_service_server::PreferenceServiceServer,
-    recipient_service_server::RecipientServiceServer, suppression_service_server::SuppressionServiceServer,
+    audit_service_server::AuditServiceServer, callback_service_server::CallbackServiceServer,
+    confirmation_service_server::ConfirmationServiceServer, inbox_service_server::InboxServiceServer,
+    notification_service_server::NotificationServiceServer, person_service_server::PersonServiceServer,
+    preference_service_server::PreferenceServiceServer, recipient_service_server::RecipientServiceServer,
+    room_service_server::RoomServiceServer, settings_service_server::SettingsServiceServer,
+    suppression_service_server::SuppressionServiceServer, template_service_server::TemplateServiceServer,
 };
 use tokio::sync::Notify;
 
 pub use self::config::{Config, Escalation, Fcm, Resend, Slack, Smtp, Teams, Tls, Twilio, WebPush, Whatsapp};
 use self::{
-    channel::Channels,
+    channel::{Channels, Rooms},
     handle::Handler,
     inbox::Inbox,
     outbox::{Outbox, Post},
@@ -80,11 +88,12 @@ use self::{
     recipient::Directory,
     rpc::{
         callbacks::Callbacks, confirmations::Confirmations, inbox::Inboxes, notifications::Notifications,
-        persons::Persons, preferences::Wishes, recipients::Recipients, suppressions::Lists,
+        persons::Persons, preferences::Wishes, recipients::Recipients, settings::OfOrganizations, suppressions::Lists,
+        templates::Words,
     },
     suppression::Suppressions,
     tell::{Notifier, Turns},
-    template::Templates,
+    template::{Templates, Wordings},
     workflow::VendorInstructions,
 };
 
@@ -129,7 +138,7 @@ pub async fn start(config: Config, chassis: &Chassis) -> Result<Service> {
     let outbound = Outbound::new(&chassis.shared.outbound)?;
     outbound.refuse_own(server.address());
     let templates = Arc::new(Templates::load()?);
-    let channels = Arc::new(Channels::new(&config, &templates, &outbound, clock, Some(directory.clone()))?);
+    let channels = Arc::new(Channels::new(&config, &outbound, clock, Some(directory.clone()))?);
     let later = Arc::new(Notify::new());
     let post = Arc::new(Post {
         store: store.clone(),
@@ -143,10 +152,22 @@ pub async fn start(config: Config, chassis: &Chassis) -> Result<Service> {
     outbox.reopen().await?;
     tasks.spawn("notifier.outbox", outbox.run(tasks.stopping()));
 
+    if !config.slack.bot_token.is_empty() {
+        let keeper = room::Keeper {
+            store: store.clone(),
+            clock: clock.clone(),
+            directory: directory.clone(),
+            rooms: Rooms::new(&config.slack, outbound.clone(), clock.clone()),
+            public_name: config.public_name.clone(),
+        };
+        tasks.spawn("notifier.rooms", room::run(Arc::new(keeper), tasks.stopping()));
+    }
+
     // The way in: events, reports, then calls.
     let receipts = Receipts::new(&config, store.clone(), keys.clone(), clock.clone(), Arc::clone(&later))?;
     let (instructions, public_name) = (VendorInstructions::load(), config.public_name);
     let settle = Duration::from_millis(config.settle_ms);
+    let wordings = Wordings::new(store.clone(), clock.clone());
     let notifier = Arc::new(Notifier {
         store,
         keys,
@@ -157,9 +178,11 @@ pub async fn start(config: Config, chassis: &Chassis) -> Result<Service> {
         suppressions: suppressions.clone(),
         channels,
         templates,
+        wordings,
         inbox: inbox.clone(),
         instructions,
         public_name,
+        max_segments: config.twilio.max_segments as usize,
         settle,
         escalation: config.escalation,
         public_url: config.public_url,
@@ -183,6 +206,10 @@ pub async fn start(config: Config, chassis: &Chassis) -> Result<Service> {
                 .max_encoding_message_size(MESSAGE_LIMIT),
         )
         .add(PersonServiceServer::new(Persons(Arc::clone(&notifier))).max_encoding_message_size(MESSAGE_LIMIT))
+        .add(AuditServiceServer::new(rpc::audits::Audits(Arc::clone(&notifier))))
+        .add(RoomServiceServer::new(rpc::rooms::Rooms(Arc::clone(&notifier))))
+        .add(SettingsServiceServer::new(OfOrganizations(Arc::clone(&notifier))))
+        .add(TemplateServiceServer::new(Words(Arc::clone(&notifier))).max_encoding_message_size(MESSAGE_LIMIT))
         .add(NotificationServiceServer::new(Notifications(notifier)).max_encoding_message_size(MESSAGE_LIMIT))
         .add(InboxServiceServer::new(inboxes))
         .add(PreferenceServiceServer::new(wishes))

@@ -5,6 +5,7 @@
 //!
 //! Invariant: one notification per (organization, event, workflow), so that nobody is told twice of one event.
 
+pub(crate) mod provider_id;
 mod shown;
 
 use std::{
@@ -24,6 +25,7 @@ use sha2::{Digest as _, Sha256};
 
 pub(crate) use self::shown::{Filter, Message, Notification, Standing, get, list, standing};
 use crate::{
+    audit,
     collapse::Said,
     confirm::{self, Asked, Due},
     fact::{self, Belief, Change, Fact},
@@ -228,6 +230,11 @@ pub(crate) async fn record(
             let asked = Asked { organization: &new.organization, notification: &id, recipient, fact, wait };
             confirm::ask(&mut tx, &asked, now).await?;
         }
+    }
+    if !new.override_by.is_empty() {
+        let (by, detail) = (&*new.override_by, &*new.override_reason);
+        let entry = audit::Entry { action: audit::Action::Override, by, subject: &id, detail };
+        audit::note(&mut tx, &new.organization, &entry, now).await?;
     }
     beside.said.note(&mut tx, &new.event_id, beside.told_by.is_some(), at).await?;
     tx.commit().await?;

@@ -13,6 +13,7 @@ use chassis::{
 use serde_json::{Value, json};
 
 use crate::{
+    audit,
     inbox::Notice,
     notification::{self, Filter, Notification},
     recipient::{Person, Recipient, Relation, erase},
@@ -56,7 +57,7 @@ impl Notifier {
     ///
     /// # Errors
     /// `Error::NotFound` when the organization has none of this id.
-    pub(crate) async fn erase(&self, organization: &OrganizationId, id: &str) -> Result<()> {
+    pub(crate) async fn erase(&self, organization: &OrganizationId, id: &str, by: &str) -> Result<()> {
         let recipient = self.directory.get(organization, id).await?;
         let hashes: HashSet<Vec<u8>> = self
             .addresses(&alone(&recipient), &HashSet::new())
@@ -66,12 +67,14 @@ impl Notifier {
             .collect();
         let _turn = self.turns.of(organization).await;
         let mut tx = self.store.begin().await?;
-        if !erase(&mut tx, organization, id).await? {
+        if !erase(&mut tx, organization, id, self.clock.now_micros()).await? {
             return Err(Error::NotFound("recipient".into()));
         }
         for statement in ERASE {
             with!(tx.on(), c => sqlx::query(sqlx::AssertSqlSafe(*statement)).bind(organization.as_str()).bind(id).execute(c).await.map(drop))?;
         }
+        let entry = audit::Entry { action: audit::Action::Erase, by, subject: id, detail: "" };
+        audit::note(&mut tx, organization, &entry, self.clock.now()).await?;
         for hash in hashes {
             with!(tx.on(), c => sqlx::query("UPDATE suppressions SET address = NULL WHERE organization_id = $1 AND hash = $2")
                 .bind(organization.as_str()).bind(hash).execute(c).await.map(drop))?;

@@ -16,6 +16,7 @@ use jiff::{Timestamp, civil::Time, tz::TimeZone};
 use serde::{Deserialize, Serialize};
 
 use crate::{
+    audit,
     category::{ALL, MARKETING},
     recipient::{check_id, is_channel},
     when::{Quiet, next, next_hour},
@@ -177,15 +178,21 @@ impl Preferences {
         )
     }
 
-    /// Replaces a person's wishes, which passed [`Preference::check`].
+    /// Replaces a person's wishes, which passed [`Preference::check`]; `by` is the key that does it for them.
     pub(crate) async fn put(
         &self,
         organization: &OrganizationId,
         recipient: &str,
         preference: &Preference,
+        by: Option<&str>,
     ) -> Result<()> {
+        let now = self.clock.now();
         let mut tx = self.store.begin().await?;
-        write(&mut tx, organization, recipient, preference, self.clock.now_micros()).await?;
+        write(&mut tx, organization, recipient, preference, now.as_microsecond()).await?;
+        if let Some(by) = by {
+            let entry = audit::Entry { action: audit::Action::Preference, by, subject: recipient, detail: "" };
+            audit::note(&mut tx, organization, &entry, now).await?;
+        }
         tx.commit().await
     }
 }

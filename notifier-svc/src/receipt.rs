@@ -156,7 +156,7 @@ impl Receipts {
         let fields: HashMap<_, _> = url::form_urlencoded::parse(query.as_bytes()).collect();
         let field = |name: &str| fields.get(name).map_or("", |value| value.as_ref());
         let (mode, token, challenge) = (field("hub.mode"), field("hub.verify_token"), field("hub.challenge"));
-        let challenge = meta::handshake(mode, token, challenge, self.meta.1.expose()).ok_or(Refused::Signature)?;
+        let challenge = meta::handshake(mode, token, challenge, self.meta.1.expose()).ok_or(Refused::Token)?;
         Ok(Answer::Taken { content_type: "text/plain", text: challenge.to_owned() })
     }
 

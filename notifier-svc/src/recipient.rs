@@ -7,6 +7,7 @@
 
 mod contact;
 pub(crate) mod learn;
+mod member;
 
 use std::collections::BTreeMap;
 
@@ -22,6 +23,8 @@ use jiff::tz::TimeZone;
 use serde::{Deserialize, Serialize};
 
 pub(crate) use self::contact::{Contact, PushTarget, is_e164};
+use self::member::{Membership, join};
+use crate::room;
 
 /// The longest id of a recipient or a wedding.
 const ID_BYTES: usize = 128;
@@ -186,6 +189,7 @@ impl Directory {
         let sealed = self.seal(organization, &recipient).await?;
         let mut tx = self.store.begin().await?;
         write(&mut tx, organization, &recipient, &sealed).await?;
+        room::touch_of(&mut tx, organization, &recipient.id, recipient.updated_at).await?;
         tx.commit().await?;
         Ok(recipient)
     }
@@ -236,7 +240,7 @@ impl Directory {
     /// `Error::NotFound` when the organization has none of this id.
     pub(crate) async fn delete(&self, organization: &OrganizationId, id: &str) -> Result<()> {
         let mut tx = self.store.begin().await?;
-        if !erase(&mut tx, organization, id).await? {
+        if !erase(&mut tx, organization, id, self.clock.now_micros()).await? {
             return Err(Error::NotFound("recipient".into()));
         }
         tx.commit().await
@@ -260,6 +264,7 @@ impl Directory {
             )
             .await?;
         }
+        room::touch(&mut tx, organization, wedding, self.clock.now_micros()).await?;
         tx.commit().await
     }
 
@@ -377,7 +382,8 @@ async fn write(tx: &mut Tx, organization: &OrganizationId, recipient: &Recipient
 }
 
 /// Removes what is kept of a recipient; false if there was none. Messages that are on their way or over stay as they are.
-pub(crate) async fn erase(tx: &mut Tx, organization: &OrganizationId, id: &str) -> Result<bool> {
+pub(crate) async fn erase(tx: &mut Tx, organization: &OrganizationId, id: &str, now: i64) -> Result<bool> {
+    room::touch_of(tx, organization, id, now).await?;
     let removed = with!(tx.on(), c => sqlx::query("DELETE FROM recipients WHERE organization_id = $1 AND id = $2")
         .bind(organization.as_str()).bind(id).execute(c).await.map(|done| done.rows_affected()))?;
     with!(tx.on(), c => sqlx::query("DELETE FROM wedding_recipients WHERE organization_id = $1 AND recipient_id = $2")
@@ -389,32 +395,6 @@ pub(crate) async fn erase(tx: &mut Tx, organization: &OrganizationId, id: &str) 
              AND NOT EXISTS (SELECT 1 FROM deliveries WHERE deliveries.event = messages.uid AND deliveries.state NOT IN (0, 2))",
     ).bind(organization.as_str()).bind(id).execute(c).await.map(drop))?;
     Ok(removed > 0)
-}
-
-/// That someone belongs to a wedding, and who says so.
-struct Membership<'a> {
-    wedding: &'a str,
-    source: &'static str,
-    member: &'a str,
-    recipient: &'a str,
-    vendor_type: &'a str,
-}
-
-async fn join(tx: &mut Tx, organization: &OrganizationId, membership: &Membership<'_>) -> Result<()> {
-    with!(tx.on(), c => sqlx::query(
-        "INSERT INTO wedding_recipients (organization_id, wedding_id, source, member, recipient_id, vendor_type)
-         VALUES ($1, $2, $3, $4, $5, $6)
-         ON CONFLICT (organization_id, wedding_id, source, member) DO UPDATE SET recipient_id = excluded.recipient_id,
-             vendor_type = excluded.vendor_type",
-    )
-    .bind(organization.as_str())
-    .bind(membership.wedding)
-    .bind(membership.source)
-    .bind(membership.member)
-    .bind(membership.recipient)
-    .bind(membership.vendor_type)
-    .execute(c).await.map(drop))?;
-    Ok(())
 }
 
 #[cfg(test)]

@@ -1,5 +1,6 @@
 //! The RPCs: wire types are parsed and printed here, one file per service, and decided upon elsewhere.
 
+pub(crate) mod audits;
 pub(crate) mod callbacks;
 pub(crate) mod confirmations;
 pub(crate) mod inbox;
@@ -7,7 +8,10 @@ pub(crate) mod notifications;
 pub(crate) mod persons;
 pub(crate) mod preferences;
 pub(crate) mod recipients;
+pub(crate) mod rooms;
+pub(crate) mod settings;
 pub(crate) mod suppressions;
+pub(crate) mod templates;
 
 use chassis::{
     auth::{Access, AccessTable, Scope},
@@ -35,6 +39,16 @@ pub(crate) const ACCESS: AccessTable = &[
     ("/wedsync.notifier.v1.SuppressionService/ListSuppressions", Access::Scope(Scope::Manage)),
     ("/wedsync.notifier.v1.SuppressionService/CreateSuppression", Access::Scope(Scope::Manage)),
     ("/wedsync.notifier.v1.SuppressionService/DeleteSuppression", Access::Scope(Scope::Manage)),
+    ("/wedsync.notifier.v1.AuditService/ListAudits", Access::Scope(Scope::Manage)),
+    ("/wedsync.notifier.v1.RoomService/ListRooms", Access::Scope(Scope::Manage)),
+    ("/wedsync.notifier.v1.SettingsService/GetOrganizationSettings", Access::Scope(Scope::Manage)),
+    ("/wedsync.notifier.v1.SettingsService/UpdateOrganizationSettings", Access::Scope(Scope::Manage)),
+    ("/wedsync.notifier.v1.TemplateService/PutTemplate", Access::Scope(Scope::Manage)),
+    ("/wedsync.notifier.v1.TemplateService/GetTemplate", Access::Scope(Scope::Manage)),
+    ("/wedsync.notifier.v1.TemplateService/ListTemplates", Access::Scope(Scope::Manage)),
+    ("/wedsync.notifier.v1.TemplateService/DeleteTemplate", Access::Scope(Scope::Manage)),
+    ("/wedsync.notifier.v1.TemplateService/RollbackTemplate", Access::Scope(Scope::Manage)),
+    ("/wedsync.notifier.v1.TemplateService/PreviewTemplate", Access::Scope(Scope::Manage)),
     ("/wedsync.notifier.v1.NotificationService/Send", Access::Scope(Scope::Publish)),
     ("/wedsync.notifier.v1.NotificationService/SendWeddingDateChange", Access::Scope(Scope::Publish)),
     ("/wedsync.notifier.v1.NotificationService/GetNotification", Access::Scope(Scope::Consume)),

@@ -35,7 +35,7 @@ use crate::{
     recipient::{Directory, Person},
     resolve::{Fate, Planned, plan},
     suppression::{Suppressions, hash},
-    template::Templates,
+    template::{Templates, Texts, Wording, Wordings},
     token::{self, Purpose},
     variable::{Variables, for_recipient, since},
     workflow::{VendorInstructions, Workflow},
@@ -101,9 +101,12 @@ pub(crate) struct Notifier {
     pub(crate) suppressions: Suppressions,
     pub(crate) channels: Arc<Channels>,
     pub(crate) templates: Arc<Templates>,
+    pub(crate) wordings: Wordings,
     pub(crate) inbox: Inbox,
     pub(crate) instructions: VendorInstructions,
     pub(crate) public_name: String,
+    /// Of an SMS.
+    pub(crate) max_segments: usize,
     /// How long a date may still change before people are told.
     pub(crate) settle: Duration,
     /// How long confirmations are waited for.
@@ -227,6 +230,7 @@ impl Notifier {
                 let variables = known.variables(&telling.kept.variables, person, channel, fact);
                 let text = Text {
                     workflow: telling.workflow,
+                    wording: &known.wording,
                     asked: &new.workflow,
                     category: telling.kept.category(&new.workflow),
                     variables: &variables,
@@ -267,7 +271,15 @@ impl Notifier {
         let recipient = text.person.recipient.as_ref().ok_or("not in the directory")?;
         let mut variables = self.own(text.variables, text.person);
         self.links(&mut variables, text, key, now);
-        let message = Message { uid: text.uid, workflow: text.workflow, variables: &variables, recipient, at: now };
+        let texts = Texts::new(&self.templates, text.wording, text.workflow, &recipient.locale);
+        let message = Message {
+            uid: text.uid,
+            workflow: text.workflow,
+            texts: &texts,
+            variables: &variables,
+            recipient,
+            at: now,
+        };
         let content = channel.render(&message).map_err(|error| error.to_string())?;
         let route = match channel.carriage() {
             Carriage::Record => Route::Record,
@@ -316,6 +328,7 @@ pub(crate) fn count(channel: &str, route: Route) {
 /// A message that is to be rendered.
 pub(crate) struct Text<'a> {
     pub(crate) workflow: &'a Workflow,
+    pub(crate) wording: &'a Wording,
     /// The name that was asked for, and its category.
     pub(crate) asked: &'a str,
     pub(crate) category: &'a str,

@@ -1,13 +1,23 @@
 //! The shipped texts: `templates/<workflow>/<channel>.<part>[.html].j2`, compiled once and rendered for each recipient.
 //!
 //! Values are escaped in what becomes HTML and nowhere else. A text is what its variables make of it; one-line parts
-//! (subjects, titles) are made one line whatever a name holds.
+//! (subjects, titles) are made one line whatever a name holds. Organizations may put [`own`] texts before these, by part and
+//! language; [`texts`] chooses.
+
+pub(crate) mod check;
+pub(crate) mod own;
+pub(crate) mod sample;
+pub(crate) mod texts;
 
 use std::collections::HashMap;
 
 use anyhow::{Context as _, Result};
 use chassis::expression::{ExpressionError, Template};
 
+pub(crate) use self::{
+    own::{Wording, Wordings},
+    texts::Texts,
+};
 use crate::variable::Variables;
 
 macro_rules! sources {
@@ -29,6 +39,7 @@ static SOURCES: &[(&str, &str, &str, &str)] = sources![
     "form_response_received",
     "journey_milestone_completed",
     "client_profile_updated",
+    "vendor_behind",
     "generic",
 ];
 
@@ -77,52 +88,19 @@ impl Templates {
         })
     }
 
-    /// One part of a folder's, with its blank ends trimmed.
-    ///
-    /// # Errors
-    /// What the variables made impossible.
-    pub(crate) fn render(&self, folder: &str, part: &str, variables: &Variables) -> Result<String, ExpressionError> {
-        let template = self.parts.iter().find(|((f, p), _)| *f == folder && *p == part).map(|(_, template)| template);
-        let template = template.expect("workflows name folders that are shipped, which is tested");
-        Ok(template.render(variables)?.trim().to_owned())
+    /// The shipped text of a part, if the folder has it.
+    fn get(&self, folder: &str, part: &str) -> Option<&Template> {
+        self.parts.iter().find(|((f, p), _)| *f == folder && *p == part).map(|(_, template)| template)
     }
 
-    /// A part that not every folder has, on one line.
-    ///
-    /// # Errors
-    /// Likewise.
-    pub(crate) fn own(
-        &self,
-        folder: &str,
-        part: &str,
-        variables: &Variables,
-    ) -> Result<Option<String>, ExpressionError> {
-        if OWN.iter().any(|(f, p, ..)| *f == folder && *p == part) {
-            return self.line(folder, part, variables).map(Some);
-        }
-        Ok(None)
+    /// The shipped source of a part, if the folder has it.
+    pub(crate) fn source(folder: &str, part: &str) -> Option<&'static str> {
+        SOURCES.iter().chain(OWN).find(|(f, p, ..)| *f == folder && *p == part).map(|(.., source)| *source)
     }
 
-    /// As [`Templates::render`], on one line.
-    ///
-    /// # Errors
-    /// Likewise.
-    pub(crate) fn line(&self, folder: &str, part: &str, variables: &Variables) -> Result<String, ExpressionError> {
-        let text = self.render(folder, part, variables)?;
-        Ok(text
-            .split(|c: char| c.is_control() || c.is_whitespace())
-            .filter(|word| !word.is_empty())
-            .collect::<Vec<_>>()
-            .join(" "))
-    }
-
-    /// A part that is HTML, as a whole document.
-    ///
-    /// # Errors
-    /// Likewise.
-    pub(crate) fn document(&self, folder: &str, part: &str, variables: &Variables) -> Result<String, ExpressionError> {
-        let content = self.render(folder, part, variables)?;
-        Ok([self.before.render(variables)?, content, self.after.render(variables)?].join("\n"))
+    /// What is HTML, as a whole document.
+    fn around(&self, content: &str, variables: &Variables) -> Result<String, ExpressionError> {
+        Ok([&*self.before.render(variables)?, content, &*self.after.render(variables)?].join("\n"))
     }
 }
 
@@ -148,7 +126,7 @@ mod tests {
         let templates = Templates::load().unwrap();
         for workflow in all() {
             for part in ["email.subject", "email.text", "email.html", "in_app.title", "in_app.body"] {
-                let text = templates.render(workflow.templates, part, &variables(workflow, json!({})));
+                let text = Texts::shipped(&templates, workflow).render(part, &variables(workflow, json!({})));
                 let text = text.unwrap_or_else(|error| panic!("{}: {error}", workflow.name));
                 let may_be_empty = workflow.templates == "generic" && part == "in_app.body";
                 assert!(may_be_empty || !text.is_empty(), "{} {part}", workflow.name);
@@ -164,7 +142,7 @@ mod tests {
         let variables =
             variables(workflow, json!({"wedding_id": "w", "old_date": "2026-06-20", "new_date": "2026-06-27"}));
         for part in ["email.text", "email.html", "in_app.body"] {
-            let text = templates.render("wedding_date_change", part, &variables).unwrap();
+            let text = Texts::shipped(&templates, workflow).render(part, &variables).unwrap();
             assert!(text.to_lowercase().contains("action required: update your calendar"), "{text}");
             assert!(text.contains("flowers") && text.contains("Saturday 27 June 2026"), "{text}");
         }
@@ -174,12 +152,12 @@ mod tests {
     fn a_hostile_name_is_text_in_html_and_stays_on_one_line_elsewhere() {
         let templates = Templates::load().unwrap();
         let hostile = "<script>alert(1)</script>\r\nBcc: all@example.org";
-        let variables =
-            variables(find("form_response_received"), json!({"client_name": hostile, "form_name": "\" onload=\"x"}));
-        let html = templates.document("form_response_received", "email.html", &variables).unwrap();
+        let workflow = find("form_response_received");
+        let variables = variables(workflow, json!({"client_name": hostile, "form_name": "\" onload=\"x"}));
+        let html = Texts::shipped(&templates, workflow).document("email.html", &variables).unwrap();
         assert!(!html.contains("<script>") && html.contains("&lt;script&gt;"), "{html}");
         assert!(html.starts_with("<!doctype html>") && html.contains("</html>"));
-        let subject = templates.line("form_response_received", "email.subject", &variables).unwrap();
+        let subject = Texts::shipped(&templates, workflow).line("email.subject", &variables).unwrap();
         assert!(!subject.contains(['\r', '\n']) && subject.contains("<script>"), "{subject}");
     }
 }

@@ -6,6 +6,7 @@ use jiff::civil;
 use serde_json::{Map, Value, json};
 
 use crate::{
+    calendar,
     event::{Event, Operation, Record, object, plain, text},
     recipient::Recipient,
     workflow::{COMMON, VendorInstructions, Workflow},
@@ -59,6 +60,7 @@ pub(crate) fn of_event(workflow: &Workflow, asked: &str, event: &Event) -> Varia
             );
             put(&mut variables, "completed_at", text(row, &["completed_at", "completedAt"]));
         }
+        "vendor_behind" => behind(&mut variables, event),
         _ => put_list(&mut variables, "details", details(event)),
     }
     complete(workflow, asked, variables)
@@ -66,7 +68,9 @@ pub(crate) fn of_event(workflow: &Workflow, asked: &str, event: &Event) -> Varia
 
 /// Variables that a caller gave, with every other name that the templates use.
 pub(crate) fn complete(workflow: &Workflow, asked: &str, mut variables: Variables) -> Variables {
-    for (date, words) in [("old_date", "old_date_text"), ("new_date", "new_date_text")] {
+    for (date, words) in
+        [("old_date", "old_date_text"), ("new_date", "new_date_text"), ("wedding_date", "wedding_date_text")]
+    {
         let said = variables.get(date).and_then(plain).map(|date| in_words(&date));
         put(&mut variables, words, said);
     }
@@ -100,6 +104,7 @@ pub(crate) fn for_recipient(
     own.insert("recipient_name".to_owned(), recipient.name.clone().into());
     own.insert("vendor_type".to_owned(), vendor_types.join(", ").into());
     own.insert("instructions".to_owned(), instructions.lines(vendor_types).into());
+    own.insert("locale".to_owned(), recipient.locale.clone().into());
     if own["supplier_name"].is_null() {
         own.insert("supplier_name".to_owned(), recipient.name.clone().into());
     }
@@ -160,6 +165,24 @@ fn timeline(event: &Event) -> Vec<Value> {
         }
     }
     told.into_iter().map(|(_, change)| change).collect()
+}
+
+/// What an integration that is behind doesn't know yet, and the calendar's entry of it.
+fn behind(variables: &mut Variables, event: &Event) {
+    let fields = event.new.get("fields").and_then(object).unwrap_or_default();
+    for name in ["vendor", "summary", "since"] {
+        put(variables, name, text(&event.new, &[name]));
+    }
+    for name in ["wedding_date", "ceremony_time", "time_zone", "venue_name"] {
+        put(variables, name, text(&fields, &[name]));
+    }
+    if variables["client_name"].is_null() {
+        put(variables, "client_name", client(&fields));
+    }
+    let changed = event.new.get("changed").map(crate::event::list).unwrap_or_default();
+    let changed = changed.iter().take(DETAILS).map(|name| words(name).into()).collect();
+    put_list(variables, "updated_fields", changed);
+    variables.insert("calendar".to_owned(), calendar::entry(event));
 }
 
 /// The names of a profile's fields that changed, as people read them.

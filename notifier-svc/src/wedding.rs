@@ -8,11 +8,12 @@ use jiff::{Timestamp, civil::Date, tz::TimeZone};
 use crate::{
     event::{Event, Operation, text},
     recipient::{check_id, learn::is_news},
+    room,
     when::is_wedding_day,
 };
 
 /// Takes in what a change of a wedding's row says of its day; columns that it doesn't carry leave what was known.
-pub(crate) async fn learn(store: &Store, event: &Event) -> Result<()> {
+pub(crate) async fn learn(store: &Store, event: &Event, now: i64) -> Result<()> {
     let is_wedding = event.change.as_ref().filter(|change| change.table == "wedding_details");
     let (Some(change), Some(id)) = (is_wedding, text(event.row(), &["id"])) else { return Ok(()) };
     let row = event.row();
@@ -34,7 +35,19 @@ pub(crate) async fn learn(store: &Store, event: &Event) -> Result<()> {
          ON CONFLICT (organization_id, wedding_id) DO UPDATE SET day = COALESCE($3, wedding_days.day),
              time_zone = COALESCE($4, wedding_days.time_zone)",
     ).bind(event.organization.as_str()).bind(&id).bind(day).bind(zone).execute(c).await.map(drop))?;
+    room::touch(&mut tx, &event.organization, &id, now).await?;
     tx.commit().await
+}
+
+/// A wedding's day and time zone, as far as they are known.
+pub(crate) async fn day(
+    store: &Store,
+    organization: &OrganizationId,
+    wedding: &str,
+) -> Result<Option<(String, String)>> {
+    Ok(with!(store.reader(), c => sqlx::query_as(
+        "SELECT day, time_zone FROM wedding_days WHERE organization_id = $1 AND wedding_id = $2",
+    ).bind(organization.as_str()).bind(wedding).fetch_optional(c).await)?)
 }
 
 /// Whether it is this wedding's day.
@@ -45,10 +58,7 @@ pub(crate) async fn is_its_day(
     now: Timestamp,
 ) -> Result<bool> {
     let Some(wedding) = wedding else { return Ok(false) };
-    let known: Option<(String, String)> = with!(store.reader(), c => sqlx::query_as(
-        "SELECT day, time_zone FROM wedding_days WHERE organization_id = $1 AND wedding_id = $2",
-    ).bind(organization.as_str()).bind(wedding).fetch_optional(c).await)?;
-    let Some((day, zone)) = known else { return Ok(false) };
+    let Some((day, zone)) = day(store, organization, wedding).await? else { return Ok(false) };
     let zone = TimeZone::get(&zone).unwrap_or(TimeZone::UTC);
     Ok(day.parse::<Date>().is_ok_and(|day| is_wedding_day(day, now, &zone)))
 }

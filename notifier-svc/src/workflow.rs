@@ -55,6 +55,7 @@ pub(crate) const COMMON: &[&str] = &[
     "acknowledge_url",
     "unsubscribe_url",
     "postal_address",
+    "locale",
 ];
 
 const GENERIC: &str = "realtime-generic-notification";
@@ -72,6 +73,7 @@ static WORKFLOWS: &[Workflow] = &[
     Workflow { name: "payment_failed", audience: Audience::SupplierAndPlanner, templates: "generic", email_template: GENERIC, variables: &[] },
     Workflow { name: "emergency", audience: Audience::Everybody, templates: "generic", email_template: GENERIC, variables: &[] },
     Workflow { name: "integration_failing", audience: Audience::Owner, templates: "generic", email_template: GENERIC, variables: &[] },
+    Workflow { name: "vendor_behind", audience: Audience::Supplier, templates: "vendor_behind", email_template: "realtime-vendor-behind", variables: &["vendor", "summary", "since", "wedding_date", "wedding_date_text", "ceremony_time", "time_zone", "venue_name", "updated_fields"] },
     Workflow { name: "calendar_conflict", audience: Audience::Owner, templates: "generic", email_template: GENERIC, variables: &[] },
 ];
 
@@ -88,8 +90,7 @@ pub(crate) fn find(name: &str) -> &'static Workflow {
     WORKFLOWS.iter().find(|workflow| workflow.name == name).unwrap_or(&FALLBACK)
 }
 
-/// All that have templates of their own, and the fallback.
-#[cfg(test)]
+/// All that are in the table, and the fallback.
 pub(crate) fn all() -> impl Iterator<Item = &'static Workflow> {
     WORKFLOWS.iter().chain([&FALLBACK])
 }

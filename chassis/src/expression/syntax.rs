@@ -25,8 +25,8 @@ pub(super) fn rewrite(source: &str, line: usize, names: Option<&[&str]>) -> Resu
 }
 
 /// The same for what a loop goes through, where Jinja gives `if` another meaning.
-pub(super) fn rewrite_list(source: &str, line: usize) -> Result<String, ExpressionError> {
-    let mut parser = Parser { tokens: tokens(source, line)?, next: 0, depth: 0, names: None };
+pub(super) fn rewrite_list(source: &str, line: usize, names: Option<&[&str]>) -> Result<String, ExpressionError> {
+    let mut parser = Parser { tokens: tokens(source, line)?, next: 0, depth: 0, names };
     let written = parser.any_of()?;
     parser.end(written)
 }

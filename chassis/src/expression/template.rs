@@ -31,14 +31,26 @@ impl Template {
     /// # Errors
     /// The first thing that the language doesn't have, or that is too long or too deep.
     pub fn compile(name: &str, source: &str) -> Result<Self, ExpressionError> {
-        let compile = || {
+        Self::compile_with(name, source, &mut Names::default())
+    }
+
+    /// As [`Template::compile`], where nothing but the variables `names` and those of its loops may be used.
+    ///
+    /// # Errors
+    /// Likewise, and a variable that is none of `names`, with its line.
+    pub fn compile_over(name: &str, source: &str, names: &[&str]) -> Result<Self, ExpressionError> {
+        Self::compile_with(name, source, &mut Names { given: Some(names), loops: Vec::new() })
+    }
+
+    fn compile_with(name: &str, source: &str, names: &mut Names<'_>) -> Result<Self, ExpressionError> {
+        let mut compile = || {
             if source.len() > SOURCE_BYTES {
                 return Err(ExpressionError::new(1, "is longer than 16 KiB"));
             }
             let mut engine = ENGINE.clone();
             engine.set_auto_escape_callback(escaping);
             engine.set_formatter(print);
-            engine.add_template_owned(name.to_owned(), rewrite_template(source)?)?;
+            engine.add_template_owned(name.to_owned(), rewrite_template(source, names)?)?;
             Ok(engine)
         };
         let engine = compile().map_err(|error| error.within(name))?;
@@ -116,8 +128,23 @@ impl io::Write for Bounded {
     }
 }
 
+/// The variables that may be used, if anybody says so: those given, and those of the open loops.
+#[derive(Default)]
+struct Names<'n> {
+    given: Option<&'n [&'n str]>,
+    loops: Vec<Vec<String>>,
+}
+
+impl Names<'_> {
+    fn all(&self) -> Option<Vec<&str>> {
+        let of_loops = self.loops.iter().flatten().map(String::as_str);
+        let position = self.loops.first().map(|_| "loop");
+        self.given.map(|given| given.iter().copied().chain(of_loops).chain(position).collect())
+    }
+}
+
 /// Writes the whole template anew, tag by tag.
-fn rewrite_template(source: &str) -> Result<String, ExpressionError> {
+fn rewrite_template(source: &str, names: &mut Names<'_>) -> Result<String, ExpressionError> {
     let (mut written, mut rest, mut line) = (String::with_capacity(source.len()), source, 1);
     let mut blocks = Blocks::default();
     while let Some(start) = next_tag(rest) {
@@ -128,7 +155,7 @@ fn rewrite_template(source: &str) -> Result<String, ExpressionError> {
         if tag.starts_with("{%") {
             blocks.pass(inside, line)?;
         }
-        written.push_str(&rewrite_tag(&tag[..2], inside, line)?);
+        written.push_str(&rewrite_tag(&tag[..2], inside, line, names)?);
         line += tag[..length].matches('\n').count();
         rest = &tag[length..];
     }
@@ -188,14 +215,14 @@ fn inside(tag: &str) -> Option<(&str, usize)> {
     None
 }
 
-fn rewrite_tag(kind: &str, inside: &str, line: usize) -> Result<String, ExpressionError> {
+fn rewrite_tag(kind: &str, inside: &str, line: usize, names: &mut Names<'_>) -> Result<String, ExpressionError> {
     let strip_before = if inside.starts_with('-') { "-" } else { "" };
     let inside = inside.strip_prefix('-').unwrap_or(inside);
     let strip_after = if inside.ends_with('-') { "-" } else { "" };
     let inside = inside.strip_suffix('-').unwrap_or(inside);
     let (open, written, close) = match kind {
-        "{{" => ("{{", rewrite(inside, line, None)?, "}}"),
-        "{%" => ("{%", rewrite_statement(inside, line)?, "%}"),
+        "{{" => ("{{", rewrite(inside, line, names.all().as_deref())?, "}}"),
+        "{%" => ("{%", rewrite_statement(inside, line, names)?, "%}"),
         _ => ("{#", "\n".repeat(inside.matches('\n').count()), "#}"),
     };
     // Line breaks before the first and after the last token are not in what was rewritten.
@@ -206,15 +233,19 @@ fn rewrite_tag(kind: &str, inside: &str, line: usize) -> Result<String, Expressi
     Ok(format!("{open}{strip_before} {before}{written}{after} {strip_after}{close}"))
 }
 
-fn rewrite_statement(inside: &str, line: usize) -> Result<String, ExpressionError> {
+fn rewrite_statement(inside: &str, line: usize, names: &mut Names<'_>) -> Result<String, ExpressionError> {
     let line = line + inside[..inside.len() - inside.trim_start().len()].matches('\n').count();
     let statement = inside.trim();
     let (word, rest) = statement
         .split_once(|c: char| c.is_ascii_whitespace() || c == '(')
         .map_or((statement, ""), |(word, _)| statement.split_at(word.len()));
     match (word, rest.trim()) {
-        ("if" | "elif", _) => Ok(format!("{word} {}", rewrite(rest, line, None)?)),
-        ("else" | "endif" | "endfor", "") => Ok(word.to_owned()),
+        ("if" | "elif", _) => Ok(format!("{word} {}", rewrite(rest, line, names.all().as_deref())?)),
+        ("endfor", "") => {
+            names.loops.pop();
+            Ok(word.to_owned())
+        }
+        ("else" | "endif", "") => Ok(word.to_owned()),
         ("for", _) => {
             let variables = rest.split_once(" in ").filter(|(variables, _)| {
                 let names: Vec<_> = variables.split(',').map(str::trim).collect();
@@ -222,7 +253,8 @@ fn rewrite_statement(inside: &str, line: usize) -> Result<String, ExpressionErro
             });
             let (variables, list) =
                 variables.ok_or_else(|| ExpressionError::new(line, "a loop must read `for x in list`"))?;
-            let list = rewrite_list(list, line)?;
+            let list = rewrite_list(list, line, names.all().as_deref())?;
+            names.loops.push(variables.split(',').map(|name| name.trim().to_owned()).collect());
             Ok(format!("for {} in {list}", variables.trim()))
         }
         _ => Err(ExpressionError::new(

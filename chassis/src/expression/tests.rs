@@ -475,6 +475,28 @@ fn templates_have_conditions_loops_and_comments() {
 }
 
 #[test]
+fn a_template_over_names_uses_those_and_its_loops_and_nothing_else() {
+    let over = |source: &str| Template::compile_over("a.txt", source, &["a", "list"]).map(drop);
+    assert_eq!(
+        over(
+            "{{ a }}{% for x in list %}{{ x }}{{ loop.index }}{% for y, z in x %}{{ y }}{{ z }}{{ a }}{% endfor %}{% endfor %}"
+        ),
+        Ok(())
+    );
+    for (source, line, name) in [
+        ("{{ a }}\n{{ b }}", 2, "b"),
+        ("{% for x in list %}{% endfor %}\n\n{{ x }}", 3, "x"),
+        ("{% for x in lists %}{% endfor %}", 1, "lists"),
+        ("{% if a and c %}{% endif %}", 1, "c"),
+        ("{{ loop.index }}", 1, "loop"),
+    ] {
+        let error = over(source).unwrap_err();
+        assert_eq!(error.line, line, "{source}");
+        assert!(error.reason.starts_with(&format!("`{name}` is not a variable: use one of a, list")), "{error}");
+    }
+}
+
+#[test]
 fn what_is_undefined_is_an_error_in_a_template_with_its_line() {
     for source in [
         "{{ missing }}",

@@ -17,7 +17,7 @@ use super::{
 use crate::{
     error::{Error, Result},
     id::OrganizationId,
-    secret::DataKeys,
+    secret::{DataKey, DataKeys},
     store::{Store, Tx},
     with,
 };
@@ -379,6 +379,14 @@ pub struct AttemptRecord {
     pub error: String,
     /// The beginning of the answer's body.
     pub response: Vec<u8>,
+}
+
+/// The beginning of an answer, as an attempt of this delivery keeps it.
+///
+/// # Errors
+/// One that was sealed for something else.
+pub fn open_response(key: &DataKey, delivery: i64, sealed: &[u8]) -> Result<Vec<u8>> {
+    key.open(&response_aad(delivery), sealed)
 }
 
 /// Every attempt of a delivery, oldest first.

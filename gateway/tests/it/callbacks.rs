@@ -51,6 +51,7 @@ async fn each_refusal_has_its_answer_and_strangers_are_not_asked_for() {
     for (kind, status) in [
         (CallbackResult::Unknown, 404),
         (CallbackResult::Unverified, 401),
+        (CallbackResult::Forbidden, 403),
         (CallbackResult::Invalid, 400),
         (CallbackResult::Unspecified, 500),
     ] {

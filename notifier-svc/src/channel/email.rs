@@ -6,9 +6,10 @@
 //!
 //! Guarantee: a letter is given to the second way only if the first certainly hasn't taken it.
 
-use std::{sync::Arc, time::SystemTime};
+use std::time::SystemTime;
 
 use anyhow::{Context as _, Result};
+use base64::{Engine as _, prelude::BASE64_STANDARD};
 use bytes::Bytes;
 use chassis::{
     clock::Clock,
@@ -20,13 +21,16 @@ use chassis::{
 use futures_util::future::BoxFuture;
 use lettre::{
     Address,
-    message::{Mailbox, MultiPart, header},
+    message::{
+        Attachment, Mailbox, MultiPart, SinglePart,
+        header::{self, ContentType},
+    },
 };
 use serde::{Deserialize, Serialize};
 use serde_json::{Value, json};
 
 use super::{Carriage, Carrier, Channel, Message, provider::Verdict, resend::Resend, smtp::Relay, words::one_line};
-use crate::{config::Config, event::plain, recipient::Recipient, template::Templates};
+use crate::{calendar, config::Config, event::plain, recipient::Recipient};
 
 /// A letter as it waits: whom it goes to, and as each way carries it.
 #[derive(Serialize, Deserialize)]
@@ -41,7 +45,6 @@ struct Letter {
 
 /// E-mail by an API, a mail server, or both.
 pub(crate) struct Email {
-    templates: Arc<Templates>,
     resend: Option<Resend>,
     relay: Option<Relay>,
     from: Mailbox,
@@ -50,13 +53,12 @@ pub(crate) struct Email {
 impl Email {
     /// # Errors
     /// Settings that can't hold.
-    pub(crate) fn new(config: &Config, templates: Arc<Templates>, outbound: &Outbound, clock: &Clock) -> Result<Self> {
+    pub(crate) fn new(config: &Config, outbound: &Outbound, clock: &Clock) -> Result<Self> {
         let (smtp, resend) = (&config.smtp, &config.resend);
         let (section, from) = if resend.is_configured() { ("resend", &resend.from) } else { ("smtp", &smtp.from) };
         let address: Address = from.parse().with_context(|| format!("[notifier.{section}] from"))?;
         let relay = || Relay::new(smtp, smtp.from.parse().context("[notifier.smtp] from")?);
         Ok(Self {
-            templates,
             resend: resend.is_configured().then(|| Resend::new(resend, outbound.clone(), clock.clone())),
             relay: smtp.is_configured().then(relay).transpose()?,
             from: Mailbox::new(Some(config.public_name.clone()), address),
@@ -78,7 +80,12 @@ impl Email {
         if let Some(url) = unsubscribe(message) {
             letter = letter.header(Unsubscribe(url)).header(OneClick);
         }
-        Ok(letter.multipart(MultiPart::alternative_plain_html(parts.text, parts.html))?.formatted())
+        let body = MultiPart::alternative_plain_html(parts.text, parts.html);
+        let body = match parts.calendar {
+            Some(entry) => MultiPart::mixed().multipart(body).singlepart(attached(entry)),
+            None => body,
+        };
+        Ok(letter.multipart(body)?.formatted())
     }
 
     /// The letter as Resend takes it; its tags come back with what becomes of it.
@@ -92,7 +99,7 @@ impl Email {
             headers["List-Unsubscribe"] = url.into();
             headers["List-Unsubscribe-Post"] = ONE_CLICK.into();
         }
-        json!({
+        let mut mail = json!({
             "from": self.from.to_string(),
             "to": [to.to_string()],
             "subject": parts.subject,
@@ -100,7 +107,12 @@ impl Email {
             "html": parts.html,
             "headers": headers,
             "tags": [{"name": "message", "value": name}, {"name": "workflow", "value": message.workflow.name}],
-        })
+        });
+        if let Some(entry) = &parts.calendar {
+            let content = BASE64_STANDARD.encode(entry);
+            mail["attachments"] = json!([{"filename": FILE, "content": content, "content_type": calendar::TYPE}]);
+        }
+        mail
     }
 
     async fn by_relay(&self, letter: &Letter) -> Option<Attempted> {
@@ -122,6 +134,16 @@ struct Parts {
     subject: String,
     text: String,
     html: String,
+    /// An entry for calendars, where there is a date to enter.
+    calendar: Option<String>,
+}
+
+/// What the entry is attached as.
+const FILE: &str = "wedding.ics";
+
+fn attached(entry: String) -> SinglePart {
+    let kind = ContentType::parse(calendar::TYPE).expect("a media type");
+    Attachment::new(FILE.to_owned()).body(entry, kind)
 }
 
 impl Channel for Email {
@@ -139,11 +161,12 @@ impl Channel for Email {
     }
 
     fn render(&self, message: &Message<'_>) -> Result<Bytes, ExpressionError> {
-        let folder = message.workflow.templates;
+        let texts = message.texts;
         let parts = Parts {
-            subject: self.templates.line(folder, "email.subject", message.variables)?,
-            text: self.templates.render(folder, "email.text", message.variables)?,
-            html: self.templates.document(folder, "email.html", message.variables)?,
+            subject: texts.line("email.subject", message.variables)?,
+            text: texts.render("email.text", message.variables)?,
+            html: texts.document("email.html", message.variables)?,
+            calendar: calendar::ics(message.variables, self.from.email.as_ref(), message.at),
         };
         let refused = |reason: String| ExpressionError { at: Some("email".to_owned()), line: 1, reason };
         let to: Address =

@@ -1,13 +1,11 @@
 //! The inbox inside the product: a notice that is recorded with its notification, and so delivered.
 
-use std::sync::Arc;
-
 use bytes::Bytes;
 use chassis::expression::ExpressionError;
 use serde::{Deserialize, Serialize};
 
 use super::{Carriage, Channel, Message};
-use crate::{recipient::Recipient, template::Templates};
+use crate::recipient::Recipient;
 
 /// What a notice says.
 #[derive(Debug, Clone, PartialEq, Eq, Serialize, Deserialize)]
@@ -17,15 +15,7 @@ pub(crate) struct Words {
 }
 
 /// The inbox.
-pub(crate) struct InApp {
-    templates: Arc<Templates>,
-}
-
-impl InApp {
-    pub(crate) fn new(templates: Arc<Templates>) -> Self {
-        Self { templates }
-    }
-}
+pub(crate) struct InApp;
 
 impl Channel for InApp {
     fn name(&self) -> &'static str {
@@ -38,10 +28,9 @@ impl Channel for InApp {
     }
 
     fn render(&self, message: &Message<'_>) -> Result<Bytes, ExpressionError> {
-        let folder = message.workflow.templates;
         let words = Words {
-            title: self.templates.line(folder, "in_app.title", message.variables)?,
-            body: self.templates.render(folder, "in_app.body", message.variables)?,
+            title: message.texts.line("in_app.title", message.variables)?,
+            body: message.texts.render("in_app.body", message.variables)?,
         };
         Ok(serde_json::to_vec(&words).expect("texts have a JSON form").into())
     }

@@ -195,6 +195,11 @@ impl Provider {
         })
     }
 
+    /// How long an answer asks us to wait.
+    pub(super) fn asks_for(&self, answer: &Answer) -> Option<Duration> {
+        answer.retry_after(self.clock.now())
+    }
+
     fn judge(&self, answer: &Answer, (class, code): (Class, String)) -> Verdict {
         let status = answer.status.as_u16();
         let said = match (class, code.is_empty()) {
@@ -202,7 +207,7 @@ impl Provider {
             (_, true) => format!("{} answered {status}", self.name),
             (_, false) => format!("{} answered {status} ({code})", self.name),
         };
-        let after = answer.retry_after(self.clock.now());
+        let after = self.asks_for(answer);
         Verdict {
             class,
             code,

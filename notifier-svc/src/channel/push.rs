@@ -9,8 +9,6 @@ mod google;
 mod vapid;
 mod web;
 
-use std::sync::Arc;
-
 use anyhow::Result;
 use bytes::Bytes;
 use chassis::{
@@ -31,13 +29,12 @@ use super::{
 use crate::{
     config::Config,
     recipient::{Directory, PushTarget, Recipient},
-    template::Templates,
 };
 
 /// What fits everywhere beside all else that a message carries (4,096 bytes with FCM, 3,993 with Web Push), even if every
 /// byte of it is escaped.
-const TITLE_BYTES: usize = 200;
-const BODY_BYTES: usize = 1_000;
+pub(super) const TITLE_BYTES: usize = 200;
+pub(super) const BODY_BYTES: usize = 1_000;
 const LINK_BYTES: usize = 500;
 /// How many of a person's browsers and devices are written to at once.
 const AT_ONCE: usize = 4;
@@ -59,7 +56,6 @@ struct Notice {
 }
 
 pub(crate) struct PushChannel {
-    templates: Arc<Templates>,
     hosts: Vec<String>,
     web: Option<WebPush>,
     fcm: Option<Fcm>,
@@ -71,7 +67,6 @@ impl PushChannel {
     /// Keys that are none.
     pub(super) fn new(
         config: &Config,
-        templates: Arc<Templates>,
         outbound: &Outbound,
         clock: &Clock,
         directory: Option<Directory>,
@@ -79,7 +74,6 @@ impl PushChannel {
         let web = || WebPush::new(&config.web_push, outbound.clone(), clock.clone());
         let fcm = || Fcm::new(&config.fcm, outbound.clone(), clock.clone());
         Ok(Self {
-            templates,
             hosts: config.web_push.hosts.clone(),
             web: config.web_push.is_configured().then(web).transpose()?,
             fcm: config.fcm.is_configured().then(fcm).transpose()?,
@@ -128,12 +122,11 @@ impl Channel for PushChannel {
     }
 
     fn render(&self, message: &Message<'_>) -> Result<Bytes, ExpressionError> {
-        let words = Words::of(&self.templates, message)?;
-        let own = self.templates.own(message.workflow.templates, "push.body", message.variables)?;
+        let words = Words::of("push", message)?;
         let short = |text: &str, limit| cut_by(&one_line(text), limit, escaped_bytes);
         let notice = Notice {
             title: short(&words.title, TITLE_BYTES),
-            body: short(&own.unwrap_or(words.body), BODY_BYTES),
+            body: short(&words.body, BODY_BYTES),
             url: words.link.filter(|link| link.len() <= LINK_BYTES).unwrap_or_default(),
         };
         let targets = message.recipient.contact.push.iter().filter(|target| self.reaches(target)).cloned().collect();
@@ -174,7 +167,7 @@ fn together(verdicts: Vec<Verdict>) -> Verdict {
 }
 
 /// What a character takes in JSON, and twice that in a key of JSON in JSON.
-fn escaped_bytes(c: char) -> usize {
+pub(super) fn escaped_bytes(c: char) -> usize {
     match c {
         '"' | '\\' => 2,
         c if c.is_control() => 6,

@@ -2,10 +2,9 @@
 //! gave. Blocks are made in [`block`]; [`api`] and [`hook`] carry them.
 
 mod api;
-mod block;
+pub(super) mod block;
 mod hook;
-
-use std::sync::Arc;
+mod rooms;
 
 use bytes::Bytes;
 use chassis::{
@@ -18,14 +17,17 @@ use futures_util::future::BoxFuture;
 use serde::{Deserialize, Serialize};
 use serde_json::Value;
 
-pub(crate) use self::block::ACKNOWLEDGE;
 use self::{api::Api, hook::Hook};
+pub(crate) use self::{
+    block::ACKNOWLEDGE,
+    rooms::{Fault, Found, Rooms},
+};
 use super::{
     Carriage, Carrier, Channel, Message,
     provider::{Class, Verdict, is_at},
     words::Words,
 };
-use crate::{config::Slack as Settings, recipient::Recipient, template::Templates};
+use crate::{config::Slack as Settings, recipient::Recipient};
 
 /// A message as it waits.
 #[derive(Serialize, Deserialize)]
@@ -37,7 +39,6 @@ enum Post {
 
 /// Slack, by one bot and whatever webhooks people have.
 pub(crate) struct SlackChannel {
-    templates: Arc<Templates>,
     public_name: String,
     has_bot: bool,
     hook_hosts: Vec<String>,
@@ -46,15 +47,8 @@ pub(crate) struct SlackChannel {
 }
 
 impl SlackChannel {
-    pub(super) fn new(
-        settings: &Settings,
-        public_name: &str,
-        templates: Arc<Templates>,
-        outbound: &Outbound,
-        clock: &Clock,
-    ) -> Self {
+    pub(super) fn new(settings: &Settings, public_name: &str, outbound: &Outbound, clock: &Clock) -> Self {
         Self {
-            templates,
             public_name: public_name.to_owned(),
             has_bot: !settings.bot_token.is_empty(),
             hook_hosts: settings.hook_hosts.clone(),
@@ -81,7 +75,7 @@ impl Channel for SlackChannel {
     }
 
     fn render(&self, message: &Message<'_>) -> Result<Bytes, ExpressionError> {
-        let words = Words::of(&self.templates, message)?;
+        let words = Words::of("slack", message)?;
         let to = self.address(message.recipient).unwrap_or_default();
         let post = if to.contains("://") {
             Post::Hook { url: to, message: block::plain(&words, &self.public_name) }

@@ -15,12 +15,15 @@ use super::{
     provider::{Class, Verdict},
     segment::{fit, segments},
     twilio::{Said, Text, Twilio},
-    words::{Words, clean, one_line},
+    words::{Words, asks, clean, one_line},
 };
-use crate::{config::Twilio as Settings, recipient::Recipient, template::Templates};
+use crate::{config::Twilio as Settings, recipient::Recipient, template::Texts, variable::Variables};
 
 /// The longest body that Twilio takes, in characters.
-const CHARACTERS: usize = 1600;
+pub(super) const CHARACTERS: usize = 1600;
+
+/// How to confirm, where that is asked for.
+const HINT: &str = " Reply OK to confirm.";
 
 /// A text as it waits.
 #[derive(Serialize, Deserialize)]
@@ -31,7 +34,6 @@ struct Sms {
 
 /// SMS by one account.
 pub(crate) struct SmsChannel {
-    templates: Arc<Templates>,
     twilio: Arc<Twilio>,
     sender: (&'static str, String),
     max_segments: usize,
@@ -39,14 +41,32 @@ pub(crate) struct SmsChannel {
 }
 
 impl SmsChannel {
-    pub(super) fn new(settings: &Settings, public_name: &str, templates: Arc<Templates>, twilio: Arc<Twilio>) -> Self {
+    pub(super) fn new(settings: &Settings, public_name: &str, twilio: Arc<Twilio>) -> Self {
         let sender = match settings.messaging_service_sid.as_str() {
             "" => ("From", settings.from.clone()),
             service => ("MessagingServiceSid", service.to_owned()),
         };
         let max_segments = settings.max_segments as usize;
-        Self { templates, twilio, sender, max_segments, public_name: public_name.to_owned() }
+        Self { twilio, sender, max_segments, public_name: public_name.to_owned() }
     }
+}
+
+impl SmsChannel {
+    /// As much as may be sent; how to confirm is never cut off.
+    fn body(&self, text: &str, asks: bool) -> String {
+        let hint = if asks { HINT } else { "" };
+        let mut limit = CHARACTERS - hint.len();
+        let mut body = format!("{}{hint}", fit(text, self.max_segments, limit));
+        while segments(&body).1 > self.max_segments && limit > hint.len() {
+            limit = characters(&body) - hint.len() - 1;
+            body = format!("{}{hint}", fit(text, self.max_segments, limit));
+        }
+        body
+    }
+}
+
+fn characters(text: &str) -> usize {
+    text.chars().count()
 }
 
 impl Channel for SmsChannel {
@@ -63,12 +83,8 @@ impl Channel for SmsChannel {
     }
 
     fn render(&self, message: &Message<'_>) -> Result<Bytes, ExpressionError> {
-        let own = self.templates.own(message.workflow.templates, "sms.text", message.variables)?;
-        let text = match own {
-            Some(text) => text,
-            None => format!("{}: {}", self.public_name, Words::of(&self.templates, message)?.line()),
-        };
-        let body = fit(&one_line(&clean(&text)), self.max_segments, CHARACTERS);
+        let text = said(message.texts, message.variables, &self.public_name)?;
+        let body = self.body(&text, asks(message.workflow.name));
         let (_, parts) = segments(&body);
         metrics::counter!("notifier_sms_segments_total").increment(parts as u64);
         let sms = Sms { to: message.recipient.contact.phone.clone(), body };
@@ -93,6 +109,21 @@ impl Carrier for SmsChannel {
     }
 }
 
+/// What is said, before it is cut: the workflow's own text, else the inbox's.
+fn said(texts: &Texts<'_>, variables: &Variables, public_name: &str) -> Result<String, ExpressionError> {
+    let text = match texts.own("sms.text", variables)? {
+        Some(text) => text,
+        None => format!("{public_name}: {}", Words::said("sms", texts, variables)?.line()),
+    };
+    Ok(one_line(&clean(&text)))
+}
+
+/// What would be sent if it could be as long as it likes.
+pub(super) fn whole(texts: &Texts<'_>, variables: &Variables, public_name: &str) -> Result<String, ExpressionError> {
+    let hint = if asks(texts.workflow.name) { HINT } else { "" };
+    Ok(format!("{}{hint}", said(texts, variables, public_name)?))
+}
+
 #[cfg(test)]
 mod tests {
     use chassis::{clock::Clock, lane::Outcome};
@@ -113,7 +144,19 @@ mod tests {
             ..Settings::default()
         };
         let twilio = Arc::new(Twilio::new(&settings, way_out(), Clock::System).looking_at_once());
-        SmsChannel::new(&settings, "WedSync", Arc::new(Templates::load().unwrap()), twilio)
+        SmsChannel::new(&settings, "WedSync", twilio)
+    }
+
+    #[tokio::test]
+    async fn how_to_confirm_is_never_cut_off_and_stands_where_it_is_asked_alone() {
+        let channel = channel(&Peer::start([]).await);
+        for text in ["a".repeat(2_000), "\u{1F492}".repeat(600), "€".repeat(700), "short".to_owned(), String::new()] {
+            let body = channel.body(&text, true);
+            assert!(body.ends_with(HINT) && segments(&body).1 <= channel.max_segments, "{body}");
+            assert!(body.chars().count() <= CHARACTERS);
+            assert!(!channel.body(&text, false).contains(HINT));
+        }
+        assert_eq!(channel.body("short", true), "short Reply OK to confirm.");
     }
 
     #[tokio::test]
@@ -131,7 +174,7 @@ mod tests {
         assert_eq!(form["To"], "+15005550009");
         assert_eq!(
             body,
-            "WedSync: the wedding of Mia & Tom moves from Saturday 20 June 2026 to Saturday 27 June 2026. Action required: update your calendar."
+            "WedSync: the wedding of Mia & Tom moves from Saturday 20 June 2026 to Saturday 27 June 2026. Action required: update your calendar. Reply OK to confirm."
         );
         assert_eq!(segments(body).1, 1);
     }

@@ -4,8 +4,6 @@
 //! Whatever people wrote stands in text runs, which know no Markdown. An acceptance is all that comes back: no id, no
 //! receipt, and nothing to look up, so what was cut stays unknown.
 
-use std::sync::Arc;
-
 use bytes::Bytes;
 use chassis::{
     clock::Clock,
@@ -22,13 +20,13 @@ use super::{
     provider::{Ask, Class, Provider, Verdict, by_status, is_at},
     words::{Words, cut},
 };
-use crate::{config::Teams as Settings, recipient::Recipient, template::Templates};
+use crate::{config::Teams as Settings, recipient::Recipient};
 
 /// What a message may have at most, card and all: 28 KB of UTF-8, less a little for what is put around it there.
-const BYTES: usize = 27_000;
+pub(super) const BYTES: usize = 27_000;
 /// Characters of the body and number of facts, tried in this order until the card is small enough.
-const BUDGETS: [(usize, usize); 5] = [(8_000, 10), (4_000, 10), (2_000, 5), (1_000, 2), (400, 0)];
-const TITLE: usize = 300;
+pub(super) const BUDGETS: [(usize, usize); 5] = [(8_000, 10), (4_000, 10), (2_000, 5), (1_000, 2), (400, 0)];
+pub(super) const TITLE: usize = 300;
 
 /// A message as it waits.
 #[derive(Serialize, Deserialize)]
@@ -39,22 +37,14 @@ struct Post {
 
 /// Teams, by the webhooks that people have.
 pub(crate) struct TeamsChannel {
-    templates: Arc<Templates>,
     public_name: String,
     hosts: Vec<String>,
     provider: Provider,
 }
 
 impl TeamsChannel {
-    pub(super) fn new(
-        settings: &Settings,
-        public_name: &str,
-        templates: Arc<Templates>,
-        outbound: &Outbound,
-        clock: &Clock,
-    ) -> Self {
+    pub(super) fn new(settings: &Settings, public_name: &str, outbound: &Outbound, clock: &Clock) -> Self {
         Self {
-            templates,
             public_name: public_name.to_owned(),
             hosts: settings.hosts.clone(),
             provider: Provider::new("Teams", outbound.clone(), clock.clone(), 0),
@@ -77,7 +67,7 @@ impl Channel for TeamsChannel {
     }
 
     fn render(&self, message: &Message<'_>) -> Result<Bytes, ExpressionError> {
-        let words = Words::of(&self.templates, message)?;
+        let words = Words::of("teams", message)?;
         let post =
             Post { url: message.recipient.contact.teams_webhook.clone(), message: envelope(&words, &self.public_name) };
         Ok(serde_json::to_vec(&post).expect("texts have a JSON form").into())
@@ -103,24 +93,26 @@ impl Carrier for TeamsChannel {
     }
 }
 
-/// The card in what a workflow expects around it: without `attachments` the flow fails, and nobody hears of it.
-fn envelope(words: &Words, public_name: &str) -> Value {
-    let around = |card: Value| {
-        json!({
-            "type": "message",
-            "attachments": [{
-                "contentType": "application/vnd.microsoft.card.adaptive",
-                "contentUrl": null,
-                "content": card,
-            }],
-        })
-    };
+/// The largest card that fits.
+pub(super) fn envelope(words: &Words, public_name: &str) -> Value {
     let messages = BUDGETS.map(|(body, facts)| around(card(words, public_name, body, facts)));
     let [.., smallest] = &messages;
     messages.iter().find(|message| message.to_string().len() <= BYTES).unwrap_or(smallest).clone()
 }
 
-fn card(words: &Words, public_name: &str, body: usize, facts: usize) -> Value {
+/// A card in what a workflow expects around it: without `attachments` the flow fails, and nobody hears of it.
+pub(super) fn around(card: Value) -> Value {
+    json!({
+        "type": "message",
+        "attachments": [{
+            "contentType": "application/vnd.microsoft.card.adaptive",
+            "contentUrl": null,
+            "content": card,
+        }],
+    })
+}
+
+pub(super) fn card(words: &Words, public_name: &str, body: usize, facts: usize) -> Value {
     let title = if words.title.is_empty() { public_name } else { &words.title };
     let mut blocks = vec![json!({
         "type": "RichTextBlock",
@@ -178,8 +170,7 @@ mod tests {
 
     fn channel() -> TeamsChannel {
         let settings = Settings { hosts: vec!["127.0.0.1".to_owned()] };
-        let templates = Arc::new(Templates::load().unwrap());
-        TeamsChannel::new(&settings, "WedSync", templates, &way_out(), &Clock::System)
+        TeamsChannel::new(&settings, "WedSync", &way_out(), &Clock::System)
     }
 
     fn person(peer: &Peer) -> Recipient {
@@ -245,8 +236,7 @@ mod tests {
     #[tokio::test]
     async fn only_a_workflows_webhook_is_written_to() {
         let settings = Settings::default();
-        let templates = Arc::new(Templates::load().unwrap());
-        let channel = TeamsChannel::new(&settings, "WedSync", templates, &way_out(), &Clock::System);
+        let channel = TeamsChannel::new(&settings, "WedSync", &way_out(), &Clock::System);
         let address = |url: &str| {
             let mut person = reachable("Ada");
             person.contact.teams_webhook = url.to_owned();

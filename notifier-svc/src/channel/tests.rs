@@ -1,7 +1,5 @@
 //! Which channels there are; and what their tests share: a person with every address, and messages to them.
 
-use std::sync::Arc;
-
 use bytes::Bytes;
 use chassis::{
     clock::Clock,
@@ -14,7 +12,7 @@ use crate::{
     config::Config,
     event::tests::content,
     recipient::{Contact, PushTarget, Recipient, tests::supplier},
-    template::Templates,
+    template::{Templates, Texts},
     variable::{Variables, for_recipient, of_event},
     workflow::{VendorInstructions, all, find},
 };
@@ -40,7 +38,10 @@ pub(super) fn message_to(channel: &dyn Channel, recipient: &Recipient, workflow:
     let types = ["florist".to_owned()];
     let mut variables = for_recipient(&variables, recipient, &types, &VendorInstructions::load(), "WedSync");
     link(&mut variables, &data);
-    let message = Message { uid: [7; 16], workflow, variables: &variables, recipient, at: Clock::System.now() };
+    let templates = Templates::load().expect("what is shipped");
+    let texts = Texts::shipped(&templates, workflow);
+    let message =
+        Message { uid: [7; 16], workflow, texts: &texts, variables: &variables, recipient, at: Clock::System.now() };
     channel.render(&message).expect("it renders")
 }
 
@@ -67,9 +68,8 @@ pub(super) fn rendered_with(channel: &dyn Channel, text: &str) -> Vec<(&'static 
 fn channels(change: impl FnOnce(&mut Config)) -> Result<Vec<&'static str>, String> {
     let mut config = Config::default();
     change(&mut config);
-    let templates = Arc::new(Templates::load().unwrap());
     let outbound = Outbound::new(&OutboundSettings::default()).unwrap();
-    let channels = Channels::new(&config, &templates, &outbound, &Clock::System, None);
+    let channels = Channels::new(&config, &outbound, &Clock::System, None);
     channels
         .map(|channels| channels.0.iter().map(|channel| channel.name()).collect())
         .map_err(|error| format!("{error:#}"))

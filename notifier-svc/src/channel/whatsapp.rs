@@ -23,11 +23,11 @@ use super::{
     twilio::{Said, Text, Twilio},
     words::{Words, cut, one_line},
 };
-use crate::{config::Config, recipient::Recipient, template::Templates};
+use crate::{config::Config, recipient::Recipient};
 
 /// A template's whole body may have 1,024 characters; the rest is for what is around its variables.
-const TITLE: usize = 200;
-const BODY: usize = 700;
+pub(super) const TITLE: usize = 200;
+pub(super) const BODY: usize = 700;
 /// Twilio takes less than Meta (4,096).
 const TEXT: usize = 1600;
 
@@ -43,7 +43,6 @@ struct Chat {
 }
 
 pub(crate) struct WhatsappChannel {
-    templates: Arc<Templates>,
     meta: Option<Meta>,
     twilio: Option<ByTwilio>,
 }
@@ -55,13 +54,7 @@ struct ByTwilio {
 }
 
 impl WhatsappChannel {
-    pub(super) fn new(
-        config: &Config,
-        templates: Arc<Templates>,
-        twilio: Arc<Twilio>,
-        outbound: &Outbound,
-        clock: &Clock,
-    ) -> Self {
+    pub(super) fn new(config: &Config, twilio: Arc<Twilio>, outbound: &Outbound, clock: &Clock) -> Self {
         let meta = || Meta::new(&config.whatsapp, outbound.clone(), clock.clone());
         let by_twilio = || ByTwilio {
             twilio,
@@ -69,7 +62,6 @@ impl WhatsappChannel {
             content_sid: config.twilio.whatsapp_content_sid.clone(),
         };
         Self {
-            templates,
             meta: config.whatsapp.is_configured().then(meta),
             twilio: config.twilio.sends_whatsapp().then(by_twilio),
         }
@@ -110,7 +102,7 @@ impl Channel for WhatsappChannel {
     }
 
     fn render(&self, message: &Message<'_>) -> Result<Bytes, ExpressionError> {
-        let words = Words::of(&self.templates, message)?;
+        let words = Words::of("whatsapp", message)?;
         let is_open = message.recipient.contact.whatsapp_open_until > message.at.as_microsecond();
         let variable = |text: &str, limit| {
             let text = cut(&one_line(text), limit);
@@ -166,7 +158,7 @@ mod tests {
             config.twilio.base_url = peer.base();
         }
         let twilio = Arc::new(Twilio::new(&config.twilio, way_out(), Clock::System).looking_at_once());
-        WhatsappChannel::new(&config, Arc::new(Templates::load().unwrap()), twilio, &way_out(), &Clock::System)
+        WhatsappChannel::new(&config, twilio, &way_out(), &Clock::System)
     }
 
     fn dates() -> Value {

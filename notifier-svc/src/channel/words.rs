@@ -1,12 +1,12 @@
 //! What short channels say, made of the texts of the inbox and of the variables: a title, a body, and facts as pairs. Pure.
 //!
-//! A workflow may have a text of its own for a channel (`sms.text`, `push.body`); without one, the inbox's serve.
+//! A workflow may have a text of its own for a channel (`sms.text`, `push.body`, `slack.title`); without one, the inbox's serve.
 
 use chassis::expression::ExpressionError;
 use serde_json::Value;
 
 use super::Message;
-use crate::{event::plain, template::Templates, variable::Variables};
+use crate::{event::plain, template::Texts, variable::Variables};
 
 /// How many facts are shown, and how many characters of each are.
 const FACTS: usize = 10;
@@ -27,13 +27,20 @@ pub(super) struct Words {
 }
 
 impl Words {
-    pub(super) fn of(templates: &Templates, message: &Message<'_>) -> Result<Self, ExpressionError> {
-        let (folder, variables) = (message.workflow.templates, message.variables);
+    pub(super) fn of(channel: &str, message: &Message<'_>) -> Result<Self, ExpressionError> {
+        Self::said(channel, message.texts, message.variables)
+    }
+
+    /// What `channel` says with these texts.
+    pub(super) fn said(channel: &str, texts: &Texts<'_>, variables: &Variables) -> Result<Self, ExpressionError> {
+        let own = |part: &str| texts.own(&format!("{channel}.{part}"), variables);
+        let title = own("title")?.map_or_else(|| texts.render("in_app.title", variables), Ok)?;
+        let body = own("body")?.map_or_else(|| texts.render("in_app.body", variables), Ok)?;
         Ok(Self {
-            title: clean(&templates.line(folder, "in_app.title", variables)?),
-            body: clean(&templates.render(folder, "in_app.body", variables)?),
+            title: clean(&one_line(&title)),
+            body: clean(&body),
             facts: facts(variables),
-            asks: asks(message.workflow.name),
+            asks: asks(texts.workflow.name),
             link: variables.get("acknowledge_url").and_then(plain).filter(|url| url.starts_with("https://")),
         })
     }
@@ -46,7 +53,7 @@ impl Words {
 }
 
 /// Workflows whose reader is asked to confirm.
-fn asks(workflow: &str) -> bool {
+pub(super) fn asks(workflow: &str) -> bool {
     matches!(workflow, "wedding_date_change" | "emergency")
 }
 

@@ -43,6 +43,8 @@ pub(crate) struct Message {
     pub(crate) due_at: Option<Timestamp>,
     /// What was looked at, a line each, with its time.
     pub(crate) trail: String,
+    /// What the provider that took it calls it; empty until [`super::provider_id::name`] was asked.
+    pub(crate) provider_id: String,
 }
 
 /// Where a message stands.
@@ -224,6 +226,7 @@ fn shown(row: MessageRow) -> Result<Message> {
         sent_at: sent_at.map(from_micros),
         due_at: row.due_at.filter(|_| standing == Standing::Waiting).map(from_micros),
         trail: row.trail,
+        provider_id: String::new(),
     })
 }
 

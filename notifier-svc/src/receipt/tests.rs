@@ -124,7 +124,7 @@ async fn each_provider_is_answered_as_it_expects() {
         };
         let challenge = Answer::Taken { content_type: "text/plain", text: "1158201444".to_owned() };
         assert_eq!(receipts.receive(&handshake("ours")).await.unwrap(), challenge);
-        assert_eq!(receipts.receive(&handshake("theirs")).await.unwrap(), Answer::Refused(Refused::Signature));
+        assert_eq!(receipts.receive(&handshake("theirs")).await.unwrap(), Answer::Refused(Refused::Token));
 
         message(&store, [9; 16]).await;
         let query = format!("message={}", chassis::id::uuid_text([9; 16]));

@@ -7,8 +7,13 @@
 use chassis::{error::Result, id::OrganizationId, store::Tx, with};
 use serde_json::Value;
 
-use super::{Contact, Directory, Kind, Membership, Recipient, WEDDING_LIMIT, check_id, erase, is_channel, join, write};
+use super::{
+    Contact, Directory, Kind, Recipient, WEDDING_LIMIT, check_id, erase, is_channel,
+    member::{Membership, join, leave},
+    write,
+};
 use crate::event::{Event, Operation, Position, Record, list, object, plain, text};
+use crate::room;
 
 /// One thing that an event says about the directory.
 #[derive(Debug, Clone, PartialEq, Eq)]
@@ -120,6 +125,7 @@ fn supplier(id: String, row: &Record, known: Option<Recipient>) -> Recipient {
         ("slack_user_id", &mut supplier.contact.slack_user_id),
         ("vendor_type", &mut supplier.vendor_type),
         ("time_zone", &mut supplier.time_zone),
+        ("locale", &mut supplier.locale),
     ];
     for (column, field) in columns {
         if let Some(value) = row.get(column) {
@@ -158,12 +164,12 @@ impl Directory {
     }
 
     async fn take(&self, organization: &OrganizationId, position: &Position, lesson: Lesson) -> Result<()> {
-        let about = lesson.about();
+        let (about, now) = (lesson.about(), self.clock.now_micros());
         // Sealing may have to make the organization's key, which is a commit of its own: so it comes first.
         let supplier = match &lesson {
             Lesson::Supplier { id, row } => {
                 let known = self.find(organization, id).await?;
-                let supplier = Recipient { updated_at: self.clock.now_micros(), ..supplier(id.clone(), row, known) };
+                let supplier = Recipient { updated_at: now, ..supplier(id.clone(), row, known) };
                 let sealed = self.seal(organization, &supplier).await?;
                 Some((supplier, sealed))
             }
@@ -175,10 +181,11 @@ impl Directory {
         }
         match (lesson, supplier) {
             (Lesson::Supplier { .. }, Some((supplier, sealed))) => {
-                write(&mut tx, organization, &supplier, &sealed).await?
+                write(&mut tx, organization, &supplier, &sealed).await?;
+                room::touch_of(&mut tx, organization, &supplier.id, now).await?;
             }
             (Lesson::Supplier { .. }, None) => {}
-            (Lesson::SupplierGone { id }, _) => drop(erase(&mut tx, organization, &id).await?),
+            (Lesson::SupplierGone { id }, _) => drop(erase(&mut tx, organization, &id, now).await?),
             (Lesson::Vendor { wedding, member, recipient, vendor_type }, _) => {
                 let membership = Membership {
                     wedding: &wedding,
@@ -188,12 +195,15 @@ impl Directory {
                     vendor_type: &vendor_type,
                 };
                 join(&mut tx, organization, &membership).await?;
+                room::touch(&mut tx, organization, &wedding, now).await?;
             }
             (Lesson::VendorGone { wedding, member }, _) => {
-                leave(&mut tx, organization, &wedding, "wedding_vendors", &member).await?
+                leave(&mut tx, organization, &wedding, "wedding_vendors", &member).await?;
+                room::touch(&mut tx, organization, &wedding, now).await?;
             }
             (Lesson::Vendors { wedding, recipients }, _) => {
                 leave(&mut tx, organization, &wedding, "wedding_details", "").await?;
+                room::touch(&mut tx, organization, &wedding, now).await?;
                 for recipient in &recipients {
                     let membership = Membership {
                         wedding: &wedding,
@@ -228,19 +238,6 @@ pub(crate) async fn is_news(
     .bind(position.sequence)
     .execute(c).await.map(|done| done.rows_affected()))?;
     Ok(noted > 0)
-}
-
-/// Takes a member out of a wedding; all that the source named, if `member` is empty.
-async fn leave(tx: &mut Tx, organization: &OrganizationId, wedding: &str, source: &str, member: &str) -> Result<()> {
-    with!(tx.on(), c => sqlx::query(
-        "DELETE FROM wedding_recipients WHERE organization_id = $1 AND wedding_id = $2 AND source = $3 AND ($4 = '' OR member = $4)",
-    )
-    .bind(organization.as_str())
-    .bind(wedding)
-    .bind(source)
-    .bind(member)
-    .execute(c).await.map(drop))?;
-    Ok(())
 }
 
 #[cfg(test)]

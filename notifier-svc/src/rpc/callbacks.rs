@@ -41,6 +41,7 @@ fn print(answer: Answer) -> ReceiveCallbackResponse {
     let (result, content_type, answer) = match answer {
         Answer::Unknown => (CallbackResult::Unknown, "", String::new()),
         Answer::Refused(Refused::Malformed) => (CallbackResult::Invalid, "", String::new()),
+        Answer::Refused(Refused::Token) => (CallbackResult::Forbidden, "", String::new()),
         Answer::Refused(Refused::Signature | Refused::Stale) => (CallbackResult::Unverified, "", String::new()),
         Answer::Taken { content_type, text } => (CallbackResult::Taken, content_type, text),
     };

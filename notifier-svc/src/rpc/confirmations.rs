@@ -62,6 +62,7 @@ impl ConfirmationService for Confirmations {
         let organization = caller(&request)?.organization("")?;
         let request = request.into_inner();
         let mut notification = notification::get(&self.0.store, &organization, &request.id).await?;
+        self.0.name(&organization, std::slice::from_mut(&mut notification)).await?;
         let wanted = |recipient: &str| request.recipient_id.is_empty() || recipient == request.recipient_id;
         notification.messages.retain(|message| wanted(&message.recipient));
         let confirmations = confirm::of_notification(&self.0.store, &notification.id).await?;
@@ -86,18 +87,19 @@ impl Confirmations {
         check_id("recipient_id", &request.recipient_id)?;
         let (notification, recipient) = (request.notification_id.clone(), request.recipient_id.clone());
         let by = recipient.clone();
-        self.acknowledge(Confirms { organization, notification, recipient, by, how: "call" }).await
+        let confirms = Confirms { organization, notification, recipient, by, how: "call" };
+        self.acknowledge(confirms, Some(&caller.name)).await
     }
 
     /// A link says it of its message's reader, or of the one for whom they stand in. Whatever is wrong with it, the answer
     /// is the same.
     async fn by_link(&self, caller: &Caller, token: &str) -> Result<AcknowledgeResponse> {
         let (organization, owner) = self.0.owner(caller, Purpose::Acknowledge, token).await?;
-        self.acknowledge(Confirms::of(organization, owner, "link")).await
+        self.acknowledge(Confirms::of(organization, owner, "link"), None).await
     }
 
-    async fn acknowledge(&self, confirms: Confirms) -> Result<AcknowledgeResponse> {
-        let at = confirm::acknowledge(&self.0.store, &confirms, self.0.clock.now()).await?;
+    async fn acknowledge(&self, confirms: Confirms, caller: Option<&str>) -> Result<AcknowledgeResponse> {
+        let at = confirm::acknowledge(&self.0.store, &confirms, caller, self.0.clock.now()).await?;
         Ok(AcknowledgeResponse {
             notification_id: confirms.notification,
             recipient_id: confirms.recipient,

@@ -181,5 +181,6 @@ fn print(notice: Notice) -> wire::Notice {
         created_at: Some(timestamp(notice.created_at)),
         read_at: notice.read_at.map(timestamp),
         archived_at: notice.archived_at.map(timestamp),
+        resolved_at: notice.resolved_at.map(timestamp),
     }
 }

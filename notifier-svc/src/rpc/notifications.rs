@@ -100,7 +100,8 @@ impl NotificationService for Notifications {
         request: Request<GetNotificationRequest>,
     ) -> Result<Response<GetNotificationResponse>, Status> {
         let organization = caller(&request)?.organization("")?;
-        let notification = notification::get(&self.0.store, &organization, &request.get_ref().id).await?;
+        let mut notification = notification::get(&self.0.store, &organization, &request.get_ref().id).await?;
+        self.0.name(&organization, std::slice::from_mut(&mut notification)).await?;
         Ok(Response::new(GetNotificationResponse { notification: Some(print(notification)) }))
     }
 
@@ -119,6 +120,7 @@ impl NotificationService for Notifications {
         };
         let mut notifications = notification::list(&self.0.store, &organization, &filter, size + 1).await?;
         let next_page_token = cut(&mut notifications, size, |notification| &notification.id);
+        self.0.name(&organization, &mut notifications).await?;
         let notifications = notifications.into_iter().map(print).collect();
         Ok(Response::new(ListNotificationsResponse { notifications, next_page_token }))
     }
@@ -198,6 +200,13 @@ impl Asked<'_> {
     }
 }
 
+impl Notifier {
+    /// Fills in what providers call the messages that they took.
+    pub(super) async fn name(&self, organization: &OrganizationId, notifications: &mut [Notification]) -> Result<()> {
+        notification::provider_id::name(&self.store, &self.keys, organization, notifications).await
+    }
+}
+
 impl Notifications {
     async fn tell(&self, organization: &OrganizationId, asked: Asked<'_>) -> Result<(Told, Notification)> {
         asked.check()?;
@@ -244,7 +253,7 @@ impl Notifications {
     }
 }
 
-fn variables(bytes: &[u8]) -> Result<Variables> {
+pub(super) fn variables(bytes: &[u8]) -> Result<Variables> {
     if bytes.len() > VARIABLES_BYTES {
         return Err(Error::invalid("variables", "must be at most 64 KiB"));
     }
@@ -298,7 +307,6 @@ pub(super) fn print_message(message: Message) -> wire::Message {
         created_at: Some(timestamp(message.created_at)),
         sent_at: message.sent_at.map(timestamp),
         due_at: message.due_at.map(timestamp),
-        // SMTP has no id that a sender could rely on, and an inbox none but its own.
-        provider_id: String::new(),
+        provider_id: message.provider_id,
     }
 }

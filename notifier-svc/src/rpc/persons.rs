@@ -32,7 +32,7 @@ impl PersonService for Persons {
         let caller = caller(&request)?;
         let organization = caller.organization("")?;
         let recipient = &request.get_ref().recipient_id;
-        self.0.erase(&organization, recipient).await?;
+        self.0.erase(&organization, recipient, &caller.name).await?;
         tracing::info!(recipient.id = recipient, by = caller.name, "a person was erased");
         Ok(Response::new(ErasePersonResponse {}))
     }

@@ -48,7 +48,8 @@ impl PreferenceService for Wishes {
         &self,
         request: Request<UpdatePreferenceRequest>,
     ) -> Result<Response<UpdatePreferenceResponse>, Status> {
-        let organization = caller(&request)?.organization("")?;
+        let caller = caller(&request)?;
+        let organization = caller.organization("")?;
         let request = request.into_inner();
         self.directory.get(&organization, &request.recipient_id).await?;
         let given = request.preference.ok_or_else(|| Error::invalid("preference", "must be given"))?;
@@ -56,13 +57,15 @@ impl PreferenceService for Wishes {
         for contact in &preference.contacts {
             self.directory.get(&organization, contact).await?;
         }
-        self.preferences.put(&organization, &request.recipient_id, &preference).await?;
+        self.preferences.put(&organization, &request.recipient_id, &preference, Some(&caller.name)).await?;
         Ok(Response::new(UpdatePreferenceResponse { preference: Some(print(preference)) }))
     }
 
     async fn unsubscribe(&self, request: Request<UnsubscribeRequest>) -> Result<Response<UnsubscribeResponse>, Status> {
         let caller = caller(&request)?;
         let request = request.into_inner();
+        // A link is in its reader's own hands.
+        let by = request.token.is_empty().then(|| caller.name.clone());
         let (organization, recipient, category) = if request.token.is_empty() {
             (caller.organization("")?, request.recipient_id, request.category)
         } else {
@@ -77,7 +80,7 @@ impl PreferenceService for Wishes {
         self.directory.get(&organization, &recipient).await?;
         let mut preference = self.preferences.get(&organization, &recipient).await?;
         preference.unsubscribe(&category);
-        self.preferences.put(&organization, &recipient, &preference).await?;
+        self.preferences.put(&organization, &recipient, &preference, by.as_deref()).await?;
         Ok(Response::new(UnsubscribeResponse { category }))
     }
 }

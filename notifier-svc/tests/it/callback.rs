@@ -185,3 +185,31 @@ async fn confirmed(client: &Client) -> Vec<(String, String)> {
     let how = |id: &String| explained.iter().find(|one| one.recipient_id == *id).map(|one| one.how.clone());
     known.into_iter().map(|id| (id.clone(), how(&id).unwrap_or_default())).collect()
 }
+
+#[tokio::test]
+async fn who_wrote_by_whatsapp_is_answered_in_free_text_for_a_day() {
+    in_each_world(async |world, providers| {
+        let client = world.client("wsk_a").await;
+        let recipient = Recipient {
+            id: "chat".to_owned(),
+            kind: RecipientKind::Supplier.into(),
+            name: "Chat".to_owned(),
+            whatsapp: "+15005550010".to_owned(),
+            ..Recipient::default()
+        };
+        client.recipients().upsert_recipient(UpsertRecipientRequest { recipient: Some(recipient) }).await.unwrap();
+        reaches(&client, "k1", "chat", "whatsapp").await.unwrap();
+        let wrote = [("MessageSid", "SM2"), ("From", "whatsapp:+15005550010"), ("Body", "See you at four")];
+        world.twilio_reports("", &wrote).await;
+        reaches(&client, "k2", "chat", "whatsapp").await.unwrap();
+        world.time.advance(Duration::from_secs(86_400 + 1));
+        reaches(&client, "k3", "chat", "whatsapp").await.unwrap();
+        let named = client.message("k2", "chat", "whatsapp").await.unwrap();
+        assert_eq!(named.provider_id, "SM1", "as Twilio calls it");
+        let told = providers.told("whatsapp:+15005550010");
+        let free: Vec<bool> = told.iter().map(|text| !text.starts_with("template ")).collect();
+        assert_eq!(free, [false, true, false], "{told:?}");
+        assert!(world.chassis.drain().await);
+    })
+    .await;
+}

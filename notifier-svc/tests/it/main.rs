@@ -3,6 +3,8 @@
 #![expect(clippy::unwrap_used, reason = "a test fails by panicking")]
 
 mod addresses;
+mod audit;
+mod behind;
 mod callback;
 mod confirmation;
 mod date;
@@ -15,9 +17,12 @@ mod mail;
 mod person;
 mod preference;
 mod provider;
+mod room;
 mod router;
 mod sealing;
+mod slack;
 mod smtp;
 mod suppression;
 mod tell;
+mod template;
 mod world;

@@ -60,6 +60,8 @@ impl Providers {
         config.twilio.account_sid = format!("AC{}", "0".repeat(32));
         config.twilio.auth_token = TOKEN.to_owned().into();
         config.twilio.from = "+15005550006".to_owned();
+        config.twilio.whatsapp_from = "+15005550006".to_owned();
+        config.twilio.whatsapp_content_sid = format!("HX{}", "0".repeat(32));
         config.twilio.callback_url = CALLBACK_URL.to_owned();
         config.twilio.base_url.clone_from(&base);
         config.slack.bot_token = "xoxb-1".to_owned().into();
@@ -102,7 +104,7 @@ impl Providers {
     fn take(&self, line: &str, body: &[u8]) -> String {
         let (to, text, answer) = if line.contains("/Messages.json") {
             let form: HashMap<_, _> = url::form_urlencoded::parse(body).into_owned().collect();
-            (form["To"].clone(), form["Body"].clone(), json!({"sid": "SM1", "status": "queued"}))
+            (form["To"].clone(), said(&form), json!({"sid": "SM1", "status": "queued"}))
         } else {
             let post: Value = serde_json::from_slice(body).unwrap();
             let to = post["channel"].as_str().unwrap_or_default().to_owned();
@@ -111,6 +113,11 @@ impl Providers {
         self.asked.lock().unwrap().push((to, text));
         answer.to_string()
     }
+}
+
+/// A text, or a template with its variables.
+fn said(form: &HashMap<String, String>) -> String {
+    form.get("Body").cloned().unwrap_or_else(|| format!("template {}", form["ContentVariables"]))
 }
 
 impl World {

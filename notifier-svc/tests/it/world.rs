@@ -6,6 +6,7 @@ use chassis::{
     clock::{Clock, ManualClock},
     config::StoreSettings,
     service::Chassis,
+    tasks::Tasks,
     testing::{engines, manual_clock},
 };
 use notifier_svc::{Config, Smtp as SmtpSettings, Tls};
@@ -16,7 +17,8 @@ use proto::{
         confirmation_service_client::ConfirmationServiceClient, inbox_service_client::InboxServiceClient,
         notification_service_client::NotificationServiceClient, person_service_client::PersonServiceClient,
         preference_service_client::PreferenceServiceClient, recipient_service_client::RecipientServiceClient,
-        suppression_service_client::SuppressionServiceClient,
+        room_service_client::RoomServiceClient, settings_service_client::SettingsServiceClient,
+        suppression_service_client::SuppressionServiceClient, template_service_client::TemplateServiceClient,
     },
     router::v1 as router,
 };
@@ -28,7 +30,7 @@ use tonic::{
     transport::{Channel, Endpoint},
 };
 
-use crate::{provider::Providers, router::Router, smtp::Smtp};
+use crate::{provider::Providers, router::Router, slack::Workspace, smtp::Smtp};
 
 /// Shows an API key.
 #[derive(Clone)]
@@ -73,6 +75,22 @@ impl Client {
 
     pub(crate) fn persons(&self) -> PersonServiceClient<InterceptedService<Channel, Key>> {
         PersonServiceClient::new(self.0.clone())
+    }
+
+    pub(crate) fn slack_rooms(&self) -> RoomServiceClient<InterceptedService<Channel, Key>> {
+        RoomServiceClient::new(self.0.clone())
+    }
+
+    pub(crate) fn audits(&self) -> wire::audit_service_client::AuditServiceClient<InterceptedService<Channel, Key>> {
+        wire::audit_service_client::AuditServiceClient::new(self.0.clone())
+    }
+
+    pub(crate) fn templates(&self) -> TemplateServiceClient<InterceptedService<Channel, Key>> {
+        TemplateServiceClient::new(self.0.clone())
+    }
+
+    pub(crate) fn settings(&self) -> SettingsServiceClient<InterceptedService<Channel, Key>> {
+        SettingsServiceClient::new(self.0.clone())
     }
 
     /// Replaces what somebody wishes.
@@ -177,13 +195,24 @@ impl World {
         time: ManualClock,
         clock: Clock,
     ) -> (Self, Providers) {
-        let mut shared = (*Chassis::for_test().shared).clone();
-        shared.outbound.allow_networks = vec!["127.0.0.0/8".to_owned()];
-        shared.outbound.allow_http = true;
-        let chassis = Chassis::new(shared, clock).unwrap();
+        let chassis = beside_loopback(clock);
         let providers = Providers::start(&chassis.tasks).await;
         let world = Self::start_with(store, time, chassis, |config| providers.configure(config)).await;
         (world, providers)
+    }
+
+    /// With a Slack workspace that has these members.
+    pub(crate) async fn start_with_slack(
+        store: StoreSettings,
+        time: ManualClock,
+        clock: Clock,
+        users: &[&str],
+    ) -> (Self, Workspace) {
+        let chassis = beside_loopback(clock);
+        let now = chassis.clock.now().as_second();
+        let workspace = Workspace::start(&Tasks::default(), users, now).await;
+        let world = Self::start_with(store, time, chassis, |config| workspace.configure(config)).await;
+        (world, workspace)
     }
 
     async fn start_with(
@@ -245,6 +274,14 @@ impl World {
         }
         panic!("not acknowledged within 10 s");
     }
+}
+
+/// One that may send to providers on loopback.
+fn beside_loopback(clock: Clock) -> Chassis {
+    let mut shared = (*Chassis::for_test().shared).clone();
+    shared.outbound.allow_networks = vec!["127.0.0.0/8".to_owned()];
+    shared.outbound.allow_http = true;
+    Chassis::new(shared, clock).unwrap()
 }
 
 /// A client of a notifier that listens there.

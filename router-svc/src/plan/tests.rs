@@ -106,6 +106,8 @@ fn every_domain_event_goes_where_the_table_says() {
         ("payment.failed", "webhooks; payment_failed(email sms); photography_crm"),
         ("emergency.raised", "webhooks; emergency(email in_app slack whatsapp sms teams push); venue"),
         ("integration.failing", "webhooks; integration_failing(email slack in_app)"),
+        ("integration.behind", "webhooks; vendor_behind(email in_app)"),
+        ("integration.caught_up", "webhooks; vendor_caught_up(in_app)"),
         ("endpoint.disabled", "webhooks; integration_failing(email slack in_app)"),
         ("calendar.conflict", "webhooks; calendar_conflict(email slack in_app)"),
         ("contact.bounced", "webhooks; email_marketing"),

@@ -11,6 +11,7 @@ use crate::channel::{
 use crate::{
     event::tests::content,
     recipient::tests::supplier,
+    template::{Templates, Texts},
     variable::{for_recipient, of_event},
     workflow::{VendorInstructions, find},
 };
@@ -26,8 +27,7 @@ fn smtp_alone() -> Config {
 }
 
 fn channel(config: &Config) -> Email {
-    let templates = Arc::new(Templates::load().unwrap());
-    let mut email = Email::new(config, templates, &way_out(), &Clock::System).unwrap();
+    let mut email = Email::new(config, &way_out(), &Clock::System).unwrap();
     if let Some(resend) = &mut email.resend {
         resend.at_once();
     }
@@ -42,7 +42,9 @@ fn letter(name: &str, data: Value) -> String {
     let mut variables = for_recipient(&variables, &recipient, &[], &VendorInstructions::load(), "WedSync");
     link(&mut variables, &data);
     let at = jiff::Timestamp::UNIX_EPOCH;
-    let message = Message { uid: [7; 16], workflow, variables: &variables, recipient: &recipient, at };
+    let templates = Templates::load().unwrap();
+    let texts = Texts::shipped(&templates, workflow);
+    let message = Message { uid: [7; 16], workflow, texts: &texts, variables: &variables, recipient: &recipient, at };
     let content = channel(&smtp_alone()).render(&message).unwrap();
     serde_json::from_slice::<Letter>(&content).unwrap().text
 }

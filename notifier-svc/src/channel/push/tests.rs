@@ -27,7 +27,7 @@ fn channel(peer: &Peer) -> PushChannel {
     config.fcm.service_account_file =
         concat!(env!("CARGO_MANIFEST_DIR"), "/src/channel/push/test-account.json").to_owned();
     (config.fcm.base_url, config.fcm.token_url) = (peer.base(), peer.url("/token"));
-    PushChannel::new(&config, Arc::new(Templates::load().unwrap()), &way_out(), &Clock::System, None).unwrap()
+    PushChannel::new(&config, &way_out(), &Clock::System, None).unwrap()
 }
 
 fn target(peer: &Peer, browser: &Browser) -> PushTarget {

@@ -169,7 +169,7 @@ fn unknown(answer: &Answer) -> Class {
     if answer.status.is_success() { Class::Refused } else { by_status(answer) }
 }
 
-fn of_error(error: &str) -> Option<Class> {
+pub(super) fn of_error(error: &str) -> Option<Class> {
     Some(match error {
         "ratelimited" | "rate_limited" | "message_limit_exceeded" => Class::Busy,
         "internal_error" | "fatal_error" | "service_unavailable" | "request_timeout" | "team_added_to_org" => {

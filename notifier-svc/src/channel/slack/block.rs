@@ -17,8 +17,8 @@ pub(crate) const ACKNOWLEDGE: &str = "acknowledge";
 /// What the metadata of our messages is called.
 pub(super) const EVENT_TYPE: &str = "wedsync_message";
 
-const HEADER: usize = 150;
-const SECTION: usize = 3000;
+pub(in crate::channel) const HEADER: usize = 150;
+pub(in crate::channel) const SECTION: usize = 3000;
 const FIELD: usize = 2000;
 /// What is cut at 40,000 is best kept below 4,000, escaped.
 const FALLBACK: usize = 3000;
@@ -52,7 +52,7 @@ pub(super) fn addressed(words: &Words, public_name: &str, to: &str, uid: [u8; 16
 }
 
 /// For a webhook, which knows its channel and has nobody to press a button for.
-pub(super) fn plain(words: &Words, public_name: &str) -> Value {
+pub(in crate::channel) fn plain(words: &Words, public_name: &str) -> Value {
     json!({
         "text": fallback(words),
         "mrkdwn": false,

@@ -17,8 +17,7 @@ fn channel(peer: &Peer, token: &str) -> SlackChannel {
         per_second: 0,
         ..Settings::default()
     };
-    let templates = Arc::new(Templates::load().unwrap());
-    let mut channel = SlackChannel::new(&settings, "WedSync", templates, &way_out(), &Clock::System);
+    let mut channel = SlackChannel::new(&settings, "WedSync", &way_out(), &Clock::System);
     channel.api.look_at_once();
     channel
 }

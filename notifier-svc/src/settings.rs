@@ -1,0 +1,99 @@
+//! What holds for a whole organization: its clock and language where a person has none, and its Slack channels.
+
+use chassis::{
+    clock::from_micros,
+    error::{Error, Result},
+    id::OrganizationId,
+    store::Store,
+    with,
+};
+use jiff::{Timestamp, tz::TimeZone};
+
+use crate::room;
+
+/// How long a wedding's Slack channel stays open after the day, if nothing else is said, and at most.
+const ARCHIVE_DAYS: i64 = 14;
+const ARCHIVE_DAYS_MAX: i64 = 365;
+
+/// An organization's settings.
+#[derive(Debug, Clone, PartialEq, Eq)]
+pub(crate) struct Settings {
+    /// IANA name; empty: UTC.
+    pub(crate) time_zone: String,
+    /// BCP 47; empty: English.
+    pub(crate) locale: String,
+    /// Each wedding has a Slack channel.
+    pub(crate) slack_weddings: bool,
+    /// Days after the wedding until its channel is archived.
+    pub(crate) slack_archive_days: i64,
+    pub(crate) updated_at: Timestamp,
+}
+
+impl Default for Settings {
+    fn default() -> Self {
+        let (time_zone, locale) = (String::new(), String::new());
+        let (slack_archive_days, updated_at) = (ARCHIVE_DAYS, Timestamp::UNIX_EPOCH);
+        Self { time_zone, locale, slack_weddings: false, slack_archive_days, updated_at }
+    }
+}
+
+impl Settings {
+    /// Holds what a caller gives to every limit.
+    ///
+    /// # Errors
+    /// `Error::Invalid` for the first field at fault.
+    pub(crate) fn check(&self) -> Result<()> {
+        if !self.time_zone.is_empty() && TimeZone::get(&self.time_zone).is_err() {
+            return Err(Error::invalid("time_zone", "must be an IANA time zone, for example Europe/Berlin"));
+        }
+        check_locale("locale", &self.locale)?;
+        if !(1..=ARCHIVE_DAYS_MAX).contains(&self.slack_archive_days) {
+            return Err(Error::invalid("slack_archive_days", format!("must be 1 to {ARCHIVE_DAYS_MAX}")));
+        }
+        Ok(())
+    }
+}
+
+/// A language's tag, or nothing.
+///
+/// # Errors
+/// `Error::Invalid`.
+pub(crate) fn check_locale(field: &'static str, locale: &str) -> Result<()> {
+    let is_tag = locale.len() <= 35 && locale.bytes().all(|b| b.is_ascii_alphanumeric() || b == b'-');
+    if is_tag { Ok(()) } else { Err(Error::invalid(field, "must be a BCP 47 tag, for example en-GB")) }
+}
+
+/// An organization's settings; those that hold for everybody where it has none.
+pub(crate) async fn read(store: &Store, organization: &OrganizationId) -> Result<Settings> {
+    let row: Option<(String, String, i64, i64, i64)> = with!(store.reader(), c => sqlx::query_as(
+        "SELECT time_zone, locale, slack_weddings, slack_archive_days, updated_at FROM organization_settings WHERE organization_id = $1",
+    ).bind(organization.as_str()).fetch_optional(c).await)?;
+    Ok(row.map_or_else(Settings::default, |(time_zone, locale, weddings, slack_archive_days, updated_at)| Settings {
+        time_zone,
+        locale,
+        slack_weddings: weddings != 0,
+        slack_archive_days,
+        updated_at: from_micros(updated_at),
+    }))
+}
+
+/// Replaces an organization's settings.
+pub(crate) async fn write(store: &Store, organization: &OrganizationId, settings: &Settings) -> Result<()> {
+    let mut tx = store.begin().await?;
+    with!(tx.on(), c => sqlx::query(
+        "INSERT INTO organization_settings (organization_id, time_zone, locale, slack_weddings, slack_archive_days, updated_at)
+         VALUES ($1, $2, $3, $4, $5, $6)
+         ON CONFLICT (organization_id) DO UPDATE SET time_zone = excluded.time_zone, locale = excluded.locale,
+             slack_weddings = excluded.slack_weddings, slack_archive_days = excluded.slack_archive_days,
+             updated_at = excluded.updated_at",
+    )
+    .bind(organization.as_str())
+    .bind(&settings.time_zone)
+    .bind(&settings.locale)
+    .bind(i64::from(settings.slack_weddings))
+    .bind(settings.slack_archive_days)
+    .bind(settings.updated_at.as_microsecond())
+    .execute(c).await.map(drop))?;
+    room::touch_all(&mut tx, organization, settings.updated_at.as_microsecond()).await?;
+    tx.commit().await
+}

@@ -1,0 +1,176 @@
+//! A wedding's room in Slack: made once, with whom it is for, to its end.
+
+use std::{collections::BTreeSet, time::Duration};
+
+use chassis::{
+    config::StoreSettings,
+    testing::{engines, manual_clock},
+};
+use proto::notifier::v1::{
+    ListRoomsRequest, OrganizationSettings, Recipient, RecipientKind, Room, RoomStage, RoomStanding,
+    SetWeddingRecipientsRequest, UpdateOrganizationSettingsRequest, UpsertRecipientRequest,
+};
+use proto::router::v1 as router;
+use serde_json::{Value, json};
+
+use crate::{
+    slack::{BOT, Trouble, Workspace},
+    world::{Client, World, change},
+};
+
+async fn start(store: StoreSettings) -> (World, Workspace, Client) {
+    let (time, clock) = manual_clock();
+    let (world, workspace) = World::start_with_slack(store, time, clock, &["U1", "U2"]).await;
+    let client = world.client("wsk_a").await;
+    for (id, user) in [("one", "U1"), ("two", "U2"), ("ghost", "U9"), ("mute", "")] {
+        let recipient = Recipient {
+            id: id.to_owned(),
+            kind: RecipientKind::Supplier.into(),
+            name: id.to_owned(),
+            slack_user_id: user.to_owned(),
+            ..Recipient::default()
+        };
+        client.recipients().upsert_recipient(UpsertRecipientRequest { recipient: Some(recipient) }).await.unwrap();
+    }
+    (world, workspace, client)
+}
+
+async fn switch(client: &Client, on: bool) {
+    let settings = OrganizationSettings { slack_weddings: on, slack_archive_days: 3, ..Default::default() };
+    let request = UpdateOrganizationSettingsRequest { settings: Some(settings) };
+    client.settings().update_organization_settings(request).await.unwrap();
+}
+
+async fn people(client: &Client, ids: &[&str]) {
+    let recipient_ids = ids.iter().map(|id| (*id).to_owned()).collect();
+    let request = SetWeddingRecipientsRequest { wedding_id: "W 1".to_owned(), recipient_ids };
+    client.recipients().set_wedding_recipients(request).await.unwrap();
+}
+
+async fn rooms(client: &Client) -> Vec<Room> {
+    client.slack_rooms().list_rooms(ListRoomsRequest::default()).await.unwrap().into_inner().rooms
+}
+
+/// Waits until the one room is like this.
+async fn until(client: &Client, what: &str, is: impl Fn(&Room) -> bool) -> Room {
+    let mut last = Vec::new();
+    for _ in 0..1_000 {
+        last = rooms(client).await;
+        if let [room] = &last[..]
+            && is(room)
+        {
+            return room.clone();
+        }
+        tokio::time::sleep(Duration::from_millis(10)).await;
+    }
+    panic!("not {what} within 10 s: {last:?}");
+}
+
+fn is_in(room: &Room, user: &str) -> bool {
+    room.members.iter().any(|member| member.slack_user_id == user && member.standing() == RoomStanding::In)
+}
+
+fn members(workspace: &Workspace, at: usize) -> BTreeSet<String> {
+    workspace.rooms()[at].members.clone()
+}
+
+fn set(users: &[&str]) -> BTreeSet<String> {
+    users.iter().map(|user| (*user).to_owned()).collect()
+}
+
+#[tokio::test]
+async fn a_wedding_has_one_room_with_its_vendors_until_some_days_after() {
+    let (_folder, engines) = engines();
+    for store in engines {
+        let (world, workspace, client) = start(store).await;
+        people(&client, &["one", "ghost", "mute"]).await;
+        tokio::time::sleep(Duration::from_millis(1)).await;
+        assert!(rooms(&client).await.is_empty(), "nobody has asked for rooms");
+
+        switch(&client, true).await;
+        let room = until(&client, "open", |room| room.stage() == RoomStage::Open && is_in(room, "U1")).await;
+        assert_eq!((&*room.name, &*room.wedding_id), ("wedding-w-1", "W 1"));
+        let ghost = until(&client, "through", |room| room.members.len() == 2).await;
+        let ghost = ghost.members.iter().find(|member| member.slack_user_id == "U9").unwrap().clone();
+        let ghost = match ghost.standing() {
+            RoomStanding::Asked => {
+                until(&client, "skipped", |room| room.members.iter().any(|member| member.said == "user_not_found"))
+                    .await
+                    .members[1]
+                    .clone()
+            }
+            _ => ghost,
+        };
+        assert_eq!((ghost.standing(), &*ghost.said), (RoomStanding::Skipped, "user_not_found"));
+        assert!(workspace.rooms()[0].purpose.contains("[wedsync "), "it is marked as ours");
+
+        people(&client, &["two"]).await;
+        until(&client, "of two", |room| is_in(room, "U2") && room.members.len() == 1).await;
+        assert_eq!(members(&workspace, 0), set(&[BOT, "U2"]));
+
+        let day = world.chassis.clock.now().to_string()[..10].to_owned();
+        let row = json!({"id": "W 1", "wedding_date": day, "time_zone": "UTC"});
+        world
+            .event(
+                change("day", "wedding_details", router::Operation::Insert, Value::Null, row),
+                router::Plan::default(),
+            )
+            .await;
+        world.time.advance(Duration::from_secs(3 * 86_400));
+        until(&client, "still open", |room| room.stage() == RoomStage::Open).await;
+        world.time.advance(Duration::from_secs(86_400));
+        until(&client, "archived", |room| room.stage() == RoomStage::Archived).await;
+        assert_eq!((workspace.rooms().len(), workspace.rooms()[0].archived), (1, true));
+        let foreign = world.client("wsk_b").await;
+        assert!(rooms(&foreign).await.is_empty());
+        assert!(world.chassis.drain().await);
+    }
+}
+
+#[tokio::test]
+async fn what_was_cut_is_looked_up_and_never_done_twice_even_after_a_restart() {
+    let (_folder, engines) = engines();
+    for store in engines {
+        let (world, workspace, client) = start(store).await;
+        people(&client, &["one"]).await;
+        for method in ["conversations.create", "conversations.setPurpose", "conversations.invite"] {
+            workspace.next(method, Trouble::CutAfter);
+        }
+        switch(&client, true).await;
+        until(&client, "cut", |room| !room.said.is_empty()).await;
+        assert_eq!(workspace.rooms().len(), 1);
+        let world = world.restart().await;
+        let client = world.client("wsk_a").await;
+        for _ in 0..3 {
+            world.time.advance(Duration::from_secs(3_600));
+            tokio::time::sleep(Duration::from_millis(700)).await;
+        }
+        until(&client, "open", |room| room.stage() == RoomStage::Open && is_in(room, "U1")).await;
+        assert_eq!(workspace.rooms().len(), 1, "it was found, not made again");
+        assert_eq!(members(&workspace, 0), set(&[BOT, "U1"]));
+        assert!(world.chassis.drain().await);
+    }
+}
+
+#[tokio::test]
+async fn a_taken_name_is_somebody_elses_and_a_limit_is_waited_out() {
+    let (_folder, engines) = engines();
+    for store in engines {
+        let (world, workspace, client) = start(store).await;
+        workspace.foreign("wedding-w-1");
+        workspace.next("conversations.invite", Trouble::Limited(90));
+        people(&client, &["one"]).await;
+        switch(&client, true).await;
+        let room = until(&client, "limited", |room| room.said == "ratelimited").await;
+        assert!(room.name.starts_with("wedding-w-1-") && room.name.len() == "wedding-w-1-".len() + 8, "{}", room.name);
+        assert_eq!(members(&workspace, 0), set(&[]), "nobody comes into a room that isn't ours");
+        assert_eq!(workspace.rooms()[0].purpose, "");
+        world.time.advance(Duration::from_secs(89));
+        tokio::time::sleep(Duration::from_millis(1_200)).await;
+        assert_eq!(workspace.calls("conversations.invite"), 1, "not before they said");
+        world.time.advance(Duration::from_secs(2));
+        until(&client, "in", |room| is_in(room, "U1")).await;
+        assert_eq!(members(&workspace, 1), set(&[BOT, "U1"]));
+        assert!(world.chassis.drain().await);
+    }
+}
