@@ -5,6 +5,7 @@
 
 mod body;
 mod config;
+mod connector;
 mod credential;
 mod deliver;
 mod disable;
@@ -46,6 +47,7 @@ use chassis::{
     service::Chassis,
     store::{self, Migrations, Store},
 };
+use jiff::SignedDuration;
 use proto::vendorsync::v1::{
     connection_service_server::ConnectionServiceServer, delivery_service_server::DeliveryServiceServer,
     endpoint_service_server::EndpointServiceServer, integration_health_service_server::IntegrationHealthServiceServer,
@@ -56,10 +58,15 @@ use tokio::sync::{broadcast, mpsc};
 pub use self::config::{Config, OAuthClient};
 use self::{
     body::Renderer,
-    credential::{App, Connections, Credentials, connect::Connecting, vendor::Declared},
+    connector::{call::Caller, catalogue::Catalogue, limits::Limits},
+    credential::{
+        App, Connections, Credentials,
+        connect::Connecting,
+        vendor::{Declared, Probing},
+    },
     deliver::Deliver,
     endpoint::book::Book,
-    health::{Healths, prober::Prober, view::View},
+    health::{Healths, behind::Behind, prober::Prober, view::View},
     inbound::Inbound,
     integration::Integrations,
     manage::Endpoints,
@@ -129,24 +136,38 @@ pub async fn start(config: Config, chassis: &Chassis) -> Result<Service> {
     let integrations = Integrations::new(store.clone(), keys.clone(), clock.clone());
     let changed = broadcast::Sender::new(CHANGES);
     let connections = Connections::new(store.clone(), keys.clone(), outbox.clone(), clock.clone(), changed.clone());
+    let behind = Behind {
+        store: store.clone(),
+        keys: keys.clone(),
+        outbox: outbox.clone(),
+        connections: connections.clone(),
+        integrations: integrations.clone(),
+        after: SignedDuration::from_secs(config.behind_after_s.into()),
+        clock: clock.clone(),
+    };
+    tasks.spawn("health.behind", behind.run(tasks.stopping()));
     let healths = Healths::new(store.clone(), keys.clone(), outbox, clock.clone(), changed.clone());
     let oauth = oauth::Client::new(outbound.clone(), clock.clone());
-    let vendors = Arc::new(Declared);
-    let credentials =
-        Credentials::new(connections, vendors.clone(), apps(&config), oauth, tasks.clone(), clock.clone());
+    let catalogue = Catalogue::new(store.clone(), clock.clone());
+    let declared = Arc::new(Declared(catalogue.clone()));
+    let credentials = Credentials::new(connections, declared, apps(&config), oauth, tasks.clone(), clock.clone());
+    let limits = Limits::new(store.clone(), clock.clone());
+    let caller =
+        Caller::new(catalogue, credentials.clone(), integrations.clone(), outbound.clone(), limits, clock.clone());
+    let probing = Arc::new(Probing(caller));
     tasks.spawn("credential.refresh", credentials.clone().run(integrations.clone()));
     let connecting = Connecting {
         credentials,
         integrations: integrations.clone(),
         authorizations: Authorizations::new(store.clone(), keys.clone(), clock.clone()),
-        probe: vendors.clone(),
+        probe: probing.clone(),
         public_url: config.public_url()?,
     };
     let prober = Prober {
         healths: healths.clone(),
         credentials: connecting.credentials.clone(),
         integrations: integrations.clone(),
-        probe: vendors,
+        probe: probing,
         clock: clock.clone(),
     };
     tasks.spawn("health.probe", prober.run(tasks.stopping()));

@@ -355,18 +355,19 @@ impl Connections {
         drop(self.changed.send(Changed::of(integration)));
     }
 
-    /// Those that are connected, of all organizations, after the id `after`.
+    /// Those that are connected or in the state `or`, of all organizations, after the id `after`.
     ///
     /// # Errors
     /// `Error::Unavailable` while the store is away.
-    pub(crate) async fn connected(&self, after: &str, limit: i64) -> Result<Vec<(OrganizationId, String)>> {
+    pub(crate) async fn list(&self, or: State, after: &str, limit: i64) -> Result<Vec<(OrganizationId, String)>> {
         let page: Vec<(String, String)> = with!(self.store.reader(), c => {
             sqlx::query_as(
-                "SELECT organization_id, integration_id FROM connections WHERE state = 'connected' AND integration_id > $1 \
+                "SELECT organization_id, integration_id FROM connections WHERE state IN ('connected', $3) AND integration_id > $1 \
                  ORDER BY integration_id LIMIT $2",
             )
             .bind(after)
             .bind(limit)
+            .bind(or.as_str())
             .fetch_all(c)
             .await
         })?;

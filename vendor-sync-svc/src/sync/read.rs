@@ -50,6 +50,8 @@ const INSIDE: [&str; 2] = ["fields", "changes"];
 #[derive(Clone, Debug)]
 pub(crate) struct Said {
     pub(crate) key: RecordKey,
+    /// Columns of a row that this didn't change.
+    pub(crate) rest: BTreeMap<String, Value>,
     /// None for what was merged before it was published.
     pub(crate) update: Option<Update>,
     /// What changed fields were before, where that is known.
@@ -92,8 +94,8 @@ fn row(
     let deleted = operation == Operation::Delete;
     let id = text(if deleted { &old } else { &new }, id)?;
     let key = RecordKey::new(event.organization.clone(), kind, id).ok()?;
-    let changed: BTreeMap<String, Value> =
-        fields(&new).into_iter().filter(|(name, value)| old.get(name) != Some(value)).collect();
+    let (changed, rest): (BTreeMap<_, _>, BTreeMap<_, _>) =
+        fields(&new).into_iter().partition(|(name, value)| old.get(name) != Some(value));
     let before = changed.keys().filter_map(|name| Some((name.clone(), old.get(name)?.clone()))).collect();
     let at = row_time(&old, &new).unwrap_or(event.time);
     let names = changed.keys().cloned().collect();
@@ -102,7 +104,7 @@ fn row(
     } else {
         Update::new(Source::wedsync(), at, changed)
     };
-    Some(Said { key, update: Some(update), old: before, changed: names, deleted, is_row: true })
+    Some(Said { key, rest, update: Some(update), old: before, changed: names, deleted, is_row: true })
 }
 
 /// When the row says that it changed; nothing where the statement left that as it was.
@@ -120,14 +122,14 @@ fn content(event: &Event, content: &Map<String, Value>) -> Option<Said> {
     if is_merged {
         let changed = content.get("changed").and_then(Value::as_array);
         let names = changed.into_iter().flatten().filter_map(Value::as_str).map(str::to_owned).collect();
-        return Some(Said { key, update: None, old, changed: names, deleted, is_row: false });
+        return Some(Said { key, rest: BTreeMap::new(), update: None, old, changed: names, deleted, is_row: false });
     }
     let inside = INSIDE.into_iter().find_map(|name| content.get(name)?.as_object());
     let said = fields(inside.unwrap_or(content));
     let names = said.keys().cloned().collect();
     let source = Source(origin(event).map_or_else(|| "wedsync".to_owned(), str::to_owned));
     let update = if deleted { Update::deletion(source, event.time) } else { Update::new(source, event.time, said) };
-    Some(Said { key, update: Some(update), old, changed: names, deleted, is_row: false })
+    Some(Said { key, rest: BTreeMap::new(), update: Some(update), old, changed: names, deleted, is_row: false })
 }
 
 /// Which record a domain event is about.
