@@ -7,6 +7,7 @@ mod body;
 mod config;
 mod connector;
 mod credential;
+mod database;
 mod deliver;
 mod disable;
 mod endpoint;
@@ -34,7 +35,11 @@ pub mod testing;
 mod tests;
 mod webhook;
 
-use std::{collections::BTreeMap, net::SocketAddr, sync::Arc};
+use std::{
+    collections::BTreeMap,
+    net::SocketAddr,
+    sync::{Arc, OnceLock},
+};
 
 use anyhow::{Context as _, Result};
 use chassis::{
@@ -58,7 +63,7 @@ use tokio::sync::{broadcast, mpsc};
 pub use self::config::{Config, OAuthClient};
 use self::{
     body::Renderer,
-    connector::{call::Caller, catalogue::Catalogue, limits::Limits},
+    connector::catalogue::Catalogue,
     credential::{
         App, Connections, Credentials,
         connect::Connecting,
@@ -75,6 +80,7 @@ use self::{
     policy::Personal,
     replay::Replays,
     router::Router,
+    sync::{Engine, Ground, courier::Couriers},
     webhook::Webhooks,
 };
 
@@ -119,7 +125,8 @@ pub async fn start(config: Config, chassis: &Chassis) -> Result<Service> {
     let (router, book) = (Router::new(&peer), Book::default());
     let (closing, closings) = mpsc::channel(CLOSINGS);
     let webhooks = Webhooks::new(book.clone(), outbound.clone(), clock.clone(), closing);
-    let courier = Arc::new(webhooks.clone());
+    let vendors = Arc::new(OnceLock::new());
+    let courier = Arc::new(Couriers { webhooks: webhooks.clone(), vendors: vendors.clone() });
     let dispatcher =
         Dispatcher::start(store.clone(), keys.clone(), courier, config.slots(), clock.clone(), &tasks).await?;
     let endpoints =
@@ -127,61 +134,78 @@ pub async fn start(config: Config, chassis: &Chassis) -> Result<Service> {
             .await?;
     let endpoints = Arc::new(endpoints);
     tasks.spawn("endpoints.disable", disable::run(endpoints.clone(), router.clone(), closings, tasks.stopping()));
-    let outbox = Outbox::new(store.clone(), keys.clone(), dispatcher.clone(), clock.clone());
-    tasks.spawn("outbox", outbox.clone().run(router.clone(), tasks.clone()));
-    let deliver = Deliver { book, renderer: renderer.clone(), dispatcher: dispatcher.clone(), store: store.clone() };
-    tasks.spawn("deliver", consume::run(peer.separate(), "vendor-sync", deliver, tasks.stopping()));
 
-    // Inbound: integrations, and the seven steps of each webhook.
+    // Vendors: what integrations authenticate with, what they are told, and what they say.
     let integrations = Integrations::new(store.clone(), keys.clone(), clock.clone());
+    let outbox = Outbox::new(store.clone(), keys.clone(), dispatcher.clone(), clock.clone());
     let changed = broadcast::Sender::new(CHANGES);
     let connections = Connections::new(store.clone(), keys.clone(), outbox.clone(), clock.clone(), changed.clone());
+    let catalogue = Catalogue::new(store.clone(), clock.clone());
+    let declared = Arc::new(Declared(catalogue.clone()));
+    let oauth = oauth::Client::new(outbound.clone(), clock.clone());
+    let credentials =
+        Credentials::new(connections.clone(), declared, apps(&config), oauth, tasks.clone(), clock.clone());
+    tasks.spawn("credential.refresh", credentials.clone().run(integrations.clone()));
+    let ground = Ground {
+        store: store.clone(),
+        keys: keys.clone(),
+        clock: clock.clone(),
+        dispatcher: dispatcher.clone(),
+        integrations: integrations.clone(),
+        outbound: outbound.clone(),
+        outbox: outbox.clone(),
+        catalogue,
+        credentials: credentials.clone(),
+    };
+    let engine = Engine::open(ground, &vendors).await?;
+    engine.start(router.clone(), &tasks);
+    tasks.spawn("accounts.follow", engine.accounts.clone().follow(changed.clone(), tasks.stopping()));
+    let offers = engine.offers.clone();
+    let deliver =
+        Deliver { book, renderer: renderer.clone(), offers, dispatcher: dispatcher.clone(), store: store.clone() };
+    tasks.spawn("deliver", consume::run(peer.separate(), "vendor-sync", deliver, tasks.stopping()));
+
+    // How integrations are connected, and how they stand.
+    let probe = Arc::new(Probing(engine.caller.clone()));
+    let connecting = Connecting {
+        credentials: credentials.clone(),
+        integrations: integrations.clone(),
+        authorizations: Authorizations::new(store.clone(), keys.clone(), clock.clone()),
+        probe: probe.clone(),
+        public_url: config.public_url()?,
+    };
+    let healths = Healths::new(store.clone(), keys.clone(), outbox.clone(), clock.clone(), changed.clone());
+    let prober = Prober {
+        healths: healths.clone(),
+        credentials,
+        integrations: integrations.clone(),
+        probe,
+        clock: clock.clone(),
+    };
+    tasks.spawn("health.probe", prober.run(tasks.stopping()));
     let behind = Behind {
         store: store.clone(),
         keys: keys.clone(),
-        outbox: outbox.clone(),
+        outbox,
         connections: connections.clone(),
         integrations: integrations.clone(),
         after: SignedDuration::from_secs(config.behind_after_s.into()),
         clock: clock.clone(),
     };
     tasks.spawn("health.behind", behind.run(tasks.stopping()));
-    let healths = Healths::new(store.clone(), keys.clone(), outbox, clock.clone(), changed.clone());
-    let oauth = oauth::Client::new(outbound.clone(), clock.clone());
-    let catalogue = Catalogue::new(store.clone(), clock.clone());
-    let declared = Arc::new(Declared(catalogue.clone()));
-    let credentials = Credentials::new(connections, declared, apps(&config), oauth, tasks.clone(), clock.clone());
-    let limits = Limits::new(store.clone(), clock.clone());
-    let caller =
-        Caller::new(catalogue, credentials.clone(), integrations.clone(), outbound.clone(), limits, clock.clone());
-    let probing = Arc::new(Probing(caller));
-    tasks.spawn("credential.refresh", credentials.clone().run(integrations.clone()));
-    let connecting = Connecting {
-        credentials,
-        integrations: integrations.clone(),
-        authorizations: Authorizations::new(store.clone(), keys.clone(), clock.clone()),
-        probe: probing.clone(),
-        public_url: config.public_url()?,
-    };
-    let prober = Prober {
-        healths: healths.clone(),
-        credentials: connecting.credentials.clone(),
-        integrations: integrations.clone(),
-        probe: probing,
-        clock: clock.clone(),
-    };
-    tasks.spawn("health.probe", prober.run(tasks.stopping()));
     let view = View {
         store: store.clone(),
         dispatcher,
         integrations: integrations.clone(),
-        connections: connecting.credentials.connections.clone(),
+        connections,
         healths,
         changed,
         clock: clock.clone(),
     };
     let health_rpc = rpc::health::Service::new(view, tasks.clone(), chassis.draining());
-    let inbound = Inbound::new(integrations.clone(), &store, &keys, &peer, clock.clone());
+
+    // Inbound: the seven steps of each webhook.
+    let inbound = Inbound::new(integrations, &store, &keys, &peer, clock.clone()).with_vendors(engine.vendors());
     inbound.start(&tasks);
 
     let replays = Replays { endpoints: endpoints.clone(), router: router.clone(), renderer, tasks };
@@ -194,7 +218,10 @@ pub async fn start(config: Config, chassis: &Chassis) -> Result<Service> {
             DeliveryServiceServer::new(rpc::deliveries::DeliveryRpc { replays })
                 .max_encoding_message_size(MESSAGE_LIMIT),
         )
-        .add(IntegrationServiceServer::new(rpc::integrations::Service::new(connecting.clone())))
+        .add(IntegrationServiceServer::new(rpc::integrations::Service::new(
+            engine.accounts.clone(),
+            connecting.clone(),
+        )))
         .add(IntegrationHealthServiceServer::new(health_rpc))
         .add(ConnectionServiceServer::new(rpc::connections::Service(connecting)))
         .add(WebhookServiceServer::new(rpc::webhooks::Service::new(inbound)).max_decoding_message_size(MESSAGE_LIMIT))

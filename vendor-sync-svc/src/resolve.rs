@@ -11,9 +11,11 @@
 
 pub(crate) mod echo;
 mod find;
-mod observe;
+pub(crate) mod observe;
 pub(crate) mod sight;
 pub(crate) mod tell;
+#[cfg(test)]
+pub(crate) mod tests;
 
 use std::{
     collections::BTreeMap,
@@ -37,7 +39,7 @@ use self::{echo::OwnWrites, find::Found, sight::Sight};
 use crate::{
     integration::Integration,
     outbox::Outbox,
-    record::{Applied, Change, Link, Links, RecordKind, Records, Source, Update},
+    record::{Applied, Change, Link, Links, RecordKind, Records, Source, Update, value},
 };
 
 /// Items of one transaction.
@@ -62,6 +64,14 @@ pub(crate) struct Incoming {
     /// Nobody is in a hurry for it.
     pub(crate) priority_low: bool,
     pub(crate) origin: Origin,
+}
+
+impl Incoming {
+    /// With its values in the one form that records have, so that they can be compared.
+    fn normalized(&self) -> Self {
+        let fields = self.fields.iter().map(|(name, said)| (name.clone(), value::normalize(name, said))).collect();
+        Self { fields, ..self.clone() }
+    }
 }
 
 /// How we came to know.
@@ -203,9 +213,19 @@ impl Taking {
         }
         let mut resolved = Vec::with_capacity(incoming.len());
         for incoming in incoming {
-            resolved.push(self.take_one(integration, incoming).await?);
+            let incoming = incoming.normalized();
+            resolved.push(self.take_one(integration, &incoming).await?);
         }
         Ok(resolved)
+    }
+
+    /// Publishes another event along with it.
+    ///
+    /// # Errors
+    /// Those of the store.
+    pub(crate) async fn publish(&mut self, event: &proto::router::v1::Event) -> Result<()> {
+        let outbox = self.resolver.outbox.clone();
+        outbox.put_in(&mut self.tx, &self.key, event).await
     }
 
     /// Makes all of it durable, and has it told.

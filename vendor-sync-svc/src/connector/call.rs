@@ -14,7 +14,7 @@ use chassis::{
 use serde_json::Value as Json;
 
 use super::{
-    Account, CallError, Connector, Judgement, Page, Position, Reply,
+    Account, CallError, Class, Connector, Judgement, Page, Position, Reply,
     catalogue::Catalogue,
     limits::{Asker, Limits},
 };
@@ -85,8 +85,17 @@ impl Caller {
         operation: &str,
         given: &Json,
     ) -> Result<Reply, CallError> {
-        let called = self.called(integration).await?;
-        self.call_as(&called, operation, given).await
+        let mut called = self.called(integration).await?;
+        loop {
+            match self.call_as(&called, operation, given).await {
+                // It ends: whoever has nothing else to show must be connected again.
+                Err(error) if error.class == Class::Unauthorized => {
+                    let other = self.credentials.refused(integration, &called.credential).await;
+                    called.credential = other.map_err(no_credential)?;
+                }
+                called => return called,
+            }
+        }
     }
 
     /// The same as an account that may not be stored yet: how a new credential is tried.
@@ -109,10 +118,18 @@ impl Caller {
         given: &Json,
         position: &Position,
     ) -> Result<Page, CallError> {
-        let called = self.called(integration).await?;
-        let (url, answer) = self.exchange(&called, operation, given, position).await?;
-        self.judged(&called, operation, &answer)?;
-        called.connector.page(operation, position, &url, &answer)
+        let mut called = self.called(integration).await?;
+        loop {
+            let (url, answer) = self.exchange(&called, operation, given, position).await?;
+            match self.judged(&called, operation, &answer) {
+                Err(error) if error.class == Class::Unauthorized => {
+                    let other = self.credentials.refused(integration, &called.credential).await;
+                    called.credential = other.map_err(no_credential)?;
+                }
+                Err(error) => return Err(error),
+                Ok(_) => return called.connector.page(operation, position, &url, &answer),
+            }
+        }
     }
 
     /// Everything that a request of `integration` needs.

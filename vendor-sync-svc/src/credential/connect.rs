@@ -250,6 +250,19 @@ impl Connecting {
         Ok(untold)
     }
 
+    /// Disconnects an integration that is about to be deleted, and leaves nothing of what it authenticated with.
+    ///
+    /// # Errors
+    /// `Error::Unavailable` while the store is away.
+    pub(crate) async fn remove(&self, integration: &Integration) -> Result<()> {
+        if let Some(reason) = self.disconnect(integration).await? {
+            tracing::info!(integration.id, reason, "a deleted integration's access lives on at its vendor");
+        }
+        self.credentials.connections.remove(integration).await?;
+        self.credentials.forget(integration);
+        Ok(())
+    }
+
     /// Whether `integration` works now, as a request of its own would.
     pub(crate) async fn test(&self, integration: &Integration) -> Result<(), Refusal> {
         let refusal = |error: CredentialError| match error {

@@ -315,6 +315,26 @@ impl Connections {
         Ok(())
     }
 
+    /// Leaves nothing of an integration that is deleted.
+    ///
+    /// # Errors
+    /// `Error::Unavailable` while the store is away.
+    pub(crate) async fn remove(&self, integration: &Integration) -> Result<()> {
+        let mut tx = self.store.begin().await?;
+        for statement in [
+            "DELETE FROM connections WHERE organization_id = $1 AND integration_id = $2",
+            "DELETE FROM authorizations WHERE organization_id = $1 AND integration_id = $2",
+            "DELETE FROM integration_health WHERE organization_id = $1 AND integration_id = $2",
+            "DELETE FROM integration_behind WHERE organization_id = $1 AND integration_id = $2",
+        ] {
+            with!(tx.on(), c => {
+                let organization = integration.organization.as_str();
+                sqlx::query(statement).bind(organization).bind(&integration.id).execute(c).await.map(drop)
+            })?;
+        }
+        tx.commit().await
+    }
+
     async fn tell(
         &self,
         tx: &mut Tx,

@@ -358,3 +358,22 @@ async fn what_a_credential_is_sealed_for_opens_in_no_other_row() {
     })
     .await;
 }
+
+#[tokio::test]
+async fn a_deleted_integration_leaves_nothing_that_it_authenticated_with() {
+    on_each(async |store, chassis, _| {
+        let (_, vendor) = Keys::start(&["one"]).await;
+        let world = World::open(&store, &chassis, vendor).await;
+        let (gone, kept) = (world.integration("acme").await, world.integration("acme").await);
+        for integration in [&gone, &kept] {
+            world.connecting.connect(integration, key("one")).await.expect("it is taken");
+        }
+        world.connecting.remove(&gone).await.expect("it is removed");
+        assert!(world.credentials.of(&gone).await.is_err());
+        let left: Vec<String> =
+            with!(store.reader(), c => sqlx::query_scalar("SELECT integration_id FROM connections").fetch_all(c).await)
+                .expect("they are read");
+        assert_eq!(left, [kept.id]);
+    })
+    .await;
+}

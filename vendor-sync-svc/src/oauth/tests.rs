@@ -81,8 +81,13 @@ impl Peer {
 
     fn provider(&self, more: &str) -> Provider {
         let oauth = &self.at.oauth;
+        let authorize = if more.contains("client_credentials") {
+            String::new()
+        } else {
+            format!("authorize_url = '{oauth}/authorize'")
+        };
         super::grant::tests::provider(&format!(
-            "authorize_url = '{oauth}/authorize'\ntoken_url = '{oauth}/token'\nrevoke_url = '{oauth}/revoke'\n\
+            "{authorize}\ntoken_url = '{oauth}/token'\nrevoke_url = '{oauth}/revoke'\n\
              scopes = ['contact_data']\n{more}"
         ))
     }

@@ -14,18 +14,20 @@ use super::{
 use crate::{
     credential::connect::Connecting,
     integration::{self, DEFAULT_OVERLAP, Integration, Integrations, Kind, Settings},
+    sync::account::Accounts,
 };
 
 /// Integrations over gRPC.
 #[derive(Clone)]
 pub(crate) struct Service {
     integrations: Integrations,
+    accounts: Accounts,
     connecting: Connecting,
 }
 
 impl Service {
-    pub(crate) fn new(connecting: Connecting) -> Self {
-        Self { integrations: connecting.integrations.clone(), connecting }
+    pub(crate) fn new(accounts: Accounts, connecting: Connecting) -> Self {
+        Self { integrations: accounts.integrations.clone(), accounts, connecting }
     }
 }
 
@@ -41,7 +43,9 @@ impl IntegrationService for Service {
         let organization = caller.organization(&integration.organization_id)?;
         let settings = settings(integration)?;
         let secret = integration::secret_or_new(&request.secret)?;
+        self.accounts.check(&organization, &settings).await.map_err(|error| error.within("integration"))?;
         let created = self.integrations.create(organization, settings, &secret).await?;
+        self.accounts.refresh(&created.organization, &created.id).await?;
         let secret = secret.expose().to_owned();
         Ok(Response::new(wire::CreateIntegrationResponse { integration: Some(print(created)), secret }))
     }
@@ -82,8 +86,10 @@ impl IntegrationService for Service {
         let organization = caller.organization(&integration.organization_id)?;
         let (id, version) = (integration.id.clone(), integration.version);
         let settings = settings(integration)?;
+        self.accounts.check(&organization, &settings).await.map_err(|error| error.within("integration"))?;
         let updated = self.integrations.update(&organization, &id, version, &settings).await;
         let updated = updated.map_err(|error| error.within("integration"))?;
+        self.accounts.refresh(&organization, &id).await?;
         Ok(Response::new(wire::UpdateIntegrationResponse { integration: Some(print(updated)) }))
     }
 
@@ -105,7 +111,10 @@ impl IntegrationService for Service {
         request: Request<wire::DeleteIntegrationRequest>,
     ) -> Result<Response<wire::DeleteIntegrationResponse>, Status> {
         let organization = auth::caller(&request)?.organization("")?;
-        self.integrations.delete(&organization, &request.get_ref().id).await?;
+        let id = &request.get_ref().id;
+        self.connecting.remove(&self.integrations.get(&organization, id).await?).await?;
+        self.integrations.delete(&organization, id).await?;
+        self.accounts.refresh(&organization, id).await?;
         Ok(Response::new(wire::DeleteIntegrationResponse {}))
     }
 
@@ -238,7 +247,8 @@ mod tests {
             async move {
                 let vendor = Vendor::without_oauth("http://127.0.0.1:9/me");
                 let world = World::open(&store, &Chassis::for_test(), vendor).await;
-                test(Service::new(world.connecting.clone())).await;
+                let accounts = crate::sync::tests::alone(store).await.accounts;
+                test(Service::new(accounts, world.connecting.clone())).await;
             }
         })
         .await;
