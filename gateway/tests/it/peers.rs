@@ -22,7 +22,8 @@ use proto::{
     router::v1::{self as router, route_service_server as route},
     vendorsync::v1::{
         self as vendorsync, connection_service_server as connection, delivery_service_server as delivery,
-        endpoint_service_server as endpoint, webhook_service_server as webhook,
+        endpoint_service_server as endpoint, integration_health_service_server as integration_health,
+        webhook_service_server as webhook,
     },
 };
 use tonic::{Request, Response, Status};
