@@ -56,7 +56,7 @@ pub(crate) struct Vendor {
 
 impl Vendor {
     pub(crate) fn new(provider: Option<Provider>, me: &str) -> Self {
-        Self { provider: provider, me: me.to_owned(), outbound: outbound() }
+        Self { provider, me: me.to_owned(), outbound: outbound() }
     }
 
     pub(crate) fn without_oauth(me: &str) -> Self {
