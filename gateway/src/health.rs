@@ -1,5 +1,5 @@
-//! `GET /integrations/health`: how the services stand, and the webhook endpoints of the caller's organization. Holds no
-//! URL and no payload: only ids, states and counts.
+//! `GET /integrations/health`: how the services stand, and the webhook endpoints and integrations of the caller's
+//! organization. Holds no URL and no payload: only ids, states and counts.
 
 use axum::{
     Json,
@@ -10,11 +10,19 @@ use futures_util::{StreamExt as _, TryStreamExt as _, stream};
 use jiff::Timestamp;
 use proto::vendorsync::v1::{
     BreakerState, Endpoint, EndpointState, GetEndpointStatisticsRequest, GetEndpointStatisticsResponse,
-    ListEndpointsRequest, endpoint_service_client::EndpointServiceClient,
+    ListEndpointsRequest, ListIntegrationHealthRequest, endpoint_service_client::EndpointServiceClient,
+    integration_health_service_client::IntegrationHealthServiceClient,
 };
 use serde::Serialize;
 
-use crate::{Gateway, delivery_status::page_size, key::ApiKey, problem::Problem, wire};
+use crate::{
+    Gateway,
+    delivery_status::page_size,
+    integration_health::{self, IntegrationHealth},
+    key::ApiKey,
+    problem::Problem,
+    wire,
+};
 
 /// Above this share of failed attempts an endpoint needs somebody's attention.
 const ERROR_RATE: f64 = 0.01;
@@ -31,17 +39,19 @@ pub(crate) struct Report {
     last_success_at: Option<Timestamp>,
     endpoints: Vec<EndpointHealth>,
     next_page_token: Option<String>,
+    integrations: Vec<IntegrationHealth>,
+    next_integration_page_token: Option<String>,
 }
 
 #[derive(Debug, Clone, Copy, PartialEq, Eq, Serialize)]
 #[serde(rename_all = "snake_case")]
-enum Status {
+pub(crate) enum Status {
     Healthy,
     Degraded,
 }
 
 impl Status {
-    fn of(healthy: bool) -> Self {
+    pub(crate) fn of(healthy: bool) -> Self {
         if healthy { Self::Healthy } else { Self::Degraded }
     }
 }
@@ -78,24 +88,36 @@ pub(crate) async fn report(
     query: Result<Query<Vec<(String, String)>>, QueryRejection>,
 ) -> Result<Json<Report>, Problem> {
     let Query(query) = query.map_err(|_| Problem::invalid("", "the query can't be read"))?;
+    let (of_endpoints, of_integrations) = parse(query)?;
     let mut client = EndpointServiceClient::new(key.calls(&gateway.peers.vendor_sync)?);
-    let page = client.list_endpoints(parse(query)?).await?.into_inner();
+    let page = client.list_endpoints(of_endpoints).await?.into_inner();
     let asked = page.endpoints.into_iter().map(|endpoint| examine(client.clone(), endpoint));
     let endpoints = stream::iter(asked).buffered(AT_ONCE).try_filter_map(async |found| Ok(found)).try_collect().await?;
+    let mut client = IntegrationHealthServiceClient::new(key.calls(&gateway.peers.vendor_sync)?);
+    let listed = client.list_integration_health(of_integrations).await?.into_inner();
+    let integrations = listed.health.into_iter().map(integration_health::judge).collect();
     let services = gateway.peers.states().map(|(name, serving)| Service { name, serving }).collect();
-    Ok(Json(Report { next_page_token: wire::text(page.next_page_token), ..sum_up(services, endpoints) }))
+    let mut report = sum_up(services, endpoints, integrations);
+    report.next_page_token = wire::text(page.next_page_token);
+    report.next_integration_page_token = wire::text(listed.next_page_token);
+    Ok(Json(report))
 }
 
-fn parse(query: Vec<(String, String)>) -> Result<ListEndpointsRequest, Problem> {
-    let mut request = ListEndpointsRequest::default();
+/// One size for both lists; each has a token of its own.
+fn parse(query: Vec<(String, String)>) -> Result<(ListEndpointsRequest, ListIntegrationHealthRequest), Problem> {
+    let (mut endpoints, mut integrations) = (ListEndpointsRequest::default(), ListIntegrationHealthRequest::default());
     for (name, value) in query {
         match name.as_str() {
-            "page_token" => request.page_token = value,
-            "page_size" => request.page_size = page_size(&value)?,
+            "page_token" => endpoints.page_token = value,
+            "integration_page_token" => integrations.page_token = value,
+            "page_size" => {
+                endpoints.page_size = page_size(&value)?;
+                integrations.page_size = endpoints.page_size;
+            }
             _ => return Err(Problem::invalid(name, "is no parameter of this path")),
         }
     }
-    Ok(request)
+    Ok((endpoints, integrations))
 }
 
 /// Nothing for an endpoint that was deleted since it was listed.
@@ -134,9 +156,10 @@ fn judge(endpoint: Endpoint, statistics: GetEndpointStatisticsResponse) -> Endpo
     }
 }
 
-fn sum_up(services: Vec<Service>, endpoints: Vec<EndpointHealth>) -> Report {
+fn sum_up(services: Vec<Service>, endpoints: Vec<EndpointHealth>, integrations: Vec<IntegrationHealth>) -> Report {
     let sum = |of: fn(&EndpointHealth) -> u64| endpoints.iter().map(of).fold(0, u64::saturating_add);
-    let healthy = endpoints.iter().all(|endpoint| endpoint.status == Status::Healthy);
+    let healthy = endpoints.iter().all(|endpoint| endpoint.status == Status::Healthy)
+        && integrations.iter().all(|integration| integration.status == Status::Healthy);
     Report {
         status: Status::of(healthy && services.iter().all(|service| service.serving)),
         error_rate: rate(sum(|endpoint| endpoint.failed_attempts), sum(|endpoint| endpoint.attempts)),
@@ -145,10 +168,12 @@ fn sum_up(services: Vec<Service>, endpoints: Vec<EndpointHealth>) -> Report {
         services,
         endpoints,
         next_page_token: None,
+        integrations,
+        next_integration_page_token: None,
     }
 }
 
-fn rate(failed: u64, attempts: u64) -> f64 {
+pub(crate) fn rate(failed: u64, attempts: u64) -> f64 {
     if attempts == 0 { 0.0 } else { failed as f64 / attempts as f64 }
 }
 
@@ -178,9 +203,9 @@ mod tests {
         let healthy = || endpoint(EndpointState::Active, BreakerState::Closed, 10, 0);
         let failing = || endpoint(EndpointState::Active, BreakerState::Closed, 10, 10);
         let service = |serving| vec![Service { name: "router", serving }];
-        assert_eq!(sum_up(service(true), vec![healthy()]).status, Status::Healthy);
-        assert_eq!(sum_up(service(false), vec![healthy()]).status, Status::Degraded);
-        let mixed = sum_up(service(true), vec![healthy(), failing()]);
+        assert_eq!(sum_up(service(true), vec![healthy()], Vec::new()).status, Status::Healthy);
+        assert_eq!(sum_up(service(false), vec![healthy()], Vec::new()).status, Status::Degraded);
+        let mixed = sum_up(service(true), vec![healthy(), failing()], Vec::new());
         assert_eq!((mixed.status, mixed.error_rate), (Status::Degraded, 0.5));
     }
 }

@@ -10,9 +10,11 @@ mod channel_config;
 mod delivery_status;
 mod edge;
 mod health;
+mod integration_health;
 mod key;
 mod limit;
 mod links;
+mod oauth;
 mod openapi;
 mod peers;
 mod problem;
@@ -32,7 +34,7 @@ use chassis::{
 use serde::{Deserialize, Serialize};
 
 pub use self::realtime::RealtimeConfig;
-use self::{callbacks::Callbacks, edge::Edge, peers::Peers, realtime::Realtime, webhooks::Webhooks};
+use self::{callbacks::Callbacks, edge::Edge, oauth::Dashboard, peers::Peers, realtime::Realtime, webhooks::Webhooks};
 
 /// `[gateway]`
 #[derive(Debug, Clone, Serialize, Deserialize)]
@@ -46,6 +48,8 @@ pub struct Config {
     pub vendor_sync: String,
     /// Where the notifier is; default `http://127.0.0.1:7430`.
     pub notifier: String,
+    /// Where a browser goes once an account was connected, with `integration` and `result`; default empty: a plain page.
+    pub dashboard_url: String,
     /// Networks in CIDR notation whose `X-Forwarded-For` is believed. Default: none.
     pub trusted_proxies: Vec<String>,
     /// How many requests one address (an IPv6 /64) may send a minute, whoever it is; default 6,000.
@@ -69,6 +73,7 @@ impl Default for Config {
             router: "http://127.0.0.1:7410".to_owned(),
             vendor_sync: "http://127.0.0.1:7420".to_owned(),
             notifier: "http://127.0.0.1:7430".to_owned(),
+            dashboard_url: String::new(),
             trusted_proxies: Vec::new(),
             requests_per_minute: 6_000,
             request_burst: 1_000,
@@ -97,6 +102,8 @@ pub(crate) struct Gateway {
     webhooks: Webhooks,
     callbacks: Callbacks,
     realtime: Arc<Realtime>,
+    /// Where browsers are sent once they have connected an account.
+    dashboard: Option<Dashboard>,
 }
 
 /// Starts the gateway: it answers when this returns, and is ready once the services behind it serve.
@@ -109,12 +116,14 @@ pub async fn start(config: Config, chassis: &Chassis) -> Result<Service> {
         "[gateway.realtime] inspector is for development: [gateway] listen must be on loopback"
     );
     let edge = Arc::new(Edge::new(&config, chassis)?);
+    let dashboard = Dashboard::parse(&config.dashboard_url)?;
     let peers = Peers::new(&config, chassis)?;
     let webhooks = Webhooks::new(peers.vendor_sync.separate().channel()).max_decoding_message_size(MESSAGE_LIMIT);
     let callbacks = Callbacks::new(peers.notifier.separate().channel()).max_encoding_message_size(MESSAGE_LIMIT);
     let realtime = Realtime::start(&config.realtime, &peers.router, chassis).await?;
     let server = Server::bind("gateway", config.listen, chassis).await?;
     peers.watch(server.health(), chassis);
-    let running = server.http(routes::router(Gateway { edge, peers, webhooks, callbacks, realtime })).serve()?;
+    let running =
+        server.http(routes::router(Gateway { edge, peers, webhooks, callbacks, realtime, dashboard })).serve()?;
     Ok(Service { address: running.address, health: running.health })
 }

@@ -94,7 +94,8 @@ fn ask(title: &str, text: &str, button: &str) -> Response {
     page(StatusCode::OK, title, text, &form)
 }
 
-fn say(status: StatusCode, title: &str, text: &str) -> Response {
+/// A page that only says something.
+pub(crate) fn say(status: StatusCode, title: &str, text: &str) -> Response {
     page(status, title, text, "")
 }
 

@@ -10,7 +10,7 @@ use axum::{
 use http::Method;
 
 use crate::{
-    Gateway, callbacks, channel_config, delivery_status, edge, health, links, openapi,
+    Gateway, callbacks, channel_config, delivery_status, edge, health, links, oauth, openapi,
     problem::Problem,
     realtime::{inspector, rest, sse, upgrade},
     webhooks,
@@ -35,6 +35,9 @@ fn table() -> Vec<Route> {
         post("/acknowledge/{token}", links::acknowledge),
         get("/unsubscribe/{token}", links::ask_to_unsubscribe),
         post("/unsubscribe/{token}", links::unsubscribe),
+        // Where a browser goes to a vendor, and comes back, when somebody connects an account.
+        get("/oauth/start/{ticket}", oauth::start),
+        get("/oauth/callback", oauth::callback),
         // What an organization asks for with its API key.
         get("/webhooks/delivery-status", delivery_status::list).aliased(),
         post("/integrations/channel-config", channel_config::configure).aliased(),

@@ -5,7 +5,7 @@ use std::net::IpAddr;
 
 use axum::{
     Json,
-    extract::{FromRequest, FromRequestParts, OriginalUri, Path, Request, State, rejection::PathRejection},
+    extract::{FromRequest, FromRequestParts, Path, Request, State, rejection::PathRejection},
     response::{IntoResponse as _, Response},
 };
 use bytes::Bytes;
@@ -177,7 +177,7 @@ pub(crate) struct Webhook {
 
 /// As the sender asked for it, whatever the router cut off.
 fn asked_for(request: &Request) -> String {
-    let uri = request.extensions().get::<OriginalUri>().map_or(request.uri(), |original| &original.0);
+    let uri = request.uri();
     uri.path_and_query().map(ToString::to_string).unwrap_or_default()
 }
 

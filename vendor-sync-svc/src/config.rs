@@ -30,6 +30,9 @@ pub struct Config {
     pub public_url: String,
     /// Our OAuth clients at vendors, by connector: `[vendor_sync.oauth.mailchimp]`. Default: none.
     pub oauth: BTreeMap<String, OAuthClient>,
+    /// How long a vendor may leave a change of a wedding, in seconds, before its supplier is told of it another way; default
+    /// 1,800.
+    pub behind_after_s: u32,
     /// Where the data is kept.
     pub store: StoreSettings,
 }
@@ -57,6 +60,7 @@ impl Default for Config {
             slots: slots.all,
             public_url: String::new(),
             oauth: BTreeMap::new(),
+            behind_after_s: 1_800,
             store: StoreSettings {
                 url: Secret::from("sqlite:./data/vendor-sync.db".to_owned()),
                 schema: "vendor_sync".to_owned(),

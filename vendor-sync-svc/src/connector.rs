@@ -50,6 +50,12 @@ pub(crate) use self::{
 use self::{judge::ErrorRule, quota::Quota, text::Text};
 use crate::{credential::Credential, record::RecordKind};
 
+/// What expressions over an answer see: those of OAuth's token answers too.
+pub(crate) fn of_answer(answer: &chassis::outbound::Answer) -> chassis::expression::Value {
+    let body: Option<Json> = serde_json::from_slice(&answer.body).ok();
+    scope::of_answer(answer.status, &answer.headers, &answer.body, body.as_ref())
+}
+
 /// A vendor's API, compiled.
 #[derive(Debug)]
 pub(crate) struct Connector {

@@ -5,8 +5,11 @@
 //! hour. [`prober`] looks, [`store`] keeps and tells, [`view`] puts together what is shown, [`behind`] tells of what a
 //! vendor doesn't get.
 
+pub(crate) mod behind;
 pub(crate) mod prober;
 mod store;
+#[cfg(test)]
+mod stories;
 pub(crate) mod view;
 
 use jiff::{SignedDuration, Timestamp};

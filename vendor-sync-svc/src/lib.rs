@@ -54,6 +54,7 @@ use chassis::{
     service::Chassis,
     store::{self, Migrations, Store},
 };
+use jiff::SignedDuration;
 use proto::vendorsync::v1::{
     connection_service_server::ConnectionServiceServer, connector_service_server::ConnectorServiceServer,
     delivery_service_server::DeliveryServiceServer, endpoint_service_server::EndpointServiceServer,
@@ -67,10 +68,14 @@ pub use self::config::{Config, OAuthClient};
 use self::{
     body::Renderer,
     connector::catalogue::Catalogue,
-    credential::{App, Connections, Credentials, connect::Connecting, vendor::Declared},
+    credential::{
+        App, Connections, Credentials,
+        connect::Connecting,
+        vendor::{Declared, Probing},
+    },
     deliver::Deliver,
     endpoint::book::Book,
-    health::{Healths, prober::Prober, view::View},
+    health::{Healths, behind::Behind, prober::Prober, view::View},
     inbound::Inbound,
     integration::Integrations,
     manage::Endpoints,
@@ -133,67 +138,81 @@ pub async fn start(config: Config, chassis: &Chassis) -> Result<Service> {
             .await?;
     let endpoints = Arc::new(endpoints);
     tasks.spawn("endpoints.disable", disable::run(endpoints.clone(), router.clone(), closings, tasks.stopping()));
+
+    // Vendors: what integrations authenticate with, what they are told, and what they say.
+    let integrations = Integrations::new(store.clone(), keys.clone(), clock.clone());
     let outbox = Outbox::new(store.clone(), keys.clone(), dispatcher.clone(), clock.clone());
     tasks.spawn("outbox", outbox.clone().run(router.clone(), tasks.clone()));
-
-    // Vendors: how each integration is connected, and how it is.
-    let integrations = Integrations::new(store.clone(), keys.clone(), clock.clone());
     let changed = broadcast::Sender::new(CHANGES);
     let connections = Connections::new(store.clone(), keys.clone(), outbox.clone(), clock.clone(), changed.clone());
-    let healths = Healths::new(store.clone(), keys.clone(), outbox.clone(), clock.clone(), changed.clone());
+    let catalogue = Catalogue::new(store.clone(), clock.clone());
+    let declared = Arc::new(Declared(catalogue.clone()));
     let oauth = oauth::Client::new(outbound.clone(), clock.clone());
-    let vendors = Arc::new(Declared);
     let credentials =
-        Credentials::new(connections, vendors.clone(), apps(&config), oauth, tasks.clone(), clock.clone());
+        Credentials::new(connections.clone(), declared, apps(&config), oauth, tasks.clone(), clock.clone());
     tasks.spawn("credential.refresh", credentials.clone().run(integrations.clone()));
-    let connecting = Connecting {
-        credentials,
-        integrations: integrations.clone(),
-        authorizations: Authorizations::new(store.clone(), keys.clone(), clock.clone()),
-        probe: vendors.clone(),
-        public_url: config.public_url()?,
-    };
-    let prober = Prober {
-        healths: healths.clone(),
-        credentials: connecting.credentials.clone(),
-        integrations: integrations.clone(),
-        probe: vendors,
-        clock: clock.clone(),
-    };
-    tasks.spawn("health.probe", prober.run(tasks.stopping()));
-    let view = View {
-        store: store.clone(),
-        dispatcher: dispatcher.clone(),
-        integrations: integrations.clone(),
-        connections: connecting.credentials.connections.clone(),
-        healths,
-        changed: changed.clone(),
-        clock: clock.clone(),
-    };
-    let health_rpc = rpc::health::Service::new(view, tasks.clone(), chassis.draining());
-
-    // What vendors are told and what they say; events may come once their lanes are open.
     let ground = Ground {
         store: store.clone(),
         keys: keys.clone(),
         clock: clock.clone(),
-        outbox,
         dispatcher: dispatcher.clone(),
         integrations: integrations.clone(),
-        credentials: connecting.credentials.clone(),
         outbound: outbound.clone(),
+        outbox: outbox.clone(),
+        catalogue: catalogue.clone(),
+        credentials: credentials.clone(),
     };
     let engine = Engine::open(ground, &told).await?;
     engine.start(changed.subscribe(), &tasks);
-    let (sought, offers) = (renderer.clone(), engine.offers.clone());
-    let deliver = Deliver { book, renderer: sought, offers, dispatcher, store: store.clone() };
+    let offers = engine.offers.clone();
+    let deliver =
+        Deliver { book, renderer: renderer.clone(), offers, dispatcher: dispatcher.clone(), store: store.clone() };
     tasks.spawn("deliver", consume::run(peer.separate(), "vendor-sync", deliver, tasks.stopping()));
+
+    // How integrations are connected, and how they stand.
+    let probe = Arc::new(Probing(engine.caller.clone()));
+    let connecting = Connecting {
+        credentials: credentials.clone(),
+        integrations: integrations.clone(),
+        authorizations: Authorizations::new(store.clone(), keys.clone(), clock.clone()),
+        probe: probe.clone(),
+        public_url: config.public_url()?,
+    };
+    let healths = Healths::new(store.clone(), keys.clone(), outbox.clone(), clock.clone(), changed.clone());
+    let prober = Prober {
+        healths: healths.clone(),
+        credentials,
+        integrations: integrations.clone(),
+        probe,
+        clock: clock.clone(),
+    };
+    tasks.spawn("health.probe", prober.run(tasks.stopping()));
+    let behind = Behind {
+        store: store.clone(),
+        keys: keys.clone(),
+        outbox,
+        connections: connections.clone(),
+        integrations: integrations.clone(),
+        after: SignedDuration::from_secs(config.behind_after_s.into()),
+        clock: clock.clone(),
+    };
+    tasks.spawn("health.behind", behind.run(tasks.stopping()));
+    let view = View {
+        store: store.clone(),
+        dispatcher,
+        integrations: integrations.clone(),
+        connections,
+        healths,
+        changed,
+        clock: clock.clone(),
+    };
+    let health_rpc = rpc::health::Service::new(view, tasks.clone(), chassis.draining());
 
     // Inbound: the seven steps of each webhook.
     let inbound = Inbound::new(integrations, &store, &keys, &peer, clock.clone()).with_vendors(engine.vendors());
     inbound.start(&tasks);
 
-    let connectors = rpc::connectors::Service::new(Catalogue::new(store.clone(), clock.clone()), clock.clone());
+    let connectors = rpc::connectors::Service::new(catalogue.clone(), clock.clone());
     let replays = Replays { endpoints: endpoints.clone(), router: router.clone(), renderer, tasks };
     let endpoint_rpc = rpc::endpoints::EndpointRpc { endpoints, webhooks, router };
     let records = rpc::records::RecordRpc { resolver: engine.resolver.clone() };

@@ -7,51 +7,39 @@
 
 pub(crate) mod authorize;
 pub(crate) mod grant;
+#[cfg(all(test, feature = "fail-points"))]
+mod kill;
 #[cfg(test)]
 mod tests;
 
-use std::{collections::BTreeMap, sync::Arc, time::Duration};
+use std::{sync::Arc, time::Duration};
 
-use chassis::{clock::Clock, config::Secret, expression::Expression, outbound::Outbound};
+use chassis::{clock::Clock, config::Secret, outbound::Outbound};
 
 use self::grant::{Granted, Refused};
-use crate::credential::App;
+use crate::{
+    connector::{Connector, OAuth2},
+    credential::App,
+};
 
 /// How long a vendor may take to answer; well below the lease under which tokens are refreshed.
 pub(crate) const ANSWER_WITHIN: Duration = Duration::from_secs(10);
 
-/// How a vendor grants tokens, as its connector declares it.
+/// How a vendor grants tokens: a connector that declares it.
 #[derive(Clone, Debug)]
-pub(crate) struct Provider {
-    pub(crate) grant: Grant,
-    /// Unused with client credentials.
-    pub(crate) authorize_url: String,
-    pub(crate) token_url: String,
-    /// Empty: it can't be told.
-    pub(crate) revoke_url: String,
-    pub(crate) scopes: Vec<String>,
-    pub(crate) scope_separator: String,
-    pub(crate) pkce: bool,
-    pub(crate) client_auth: ClientAuth,
-    pub(crate) authorize_parameters: BTreeMap<String, String>,
-    pub(crate) token_parameters: BTreeMap<String, String>,
-    /// Where the answer has what: expressions over `body`.
-    pub(crate) access_token: Arc<Expression>,
-    pub(crate) refresh_token: Arc<Expression>,
-    pub(crate) expires_in: Arc<Expression>,
-}
+pub(crate) struct Provider(Arc<Connector>);
 
-#[derive(Clone, Copy, Debug, PartialEq, Eq)]
-pub(crate) enum Grant {
-    AuthorizationCode,
-    ClientCredentials,
-}
+impl Provider {
+    /// None: `connector` declares no OAuth.
+    pub(crate) fn of(connector: Arc<Connector>) -> Option<Self> {
+        connector.oauth()?;
+        Some(Self(connector))
+    }
 
-/// How our client shows itself at the token URL.
-#[derive(Clone, Copy, Debug, PartialEq, Eq)]
-pub(crate) enum ClientAuth {
-    Basic,
-    Body,
+    /// The declaration.
+    pub(crate) fn declared(&self) -> &OAuth2 {
+        self.0.oauth().expect("looked at when it was made")
+    }
 }
 
 /// Speaks to vendors' token URLs. Cheap to clone.
@@ -70,7 +58,7 @@ impl Client {
     ///
     /// # Errors
     /// Why there are none, and whether asking again can help.
-    pub(crate) async fn ask(&self, provider: &Provider, app: &App, form: &grant::Form) -> Result<Granted, Refused> {
+    pub(crate) async fn ask(&self, provider: &OAuth2, app: &App, form: &grant::Form) -> Result<Granted, Refused> {
         let request = grant::request(&provider.token_url, provider, app, form);
         let answer = self.outbound.send(request).await;
         let answer = answer.map_err(|failure| Refused::Passing { reason: failure.to_string(), retry_after: None })?;
@@ -81,11 +69,11 @@ impl Client {
     ///
     /// # Errors
     /// What went wrong; the token lives on at the vendor.
-    pub(crate) async fn revoke(&self, provider: &Provider, app: &App, token: &Secret) -> Result<(), String> {
-        if provider.revoke_url.is_empty() {
+    pub(crate) async fn revoke(&self, provider: &OAuth2, app: &App, token: &Secret) -> Result<(), String> {
+        let Some(url) = &provider.revoke_url else {
             return Err("the vendor has no way to be told: remove the access in its own settings".to_owned());
-        }
-        let request = grant::request(&provider.revoke_url, provider, app, &grant::revocation(token));
+        };
+        let request = grant::request(url, provider, app, &grant::revocation(token));
         let answer = self.outbound.send(request).await.map_err(|failure| failure.to_string())?;
         if answer.status.is_success() { Ok(()) } else { Err(format!("the vendor answered {}", answer.status)) }
     }

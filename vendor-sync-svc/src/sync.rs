@@ -52,7 +52,7 @@ pub(crate) struct Engine {
     pub(crate) dispatcher: Dispatcher,
     #[cfg_attr(not(test), expect(dead_code, reason = "tests connect accounts by it"))]
     pub(crate) credentials: Credentials,
-    caller: Caller,
+    pub(crate) caller: Caller,
 }
 
 /// What the engine stands on.
@@ -62,9 +62,10 @@ pub(crate) struct Ground {
     pub(crate) clock: Clock,
     pub(crate) dispatcher: Dispatcher,
     pub(crate) integrations: Integrations,
-    pub(crate) outbox: Outbox,
-    pub(crate) credentials: Credentials,
     pub(crate) outbound: Outbound,
+    pub(crate) outbox: Outbox,
+    pub(crate) catalogue: Catalogue,
+    pub(crate) credentials: Credentials,
 }
 
 impl Engine {
@@ -73,11 +74,17 @@ impl Engine {
     /// # Errors
     /// Those of the store.
     pub(crate) async fn open(ground: Ground, vendors: &Arc<OnceLock<Vendors>>) -> Result<Self> {
-        let Ground { store, keys, clock, dispatcher, integrations, outbox, credentials, outbound } = ground;
-        let catalogue = Catalogue::new(store.clone(), clock.clone());
-        let (limits, connections) = (Limits::new(store.clone(), clock.clone()), credentials.connections.clone());
-        let (asked, way) = (catalogue.clone(), outbound.clone());
-        let caller = Caller::new(asked, credentials.clone(), integrations.clone(), way, limits, clock.clone());
+        let Ground { store, keys, clock, dispatcher, integrations, outbound, outbox, catalogue, credentials } = ground;
+        let connections = credentials.connections.clone();
+        let limits = Limits::new(store.clone(), clock.clone());
+        let caller = Caller::new(
+            catalogue.clone(),
+            credentials.clone(),
+            integrations.clone(),
+            outbound.clone(),
+            limits,
+            clock.clone(),
+        );
         let records = Records::new(store.clone(), keys.clone(), clock.clone());
         let links = Links::new(store.clone(), keys.clone());
         let resolver =

@@ -16,6 +16,7 @@ pub mod breaker;
 mod delivery;
 mod dispatcher;
 pub mod limit;
+pub mod overdue;
 mod recorder;
 pub mod rows;
 mod turns;

@@ -5,8 +5,8 @@ use proto::{
     common::v1::Priority,
     router::v1::{ChannelConfiguration, ConfigureChannelResponse},
     vendorsync::v1::{
-        BreakerState, Delivery, DeliveryState, Endpoint, EndpointState, GetEndpointStatisticsResponse,
-        ListDeliveriesResponse, ListEndpointsResponse,
+        BreakerState, ConnectionState, Delivery, DeliveryState, Endpoint, EndpointState, GetEndpointStatisticsResponse,
+        IntegrationHealth, ListDeliveriesResponse, ListEndpointsResponse, ListIntegrationHealthResponse,
     },
 };
 use reqwest::RequestBuilder;
@@ -162,6 +162,33 @@ async fn health_shows_services_and_endpoints_without_their_urls() {
         (&json!([]), &json!("healthy")),
         "deleted since it was listed"
     );
+}
+
+#[tokio::test]
+async fn health_shows_integrations_with_why_they_need_somebody() {
+    let world = World::start().await;
+    world.until_ready(200).await;
+    let broken = IntegrationHealth {
+        id: "i1".into(),
+        vendor: "mailchimp".into(),
+        connection: ConnectionState::NeedsReconnect.into(),
+        connection_reason: "the vendor said invalid_grant".into(),
+        attempts: 4,
+        failed_attempts: 1,
+        ..Default::default()
+    };
+    let page = ListIntegrationHealthResponse { health: vec![broken], next_page_token: "next".into() };
+    world.peers.vendor_sync.list_health.answers(Ok(page));
+    let report = answered(world.get("/integrations/health?page_size=7&integration_page_token=here")).await;
+    assert_eq!((&report["status"], &report["next_integration_page_token"]), (&json!("degraded"), &json!("next")));
+    let integration = &report["integrations"][0];
+    assert_eq!(
+        (&integration["connection"], &integration["connection_reason"], &integration["error_rate"]),
+        (&json!("needs_reconnect"), &json!("the vendor said invalid_grant"), &json!(0.25))
+    );
+    let asked = world.peers.vendor_sync.list_health.only();
+    assert_eq!((asked.request.page_size, asked.request.page_token.as_str()), (7, "here"));
+    assert_eq!(asked.caller.role, Role::Member);
 }
 
 #[tokio::test]

@@ -24,7 +24,8 @@ async fn unknown_paths_are_problems_for_every_method() {
 #[tokio::test]
 async fn another_method_is_a_405_that_names_those_there_are() {
     let world = World::start().await;
-    let posts = [PATH, "/api/webhooks/client-sync", "/webhooks/channel-events", "/integrations/channel-config"];
+    let posts =
+        ["/webhooks/supabase", "/api/webhooks/client-sync", "/webhooks/channel-events", "/integrations/channel-config"];
     for path in posts {
         for method in [Method::GET, Method::PUT, Method::DELETE, Method::OPTIONS, Method::PATCH] {
             let answer = world.request(method, path).send().await.expect("an answer");

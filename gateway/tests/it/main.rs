@@ -5,6 +5,7 @@ mod callbacks;
 mod edge;
 mod inspector;
 mod links;
+mod oauth;
 mod peers;
 mod webhooks;
 mod world;

@@ -21,7 +21,8 @@ use proto::{
     },
     router::v1::{self as router, route_service_server as route},
     vendorsync::v1::{
-        self as vendorsync, delivery_service_server as delivery, endpoint_service_server as endpoint,
+        self as vendorsync, connection_service_server as connection, delivery_service_server as delivery,
+        endpoint_service_server as endpoint, integration_health_service_server as integration_health,
         webhook_service_server as webhook,
     },
 };
@@ -30,7 +31,10 @@ use tonic::{Request, Response, Status};
 const ROUTER: AccessTable = &[("/wedsync.router.v1.RouteService/ConfigureChannel", Access::Scope(Scope::Manage))];
 const VENDOR_SYNC: AccessTable = &[
     ("/wedsync.vendorsync.v1.WebhookService/ReceiveWebhook", Access::Service),
+    ("/wedsync.vendorsync.v1.ConnectionService/OpenConnection", Access::Service),
+    ("/wedsync.vendorsync.v1.ConnectionService/CompleteConnection", Access::Service),
     ("/wedsync.vendorsync.v1.DeliveryService/ListDeliveries", Access::Scope(Scope::Manage)),
+    ("/wedsync.vendorsync.v1.IntegrationHealthService/ListIntegrationHealth", Access::Scope(Scope::Manage)),
     ("/wedsync.vendorsync.v1.EndpointService/ListEndpoints", Access::Scope(Scope::Manage)),
     ("/wedsync.vendorsync.v1.EndpointService/GetEndpointStatistics", Access::Scope(Scope::Manage)),
 ];
@@ -99,7 +103,10 @@ pub(crate) struct Router {
 #[derive(Default)]
 pub(crate) struct VendorSync {
     pub(crate) receive: Rpc<vendorsync::ReceiveWebhookRequest, vendorsync::ReceiveWebhookResponse>,
+    pub(crate) open: Rpc<vendorsync::OpenConnectionRequest, vendorsync::OpenConnectionResponse>,
+    pub(crate) complete: Rpc<vendorsync::CompleteConnectionRequest, vendorsync::CompleteConnectionResponse>,
     pub(crate) list_deliveries: Rpc<vendorsync::ListDeliveriesRequest, vendorsync::ListDeliveriesResponse>,
+    pub(crate) list_health: Rpc<vendorsync::ListIntegrationHealthRequest, vendorsync::ListIntegrationHealthResponse>,
     pub(crate) list_endpoints: Rpc<vendorsync::ListEndpointsRequest, vendorsync::ListEndpointsResponse>,
     pub(crate) statistics: Rpc<vendorsync::GetEndpointStatisticsRequest, vendorsync::GetEndpointStatisticsResponse>,
 }
@@ -138,7 +145,9 @@ impl Peers {
         let running = server("vendor-sync", &chassis).await.access(VENDOR_SYNC);
         let running = running
             .add(webhook::WebhookServiceServer::from_arc(Arc::clone(&vendor_sync)))
+            .add(connection::ConnectionServiceServer::from_arc(Arc::clone(&vendor_sync)))
             .add(delivery::DeliveryServiceServer::from_arc(Arc::clone(&vendor_sync)))
+            .add(integration_health::IntegrationHealthServiceServer::from_arc(Arc::clone(&vendor_sync)))
             .add(endpoint::EndpointServiceServer::from_arc(Arc::clone(&vendor_sync)));
         let vendor_sync_address = running.serve().expect("it serves").address;
         let callbacks = Arc::new(Callbacks::default());
@@ -204,6 +213,38 @@ macro_rules! service {
 service! { webhook::WebhookService, VendorSync, vendorsync {
     receive_webhook => receive: ReceiveWebhookRequest -> ReceiveWebhookResponse;
 } unused {} }
+
+service! { connection::ConnectionService, VendorSync, vendorsync {
+    open_connection => open: OpenConnectionRequest -> OpenConnectionResponse;
+    complete_connection => complete: CompleteConnectionRequest -> CompleteConnectionResponse;
+} unused {} }
+
+#[tonic::async_trait]
+impl integration_health::IntegrationHealthService for VendorSync {
+    type WatchIntegrationHealthStream =
+        futures_util::stream::Empty<Result<vendorsync::WatchIntegrationHealthResponse, Status>>;
+
+    async fn list_integration_health(
+        &self,
+        request: Request<vendorsync::ListIntegrationHealthRequest>,
+    ) -> Result<Response<vendorsync::ListIntegrationHealthResponse>, Status> {
+        self.list_health.call(request).await
+    }
+
+    async fn get_integration_health(
+        &self,
+        _: Request<vendorsync::GetIntegrationHealthRequest>,
+    ) -> Result<Response<vendorsync::GetIntegrationHealthResponse>, Status> {
+        Err(Status::unimplemented("the gateway doesn't call it"))
+    }
+
+    async fn watch_integration_health(
+        &self,
+        _: Request<vendorsync::WatchIntegrationHealthRequest>,
+    ) -> Result<Response<Self::WatchIntegrationHealthStream>, Status> {
+        Err(Status::unimplemented("the gateway doesn't call it"))
+    }
+}
 
 service! { callback::CallbackService, Callbacks, notifier {
     receive_callback => receive: ReceiveCallbackRequest -> ReceiveCallbackResponse;

@@ -90,7 +90,12 @@ fn client() -> Client {
     // Fails where another test was first, which is as good.
     drop(rustls::crypto::ring::default_provider().install_default());
     #[expect(clippy::disallowed_methods, reason = "it is the sender here, not a way out of ours")]
-    Client::builder().no_proxy().timeout(PATIENCE).build().expect("a client")
+    Client::builder()
+        .no_proxy()
+        .redirect(reqwest::redirect::Policy::none())
+        .timeout(PATIENCE)
+        .build()
+        .expect("a client")
 }
 
 /// The problem in an answer, which must be one of this status, in the form that RFC 9457 gives it.

@@ -7,3 +7,13 @@ CREATE TABLE integration_health (
     changes INTEGER NOT NULL,               -- counted: what announces one is named by it
     recent TEXT NOT NULL                    -- JSON: times of the last changes, by which flapping is held back
 ) STRICT;
+
+-- Weddings of which a vendor hasn't taken a change for too long, and up to which delivery that was told.
+CREATE TABLE integration_behind (
+    integration_id TEXT NOT NULL,
+    wedding_id TEXT NOT NULL,
+    organization_id TEXT NOT NULL,
+    delivery INTEGER NOT NULL,
+    since INTEGER NOT NULL,
+    PRIMARY KEY (integration_id, wedding_id)
+) STRICT;

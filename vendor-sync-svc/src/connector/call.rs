@@ -145,11 +145,25 @@ impl Caller {
     /// # Errors
     /// Why it can't be called now.
     pub(crate) async fn called(&self, integration: &Integration) -> Result<Called, CallError> {
+        let credential = self.credentials.of(integration).await.map_err(no_credential)?;
+        let yielded = self.credentials.yielded(integration).await.map_err(no_credential)?;
+        self.called_with(integration, credential, yielded).await
+    }
+
+    /// The same with a credential that may not be in force, and the settings that its vendor gave.
+    ///
+    /// # Errors
+    /// Likewise.
+    pub(crate) async fn called_with(
+        &self,
+        integration: &Integration,
+        credential: Credential,
+        yielded: BTreeMap<String, String>,
+    ) -> Result<Called, CallError> {
         let entry = self.catalogue.get(&integration.organization, &integration.settings.connector).await;
         let entry = entry.map_err(unavailable)?;
-        let credential = self.credentials.of(integration).await.map_err(no_credential)?;
         let mut settings = integration.settings.parameters.clone();
-        settings.extend(self.credentials.yielded(integration).await.map_err(no_credential)?);
+        settings.extend(yielded);
         let secrets = if entry.connector.is_signed() { self.secrets(integration).await? } else { Vec::new() };
         let name = entry.connector.name();
         let application = match entry.own {

@@ -14,9 +14,10 @@ use url::Url;
 
 use super::{App, Connection, Credential, CredentialError, Credentials, Kept, State, renew::refresh_at};
 use crate::{
+    connector::Grant,
     integration::{Integration, Integrations, check_overlap},
     oauth::{
-        Grant, Provider,
+        Provider,
         authorize::{Authorizations, Flow},
         grant::{self, Refused},
     },
@@ -43,14 +44,16 @@ pub(crate) enum Refusal {
     Credential(String),
     /// It takes the credential, and refuses what is asked.
     Account(String),
-    /// It can't be reached, or asks to be left alone.
+    /// It is there, and asks to be left alone for a while.
+    Busy(String),
+    /// It can't be reached.
     Unavailable(String),
 }
 
 impl Refusal {
     pub(crate) fn reason(&self) -> &str {
         match self {
-            Self::Credential(reason) | Self::Account(reason) | Self::Unavailable(reason) => reason,
+            Self::Credential(reason) | Self::Account(reason) | Self::Busy(reason) | Self::Unavailable(reason) => reason,
         }
     }
 
@@ -59,14 +62,14 @@ impl Refusal {
         match self {
             Self::Credential(_) => "check the key or password at the vendor, or connect it again",
             Self::Account(_) => "check the integration's parameters, and what its account may do at the vendor",
-            Self::Unavailable(_) => "try again later; changes wait meanwhile",
+            Self::Busy(_) | Self::Unavailable(_) => "try again later; changes wait meanwhile",
         }
     }
 
     fn error(self) -> Error {
         let text = format!("{}: {}", self.reason(), self.next_step());
         match self {
-            Self::Unavailable(_) => Error::Unavailable(text),
+            Self::Busy(_) | Self::Unavailable(_) => Error::Unavailable(text),
             Self::Credential(_) | Self::Account(_) => Error::FailedPrecondition(text),
         }
     }
@@ -129,7 +132,7 @@ impl Connecting {
     pub(crate) async fn connect(&self, integration: &Integration, given: Given) -> Result<Begun> {
         let provider = self.credentials.providers.provider(integration).await?;
         let kept = match (given, provider) {
-            (Given::OAuth(app), Some(provider)) => match provider.grant {
+            (Given::OAuth(app), Some(provider)) => match provider.declared().grant {
                 Grant::AuthorizationCode => return self.begin(integration, app).await,
                 Grant::ClientCredentials => self.client_tokens(integration, app).await?,
             },
@@ -154,11 +157,12 @@ impl Connecting {
 
     async fn client_tokens(&self, integration: &Integration, app: Option<App>) -> Result<Kept> {
         let (provider, client) = self.credentials.provider(integration, app.as_ref()).await.map_err(precondition)?;
-        let form = grant::client_credentials(&provider);
-        let tokens = self.credentials.oauth.ask(&provider, &client, &form).await.map_err(|refused| match refused {
-            Refused::Grant(reason) => Error::FailedPrecondition(reason),
-            Refused::Passing { reason, .. } => Error::Unavailable(reason),
-        })?;
+        let form = grant::client_credentials(provider.declared());
+        let tokens =
+            self.credentials.oauth.ask(provider.declared(), &client, &form).await.map_err(|refused| match refused {
+                Refused::Grant(reason) => Error::FailedPrecondition(reason),
+                Refused::Passing { reason, .. } => Error::Unavailable(reason),
+            })?;
         Ok(Kept::Tokens { tokens, app })
     }
 
@@ -179,7 +183,7 @@ impl Connecting {
         let (flow, state) = self.authorizations.open(ticket, browser).await?;
         let integration = self.integrations.get(&flow.organization, &flow.integration_id).await?;
         let (provider, app) = self.client(&integration, &flow).await?;
-        grant::authorization_url(&provider, &app, &self.url(CALLBACK)?, &state, &flow.verifier)
+        grant::authorization_url(provider.declared(), &app, &self.url(CALLBACK)?, &state, &flow.verifier)
     }
 
     /// A browser comes back from the vendor, with a code or (empty) without.
@@ -211,14 +215,14 @@ impl Connecting {
 
     async fn exchange(&self, integration: &Integration, flow: Flow, code: &str) -> Result<()> {
         let (provider, app) = self.client(integration, &flow).await?;
-        let form = grant::code(&provider, code, &self.url(CALLBACK)?, &flow.verifier);
-        let tokens = self.credentials.oauth.ask(&provider, &app, &form).await;
+        let form = grant::code(provider.declared(), code, &self.url(CALLBACK)?, &flow.verifier);
+        let tokens = self.credentials.oauth.ask(provider.declared(), &app, &form).await;
         let tokens = tokens.map_err(|refused| Error::FailedPrecondition(refused.to_string()))?;
         let kept = Kept::Tokens { tokens, app: flow.app };
         self.put_in_force(integration, &kept).await.map_err(Refusal::error)
     }
 
-    async fn client(&self, integration: &Integration, flow: &Flow) -> Result<(Arc<Provider>, App)> {
+    async fn client(&self, integration: &Integration, flow: &Flow) -> Result<(Provider, App)> {
         self.credentials.provider(integration, flow.app.as_ref()).await.map_err(precondition)
     }
 
@@ -235,7 +239,7 @@ impl Connecting {
                 // The refresh token: with it goes all that was granted (RFC 7009, section 2.1).
                 let token = if tokens.refresh.is_empty() { &tokens.access } else { &tokens.refresh };
                 match self.credentials.provider(integration, app.as_ref()).await {
-                    Ok((provider, app)) => self.credentials.oauth.revoke(&provider, &app, token).await.err(),
+                    Ok((provider, app)) => self.credentials.oauth.revoke(provider.declared(), &app, token).await.err(),
                     Err(error) => Some(error.to_string()),
                 }
             }
@@ -244,6 +248,19 @@ impl Connecting {
         self.credentials.connections.disconnect(integration).await?;
         self.credentials.forget(integration);
         Ok(untold)
+    }
+
+    /// Disconnects an integration that is about to be deleted, and leaves nothing of what it authenticated with.
+    ///
+    /// # Errors
+    /// `Error::Unavailable` while the store is away.
+    pub(crate) async fn remove(&self, integration: &Integration) -> Result<()> {
+        if let Some(reason) = self.disconnect(integration).await? {
+            tracing::info!(integration.id, reason, "a deleted integration's access lives on at its vendor");
+        }
+        self.credentials.connections.remove(integration).await?;
+        self.credentials.forget(integration);
+        Ok(())
     }
 
     /// Whether `integration` works now, as a request of its own would.

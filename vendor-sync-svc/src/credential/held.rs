@@ -32,7 +32,7 @@ const MARGIN: SignedDuration = SignedDuration::from_secs(20);
 /// How connectors declare that tokens are granted.
 pub(crate) trait Providers: Send + Sync + 'static {
     /// None: this integration's vendor grants none.
-    fn provider<'a>(&'a self, integration: &'a Integration) -> BoxFuture<'a, Answer<Option<Arc<Provider>>>>;
+    fn provider<'a>(&'a self, integration: &'a Integration) -> BoxFuture<'a, Answer<Option<Provider>>>;
 }
 
 /// What integrations authenticate with. Cheap to clone.
@@ -146,7 +146,7 @@ impl Credentials {
         &self,
         integration: &Integration,
         own: Option<&App>,
-    ) -> Result<(Arc<Provider>, App), CredentialError> {
+    ) -> Result<(Provider, App), CredentialError> {
         let unavailable = |reason: &str| CredentialError::Unavailable(reason.to_owned());
         let provider = self.providers.provider(integration).await?;
         let provider = provider.ok_or_else(|| unavailable("its connector grants no tokens any more"))?;

@@ -19,11 +19,9 @@ use tokio::sync::watch;
 
 use super::{Connection, CredentialError, Credentials, Kept, State, Tokens};
 use crate::{
+    connector::{Grant, OAuth2},
     integration::{Integration, Integrations},
-    oauth::{
-        Grant, Provider,
-        grant::{self, Form, Refused},
-    },
+    oauth::grant::{self, Form, Refused},
 };
 
 /// How often it is looked for what is due, what is taken at a time, and how many at once.
@@ -102,7 +100,7 @@ impl Credentials {
             return Ok(());
         }
         let (provider, client) = self.provider(integration, app.as_ref()).await?;
-        let Some(form) = form(&provider, tokens) else {
+        let Some(form) = form(provider.declared(), tokens) else {
             let reason = "its token has expired, and the vendor gave none to refresh it with";
             self.connections.refuse(integration, version, reason).await?;
             return Ok(());
@@ -110,7 +108,7 @@ impl Credentials {
         let Some(epoch) = self.connections.lease(integration, &connection).await? else {
             return Err(CredentialError::Unavailable("another worker refreshes it".to_owned()));
         };
-        let answer = self.oauth.ask(&provider, &client, &form).await;
+        let answer = self.oauth.ask(provider.declared(), &client, &form).await;
         fail::point("credential.granted");
         match answer {
             Ok(granted) => {
@@ -178,7 +176,7 @@ impl Credentials {
 }
 
 /// What gets new tokens; none: there is nothing to show.
-fn form(provider: &Provider, tokens: &Tokens) -> Option<Form> {
+fn form(provider: &OAuth2, tokens: &Tokens) -> Option<Form> {
     match provider.grant {
         Grant::ClientCredentials => Some(grant::client_credentials(provider)),
         Grant::AuthorizationCode if tokens.refresh.is_empty() => None,

@@ -315,6 +315,26 @@ impl Connections {
         Ok(())
     }
 
+    /// Leaves nothing of an integration that is deleted.
+    ///
+    /// # Errors
+    /// `Error::Unavailable` while the store is away.
+    pub(crate) async fn remove(&self, integration: &Integration) -> Result<()> {
+        let mut tx = self.store.begin().await?;
+        for statement in [
+            "DELETE FROM connections WHERE organization_id = $1 AND integration_id = $2",
+            "DELETE FROM authorizations WHERE organization_id = $1 AND integration_id = $2",
+            "DELETE FROM integration_health WHERE organization_id = $1 AND integration_id = $2",
+            "DELETE FROM integration_behind WHERE organization_id = $1 AND integration_id = $2",
+        ] {
+            with!(tx.on(), c => {
+                let organization = integration.organization.as_str();
+                sqlx::query(statement).bind(organization).bind(&integration.id).execute(c).await.map(drop)
+            })?;
+        }
+        tx.commit().await
+    }
+
     async fn tell(
         &self,
         tx: &mut Tx,
@@ -355,18 +375,19 @@ impl Connections {
         drop(self.changed.send(Changed::of(integration)));
     }
 
-    /// Those that are connected, of all organizations, after the id `after`.
+    /// Those that are connected or in the state `or`, of all organizations, after the id `after`.
     ///
     /// # Errors
     /// `Error::Unavailable` while the store is away.
-    pub(crate) async fn connected(&self, after: &str, limit: i64) -> Result<Vec<(OrganizationId, String)>> {
+    pub(crate) async fn list(&self, or: State, after: &str, limit: i64) -> Result<Vec<(OrganizationId, String)>> {
         let page: Vec<(String, String)> = with!(self.store.reader(), c => {
             sqlx::query_as(
-                "SELECT organization_id, integration_id FROM connections WHERE state = 'connected' AND integration_id > $1 \
+                "SELECT organization_id, integration_id FROM connections WHERE state IN ('connected', $3) AND integration_id > $1 \
                  ORDER BY integration_id LIMIT $2",
             )
             .bind(after)
             .bind(limit)
+            .bind(or.as_str())
             .fetch_all(c)
             .await
         })?;

@@ -49,14 +49,14 @@ pub(crate) const OUR_CLIENT: &str = "wedsync";
 
 /// A vendor as a connector would declare it: its token grants, and `GET me` as its probe.
 pub(crate) struct Vendor {
-    pub(crate) provider: Option<Arc<Provider>>,
+    pub(crate) provider: Option<Provider>,
     pub(crate) me: String,
     outbound: Outbound,
 }
 
 impl Vendor {
     pub(crate) fn new(provider: Option<Provider>, me: &str) -> Self {
-        Self { provider: provider.map(Arc::new), me: me.to_owned(), outbound: outbound() }
+        Self { provider, me: me.to_owned(), outbound: outbound() }
     }
 
     pub(crate) fn without_oauth(me: &str) -> Self {
@@ -84,7 +84,7 @@ impl Vendor {
 }
 
 impl Providers for Vendor {
-    fn provider<'a>(&'a self, _: &'a Integration) -> BoxFuture<'a, Result<Option<Arc<Provider>>>> {
+    fn provider<'a>(&'a self, _: &'a Integration) -> BoxFuture<'a, Result<Option<Provider>>> {
         future::ready(Ok(self.provider.clone())).boxed()
     }
 }
@@ -117,6 +117,7 @@ pub(crate) async fn get(
 pub(crate) struct World {
     pub(crate) connecting: Connecting,
     pub(crate) credentials: Credentials,
+    pub(crate) outbox: Outbox,
     pub(crate) healths: Healths,
     pub(crate) view: View,
     pub(crate) store: Store,
@@ -136,7 +137,7 @@ impl World {
         let outbox = Outbox::new(store.clone(), keys.clone(), dispatcher.clone(), clock.clone());
         let changed = broadcast::Sender::new(16);
         let connections = Connections::new(store.clone(), keys.clone(), outbox.clone(), clock.clone(), changed.clone());
-        let healths = Healths::new(store.clone(), keys.clone(), outbox, clock.clone(), changed.clone());
+        let healths = Healths::new(store.clone(), keys.clone(), outbox.clone(), clock.clone(), changed.clone());
         let vendor = Arc::new(vendor);
         let app = App { id: OUR_CLIENT.to_owned(), secret: Secret::from("our secret: &%".to_owned()) };
         let apps = BTreeMap::from([(settings(Kind::Connector).connector, app)]);
@@ -158,7 +159,7 @@ impl World {
             changed,
             clock: chassis.clock.clone(),
         };
-        Self { connecting, credentials, healths, view, store: store.clone(), keys, vendor }
+        Self { connecting, credentials, outbox, healths, view, store: store.clone(), keys, vendor }
     }
 
     pub(crate) async fn integration(&self, organization: &str) -> Integration {
@@ -178,17 +179,28 @@ impl World {
 
     /// Types of the events that wait to be published, in their order.
     pub(crate) async fn told(&self) -> Vec<String> {
+        self.events().await.into_iter().map(|event| event.r#type).collect()
+    }
+
+    /// Events that wait to be published, in their order.
+    pub(crate) async fn events(&self) -> Vec<wire::Event> {
         let rows: Vec<(String, String, Vec<u8>)> = with!(self.store.reader(), c => {
             sqlx::query_as("SELECT organization_id, event_id, event FROM outbox ORDER BY sequence").fetch_all(c).await
         })
         .expect("they are read");
-        let mut types = Vec::new();
+        let mut events = Vec::new();
         for (organization, id, sealed) in rows {
             let key = self.keys.of(&OrganizationId::parse(&organization).expect("one")).await.expect("a key");
             let plain = key.open(&place("outbox", "event", &id), &sealed).expect("it opens");
-            types.push(wire::Event::decode(&*plain).expect("an event").r#type);
+            events.push(wire::Event::decode(&*plain).expect("an event"));
         }
-        types
+        events
+    }
+
+    /// What an event says.
+    pub(crate) fn content(event: &wire::Event) -> serde_json::Value {
+        let Some(wire::event::Payload::Content(content)) = &event.payload else { panic!("no content") };
+        serde_json::from_slice(&content.data).expect("JSON")
     }
 }
 
@@ -343,6 +355,25 @@ async fn what_a_credential_is_sealed_for_opens_in_no_other_row() {
         with!(store.writer(), c => sqlx::query(swap).bind(&other.id).bind(&mine.id).execute(c).await.map(drop))
             .expect("swapped");
         assert!(world.credentials.connections.get(&mine).await.is_err());
+    })
+    .await;
+}
+
+#[tokio::test]
+async fn a_deleted_integration_leaves_nothing_that_it_authenticated_with() {
+    on_each(async |store, chassis, _| {
+        let (_, vendor) = Keys::start(&["one"]).await;
+        let world = World::open(&store, &chassis, vendor).await;
+        let (gone, kept) = (world.integration("acme").await, world.integration("acme").await);
+        for integration in [&gone, &kept] {
+            world.connecting.connect(integration, key("one")).await.expect("it is taken");
+        }
+        world.connecting.remove(&gone).await.expect("it is removed");
+        assert!(world.credentials.of(&gone).await.is_err());
+        let left: Vec<String> =
+            with!(store.reader(), c => sqlx::query_scalar("SELECT integration_id FROM connections").fetch_all(c).await)
+                .expect("they are read");
+        assert_eq!(left, [kept.id]);
     })
     .await;
 }

@@ -1,33 +1,77 @@
-//! What connectors declare of how an account is granted tokens and tried.
+//! How an account is granted tokens and tried, as its connector declares it.
 
-use std::{collections::BTreeMap, sync::Arc};
+use std::collections::BTreeMap;
 
-use chassis::error::Result;
-use futures_util::future::{self, BoxFuture, FutureExt as _};
+use chassis::error::{Error, Result};
+use futures_util::future::{BoxFuture, FutureExt as _};
 
 use super::{
     Credential, Providers,
     connect::{Probe, Refusal},
 };
-use crate::{integration::Integration, oauth::Provider};
+use crate::{
+    connector::{CallError, Class, call::Caller, catalogue::Catalogue},
+    integration::{Integration, Kind},
+    oauth::Provider,
+};
 
-/// The vendors of kinds that have a connector; others have no API that could be asked.
-#[derive(Clone, Copy, Debug)]
-pub(crate) struct Declared;
+/// Token grants of connectors.
+pub(crate) struct Declared(pub(crate) Catalogue);
+
+/// Probes of connectors.
+pub(crate) struct Probing(pub(crate) Caller);
 
 impl Providers for Declared {
-    fn provider<'a>(&'a self, _: &'a Integration) -> BoxFuture<'a, Result<Option<Arc<Provider>>>> {
-        future::ready(Ok(None)).boxed()
+    fn provider<'a>(&'a self, integration: &'a Integration) -> BoxFuture<'a, Result<Option<Provider>>> {
+        async move {
+            if integration.settings.kind != Kind::Connector {
+                return Ok(None);
+            }
+            match self.0.get(&integration.organization, &integration.settings.connector).await {
+                Ok(entry) => Ok(Provider::of(entry.connector)),
+                Err(Error::NotFound(_)) => Err(Error::FailedPrecondition("its connector was deleted".to_owned())),
+                Err(error) => Err(error),
+            }
+        }
+        .boxed()
     }
 }
 
-impl Probe for Declared {
+impl Probe for Probing {
     fn probe<'a>(
         &'a self,
         integration: &'a Integration,
-        _: &'a Credential,
+        credential: &'a Credential,
     ) -> BoxFuture<'a, Result<BTreeMap<String, String>, Refusal>> {
-        let reason = format!("an integration of the kind {} has no API to ask", integration.settings.kind.as_str());
-        future::ready(Err(Refusal::Account(reason))).boxed()
+        self.ask(integration, credential).boxed()
+    }
+}
+
+impl Probing {
+    async fn ask(
+        &self,
+        integration: &Integration,
+        credential: &Credential,
+    ) -> Result<BTreeMap<String, String>, Refusal> {
+        if integration.settings.kind != Kind::Connector {
+            return Err(Refusal::Account(
+                "an integration of this kind only sends to us: there is nothing to ask".to_owned(),
+            ));
+        }
+        let called = self.0.called_with(integration, credential.clone(), BTreeMap::new()).await.map_err(refusal)?;
+        let connector = called.connector.clone();
+        // Some vendors have nothing that could be asked without doing something there.
+        let Some(probe) = connector.probe() else { return Ok(BTreeMap::new()) };
+        let reply = self.0.call_as(&called, &probe.operation, &serde_json::json!({})).await.map_err(refusal)?;
+        connector.probed(&reply).map_err(Refusal::Account)
+    }
+}
+
+fn refusal(error: CallError) -> Refusal {
+    match error.class {
+        Class::Unauthorized => Refusal::Credential(error.reason),
+        Class::Throttled => Refusal::Busy(error.reason),
+        Class::Retry | Class::Unknown => Refusal::Unavailable(error.reason),
+        Class::Permanent | Class::Duplicate | Class::Gone | Class::Conflict => Refusal::Account(error.reason),
     }
 }

@@ -18,7 +18,7 @@ use tokio_util::sync::CancellationToken;
 use super::Healths;
 use crate::{
     credential::{
-        CredentialError, Credentials,
+        CredentialError, Credentials, State,
         connect::{Probe, Refusal},
     },
     integration::{Integration, Integrations},
@@ -44,7 +44,7 @@ pub(crate) struct Prober {
 
 /// Who is asked when.
 #[derive(Default)]
-struct Round {
+pub(super) struct Round {
     read_at: Option<Timestamp>,
     integrations: HashMap<String, Integration>,
     due: BTreeMap<(Timestamp, String), ()>,
@@ -90,7 +90,7 @@ impl Prober {
     }
 
     /// One look; whether there may be more to do at once.
-    async fn look(&self, round: &mut Round) -> bool {
+    pub(super) async fn look(&self, round: &mut Round) -> bool {
         let now = self.clock.now();
         if round.read_at.is_none_or(|at| now.duration_since(at) >= READ_EVERY) {
             match self.connected().await {
@@ -108,7 +108,8 @@ impl Prober {
     async fn connected(&self) -> Result<HashMap<String, Integration>> {
         let (mut connected, mut after) = (HashMap::new(), String::new());
         loop {
-            let page: Vec<(OrganizationId, String)> = self.credentials.connections.connected(&after, PAGE).await?;
+            let page: Vec<(OrganizationId, String)> =
+                self.credentials.connections.list(State::Connected, &after, PAGE).await?;
             let Some((_, last)) = page.last() else { return Ok(connected) };
             after = last.clone();
             for (organization, id) in page {
@@ -146,7 +147,11 @@ impl Prober {
             }
             probed => probed,
         };
-        Ok(probed.err().map(|refusal| refusal.reason().to_owned()).unwrap_or_default())
+        Ok(match probed {
+            // Whoever asks to be left alone is there.
+            Ok(_) | Err(Refusal::Busy(_)) => String::new(),
+            Err(refusal) => refusal.reason().to_owned(),
+        })
     }
 }
 

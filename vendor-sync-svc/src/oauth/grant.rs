@@ -6,7 +6,7 @@ use base64::{Engine as _, engine::general_purpose::URL_SAFE_NO_PAD, prelude::BAS
 use chassis::{
     config::Secret,
     error::{Error, Result},
-    expression::{Expression, Value as Scope},
+    expression::Expression,
     outbound::{Answer, Request},
 };
 use http::{HeaderMap, HeaderValue, Method, header};
@@ -15,11 +15,11 @@ use serde_json::Value;
 use sha2::{Digest as _, Sha256};
 use url::{Url, form_urlencoded};
 
-use super::{ANSWER_WITHIN, ClientAuth, Provider};
-use crate::credential::{App, Tokens};
-
-/// What a token answer's expressions may look at.
-pub(crate) const NAMES: &[&str] = &["body"];
+use super::ANSWER_WITHIN;
+use crate::{
+    connector::{self, ClientAuth, OAuth2},
+    credential::{App, Tokens},
+};
 
 const TOKEN_BYTES: usize = 8 << 10;
 const REASON_CHARS: usize = 200;
@@ -46,7 +46,7 @@ pub(crate) enum Refused {
 /// # Errors
 /// `Error::Invalid` for a declared URL that is none.
 pub(crate) fn authorization_url(
-    provider: &Provider,
+    provider: &OAuth2,
     app: &App,
     redirect: &str,
     state: &str,
@@ -75,7 +75,7 @@ fn challenge(verifier: &Secret) -> String {
 }
 
 /// The code that a browser brought back, for tokens.
-pub(crate) fn code(provider: &Provider, code: &str, redirect: &str, verifier: &Secret) -> Form {
+pub(crate) fn code(provider: &OAuth2, code: &str, redirect: &str, verifier: &Secret) -> Form {
     let mut form = form(provider, "authorization_code");
     form.extend([pair("code", code), pair("redirect_uri", redirect)]);
     if provider.pkce {
@@ -85,14 +85,14 @@ pub(crate) fn code(provider: &Provider, code: &str, redirect: &str, verifier: &S
 }
 
 /// A refresh token for new tokens.
-pub(crate) fn refresh(provider: &Provider, token: &Secret) -> Form {
+pub(crate) fn refresh(provider: &OAuth2, token: &Secret) -> Form {
     let mut form = form(provider, "refresh_token");
     form.push(pair("refresh_token", token.expose()));
     form
 }
 
 /// Our client's own credentials for a token.
-pub(crate) fn client_credentials(provider: &Provider) -> Form {
+pub(crate) fn client_credentials(provider: &OAuth2) -> Form {
     let mut form = form(provider, "client_credentials");
     if !provider.scopes.is_empty() {
         form.push(pair("scope", &provider.scopes.join(&provider.scope_separator)));
@@ -104,7 +104,7 @@ pub(super) fn revocation(token: &Secret) -> Form {
     vec![pair("token", token.expose())]
 }
 
-fn form(provider: &Provider, grant_type: &str) -> Form {
+fn form(provider: &OAuth2, grant_type: &str) -> Form {
     let parameters = provider.token_parameters.iter().map(|(name, value)| pair(name, value));
     std::iter::once(pair("grant_type", grant_type)).chain(parameters).collect()
 }
@@ -114,7 +114,7 @@ fn pair(name: &str, value: &str) -> (String, String) {
 }
 
 /// A form post to `url`, in the name of `app`.
-pub(super) fn request(url: &str, provider: &Provider, app: &App, form: &Form) -> Request {
+pub(super) fn request(url: &str, provider: &OAuth2, app: &App, form: &Form) -> Request {
     let mut headers = HeaderMap::new();
     headers.insert(header::CONTENT_TYPE, HeaderValue::from_static("application/x-www-form-urlencoded"));
     headers.insert(header::ACCEPT, HeaderValue::from_static("application/json"));
@@ -145,7 +145,7 @@ fn basic(app: &App) -> HeaderValue {
 ///
 /// # Errors
 /// As [`Refused`].
-pub(crate) fn judge(provider: &Provider, answer: &Answer, now: Timestamp) -> Result<Granted, Refused> {
+pub(crate) fn judge(provider: &OAuth2, answer: &Answer, now: Timestamp) -> Result<Granted, Refused> {
     let passing = |reason: String| Refused::Passing { reason, retry_after: answer.retry_after(now) };
     if !answer.complete {
         return Err(passing("the vendor's answer is too long, or broke off".to_owned()));
@@ -157,7 +157,7 @@ pub(crate) fn judge(provider: &Provider, answer: &Answer, now: Timestamp) -> Res
     if !answer.status.is_success() {
         return Err(passing(format!("the vendor answered {}", answer.status)));
     }
-    let scope = Scope::scope([("body", Scope::from_json(&answer.body).unwrap_or_else(|_| Scope::empty()))]);
+    let scope = connector::of_answer(answer);
     let text = |expression: &Expression| match expression.eval(&scope) {
         Ok(Value::String(text)) if text.len() <= TOKEN_BYTES && !text.chars().any(char::is_control) => text,
         _ => String::new(),
@@ -212,29 +212,27 @@ pub(crate) mod tests {
     use proptest::prelude::*;
 
     use super::*;
-    use crate::oauth::Grant;
+    use crate::{connector::Connector, oauth::Provider};
 
-    pub(crate) fn provider(grant: Grant, authorize_url: &str, token_url: &str, revoke_url: &str) -> Provider {
-        let expression = |source| Expression::compile(source, NAMES).expect("it compiles").into();
-        Provider {
-            grant,
-            authorize_url: authorize_url.to_owned(),
-            token_url: token_url.to_owned(),
-            revoke_url: revoke_url.to_owned(),
-            scopes: vec!["contact_data".to_owned(), "offline_access".to_owned()],
-            scope_separator: " ".to_owned(),
-            pkce: true,
-            client_auth: ClientAuth::Basic,
-            authorize_parameters: [("access_type".to_owned(), "offline".to_owned())].into(),
-            token_parameters: Default::default(),
-            access_token: expression("body.access_token"),
-            refresh_token: expression("body.refresh_token"),
-            expires_in: expression("body.expires_in"),
-        }
+    /// A connector that declares OAuth with these lines.
+    pub(crate) fn provider(lines: &str) -> Provider {
+        let text = format!(
+            "name = 'test'\ntitle = 'Test'\nkind = 'email_marketing'\nbase_url = 'https://v.example'\n\
+             [[auth]]\nkind = 'oauth2'\n{lines}\n"
+        );
+        let connector = Connector::parse(&text).unwrap_or_else(|faults| panic!("{faults:?}"));
+        Provider::of(connector.into()).expect("it declares OAuth")
+    }
+
+    fn lines(more: &str) -> String {
+        format!(
+            "grant = 'authorization_code'\nauthorize_url = 'https://v.example/a?x=1'\ntoken_url = 'https://v.example/t'\n\
+             scopes = ['contact_data', 'offline_access']\nauthorize_parameters = {{ access_type = 'offline' }}\n{more}"
+        )
     }
 
     fn code_provider() -> Provider {
-        provider(Grant::AuthorizationCode, "https://v.example/a?x=1", "https://v.example/t", "")
+        provider(&lines("client_auth = 'basic'"))
     }
 
     fn app() -> App {
@@ -261,7 +259,7 @@ pub(crate) mod tests {
     fn the_vendors_page_gets_all_that_it_needs_and_keeps_its_own_query() {
         let verifier = Secret::from("verifier".to_owned());
         let redirect = "https://us.example/oauth/callback";
-        let url = authorization_url(&code_provider(), &app(), redirect, "st", &verifier).expect("a URL");
+        let url = authorization_url(code_provider().declared(), &app(), redirect, "st", &verifier).expect("a URL");
         assert_eq!(
             url.as_str(),
             format!(
@@ -275,21 +273,21 @@ pub(crate) mod tests {
 
     #[test]
     fn the_client_shows_itself_as_the_vendor_wants_it() {
-        let form = refresh(&code_provider(), &Secret::from("r&1".to_owned()));
-        let sent = request("https://v.example/t", &code_provider(), &app(), &form);
+        let form = refresh(code_provider().declared(), &Secret::from("r&1".to_owned()));
+        let sent = request("https://v.example/t", code_provider().declared(), &app(), &form);
         assert_eq!(&sent.body[..], b"grant_type=refresh_token&refresh_token=r%261");
         assert_eq!(sent.headers[header::AUTHORIZATION], format!("Basic {}", BASE64_STANDARD.encode("a+b:s%3Ae%2Fc")));
-        let body = Provider { client_auth: ClientAuth::Body, ..code_provider() };
-        let sent = request("https://v.example/t", &body, &app(), &form);
+        let body = provider(&lines("client_auth = 'body'"));
+        let sent = request("https://v.example/t", body.declared(), &app(), &form);
         assert!(sent.body.ends_with(b"&client_id=a+b&client_secret=s%3Ae%2Fc") && sent.headers.len() == 2);
         let public = App { secret: Secret::default(), ..app() };
-        let sent = request("https://v.example/t", &code_provider(), &public, &form);
+        let sent = request("https://v.example/t", code_provider().declared(), &public, &form);
         assert!(sent.body.ends_with(b"&client_id=a+b") && !sent.headers.contains_key(header::AUTHORIZATION));
     }
 
     #[test]
     fn numbers_as_texts_and_errors_with_200_are_understood() {
-        let judged = |status, body: &str| judge(&code_provider(), &answer(status, body), noon());
+        let judged = |status, body: &str| judge(code_provider().declared(), &answer(status, body), noon());
         let granted = judged(200, r#"{"access_token":"a","expires_in":"3600"}"#).expect("granted");
         assert_eq!((granted.access.expose(), granted.refresh.is_empty()), ("a", true));
         assert_eq!(granted.expires_at, Some(noon() + SignedDuration::from_secs(3_600)));
@@ -314,15 +312,15 @@ pub(crate) mod tests {
             assert!(matches!(judged(status, body), Err(Refused::Passing { .. })), "{body}");
         }
         let cut = Answer { complete: false, ..answer(200, r#"{"access_token":"a"}"#) };
-        assert!(judge(&code_provider(), &cut, noon()).is_err());
+        assert!(judge(code_provider().declared(), &cut, noon()).is_err());
     }
 
     proptest! {
         #[test]
         fn no_answer_breaks_it_and_no_reason_is_long_or_has_lines(status in 200_u16..600, error in ".{0,400}", body in ".*") {
-            drop(judge(&code_provider(), &answer(status, &body), noon()));
+            drop(judge(code_provider().declared(), &answer(status, &body), noon()));
             let body = serde_json::json!({ "error": error, "error_description": body }).to_string();
-            let refused = judge(&code_provider(), &answer(status, &body), noon()).expect_err("an error").to_string();
+            let refused = judge(code_provider().declared(), &answer(status, &body), noon()).expect_err("an error").to_string();
             prop_assert!(refused.chars().count() <= REASON_CHARS && !refused.contains(['\n', '\r']));
         }
     }

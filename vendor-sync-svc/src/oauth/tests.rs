@@ -11,7 +11,7 @@ use chassis::{
 use futures_util::future;
 use http::{HeaderMap, Method, header};
 use jiff::SignedDuration;
-use serde::Deserialize;
+use serde::{Deserialize, Serialize};
 use serde_json::json;
 use tokio::{
     io::{AsyncBufReadExt as _, BufReader},
@@ -20,7 +20,7 @@ use tokio::{
 };
 use url::Url;
 
-use super::{ClientAuth, Grant, Provider};
+use super::Provider;
 use crate::{
     credential::{
         Credential, CredentialError, Kept, State,
@@ -33,20 +33,21 @@ use crate::{
 const BROWSER: &str = "the-browsers-own-secret-of-its-cookie";
 
 /// The vendor, while it runs.
-struct Peer {
+pub(super) struct Peer {
     at: Addresses,
     outbound: Outbound,
-    _process: Child,
+    /// None: somebody else's.
+    _process: Option<Child>,
 }
 
-#[derive(Deserialize)]
+#[derive(Deserialize, Serialize)]
 struct Addresses {
     oauth: String,
     api: String,
 }
 
 #[derive(Deserialize)]
-struct Seen {
+pub(super) struct Seen {
     grants: Vec<String>,
     verifiers: usize,
     basic: usize,
@@ -54,13 +55,13 @@ struct Seen {
 }
 
 impl Seen {
-    fn refreshes(&self) -> usize {
+    pub(super) fn refreshes(&self) -> usize {
         self.grants.iter().filter(|grant| *grant == "refresh_token").count()
     }
 }
 
 impl Peer {
-    async fn start() -> Option<Self> {
+    pub(super) async fn start() -> Option<Self> {
         #[expect(clippy::disallowed_methods, reason = "tests find npm's packages by the environment")]
         let (modules, ci) = (std::env::var("WEDSYNC_TEST_NODE_MODULES"), std::env::var("CI"));
         if modules.is_err() {
@@ -75,19 +76,44 @@ impl Peer {
         let mut lines = BufReader::new(process.stdout.take().expect("piped")).lines();
         let line = timeout(Duration::from_secs(60), lines.next_line()).await.expect("it starts in time");
         let at = serde_json::from_str(&line.expect("it is read").expect("a line")).expect("its addresses");
-        Some(Self { at, outbound: outbound(), _process: process })
+        Some(Self { at, outbound: outbound(), _process: Some(process) })
     }
 
-    fn provider(&self, grant: Grant) -> Provider {
-        let path = |path: &str| format!("{}{path}", self.at.oauth);
-        super::grant::tests::provider(grant, &path("/authorize"), &path("/token"), &path("/revoke"))
+    fn provider(&self, more: &str) -> Provider {
+        let oauth = &self.at.oauth;
+        let authorize = if more.contains("client_credentials") {
+            String::new()
+        } else {
+            format!("authorize_url = '{oauth}/authorize'")
+        };
+        super::grant::tests::provider(&format!(
+            "{authorize}\ntoken_url = '{oauth}/token'\nrevoke_url = '{oauth}/revoke'\n\
+             scopes = ['contact_data']\n{more}"
+        ))
+    }
+
+    /// One that another process has started.
+    #[cfg(feature = "fail-points")]
+    pub(super) fn at(addresses: &serde_json::Value) -> Self {
+        let at = serde_json::from_value(addresses.clone()).expect("its addresses");
+        Self { at, outbound: outbound(), _process: None }
+    }
+
+    #[cfg(feature = "fail-points")]
+    pub(super) fn addresses(&self) -> serde_json::Value {
+        serde_json::to_value(&self.at).expect("two texts")
+    }
+
+    /// One whose person must agree.
+    pub(super) fn asks(&self) -> Vendor {
+        self.vendor(self.provider("grant = 'authorization_code'"))
     }
 
     fn vendor(&self, provider: Provider) -> Vendor {
         Vendor::new(Some(provider), &format!("{}/me", self.at.api))
     }
 
-    async fn grants(&self, mode: serde_json::Value) {
+    pub(super) async fn grants(&self, mode: serde_json::Value) {
         let request = Request {
             method: Method::POST,
             url: format!("{}/mode", self.at.api),
@@ -98,7 +124,7 @@ impl Peer {
         self.outbound.send(request).await.expect("it listens");
     }
 
-    async fn seen(&self) -> Seen {
+    pub(super) async fn seen(&self) -> Seen {
         let answer = get(&self.outbound, &format!("{}/seen", self.at.api), HeaderMap::new()).await;
         serde_json::from_slice(&answer.expect("it listens").body).expect("what it saw")
     }
@@ -126,7 +152,7 @@ impl World {
         self.connecting.open(&ticket(begun), browser).await.expect("the browser is the first")
     }
 
-    async fn connect_in_browser(&self, peer: &Peer, integration: &Integration) {
+    pub(super) async fn connect_in_browser(&self, peer: &Peer, integration: &Integration) {
         let (code, state) = peer.consent(&self.begin(integration, BROWSER).await).await;
         let completed = self.connecting.complete(&state, &code, BROWSER).await.expect("an answer");
         assert_eq!(completed, Completed::Connected { integration_id: integration.id.clone() });
@@ -142,9 +168,10 @@ impl World {
 async fn consent_gives_tokens_with_pkce_and_without_and_the_probes_settings() {
     let Some(peer) = Peer::start().await else { return };
     on_each(async |store, chassis, _| {
-        for (pkce, client_auth) in [(true, ClientAuth::Basic), (false, ClientAuth::Body)] {
+        for (pkce, client_auth) in [(true, "basic"), (false, "body")] {
             let before = peer.seen().await;
-            let provider = Provider { pkce, client_auth, ..peer.provider(Grant::AuthorizationCode) };
+            let lines = format!("grant = 'authorization_code'\npkce = {pkce}\nclient_auth = '{client_auth}'");
+            let provider = peer.provider(&lines);
             let world = World::open(&store, &chassis, peer.vendor(provider)).await;
             let integration = world.integration("acme").await;
             world.connect_in_browser(&peer, &integration).await;
@@ -153,7 +180,7 @@ async fn consent_gives_tokens_with_pkce_and_without_and_the_probes_settings() {
             assert_eq!(world.connecting.test(&integration).await, Ok(()));
             let after = peer.seen().await;
             assert_eq!(after.verifiers - before.verifiers, usize::from(pkce));
-            assert_eq!(after.basic - before.basic, usize::from(client_auth == ClientAuth::Basic));
+            assert_eq!(after.basic - before.basic, usize::from(client_auth == "basic"));
         }
     })
     .await;
@@ -163,7 +190,7 @@ async fn consent_gives_tokens_with_pkce_and_without_and_the_probes_settings() {
 async fn client_credentials_give_a_token_and_a_new_one_when_it_expires() {
     let Some(peer) = Peer::start().await else { return };
     on_each(async |store, chassis, clock| {
-        let world = World::open(&store, &chassis, peer.vendor(peer.provider(Grant::ClientCredentials))).await;
+        let world = World::open(&store, &chassis, peer.vendor(peer.provider("grant = 'client_credentials'"))).await;
         let integration = world.integration("acme").await;
         let begun = world.connecting.connect(&integration, Given::OAuth(None)).await.expect("no person is asked");
         assert!(matches!(begun, Begun::Connected));
@@ -179,8 +206,7 @@ async fn client_credentials_give_a_token_and_a_new_one_when_it_expires() {
 async fn many_callers_of_an_expired_token_share_one_refresh_and_rotated_tokens_follow_each_other() {
     let Some(peer) = Peer::start().await else { return };
     on_each(async |store, chassis, clock| {
-        let provider = peer.provider(Grant::AuthorizationCode);
-        let world = World::open(&store, &chassis, peer.vendor(provider)).await;
+        let world = World::open(&store, &chassis, peer.asks()).await;
         let integration = world.integration("acme").await;
         world.connect_in_browser(&peer, &integration).await;
         let before = peer.seen().await.refreshes();
@@ -203,7 +229,7 @@ async fn many_callers_of_an_expired_token_share_one_refresh_and_rotated_tokens_f
 async fn two_processes_never_refresh_the_same_token() {
     let Some(peer) = Peer::start().await else { return };
     on_each(async |store, chassis, clock| {
-        let open = async || World::open(&store, &chassis, peer.vendor(peer.provider(Grant::AuthorizationCode))).await;
+        let open = async || World::open(&store, &chassis, peer.asks()).await;
         let (one, other) = (open().await, open().await);
         let integration = one.integration("acme").await;
         one.connect_in_browser(&peer, &integration).await;
@@ -225,7 +251,7 @@ async fn two_processes_never_refresh_the_same_token() {
 async fn a_refused_refresh_needs_a_person_and_is_told_once() {
     let Some(peer) = Peer::start().await else { return };
     on_each(async |store, chassis, clock| {
-        let world = World::open(&store, &chassis, peer.vendor(peer.provider(Grant::AuthorizationCode))).await;
+        let world = World::open(&store, &chassis, peer.asks()).await;
         let integration = world.integration("acme").await;
         world.connect_in_browser(&peer, &integration).await;
         clock.advance(Duration::from_secs(3_600));
@@ -247,7 +273,7 @@ async fn a_refused_refresh_needs_a_person_and_is_told_once() {
 async fn while_a_vendor_is_away_the_old_token_is_used_until_it_expires_and_refreshing_goes_on() {
     let Some(peer) = Peer::start().await else { return };
     on_each(async |store, chassis, clock| {
-        let world = World::open(&store, &chassis, peer.vendor(peer.provider(Grant::AuthorizationCode))).await;
+        let world = World::open(&store, &chassis, peer.asks()).await;
         let integration = world.integration("acme").await;
         world.connect_in_browser(&peer, &integration).await;
         let first = world.credentials.of(&integration).await.expect("a token");
@@ -273,7 +299,7 @@ async fn while_a_vendor_is_away_the_old_token_is_used_until_it_expires_and_refre
 async fn the_worker_refreshes_before_a_token_expires() {
     let Some(peer) = Peer::start().await else { return };
     on_each(async |store, chassis, clock| {
-        let world = World::open(&store, &chassis, peer.vendor(peer.provider(Grant::AuthorizationCode))).await;
+        let world = World::open(&store, &chassis, peer.asks()).await;
         let integration = world.integration("acme").await;
         world.connect_in_browser(&peer, &integration).await;
         let before = world.connection(&integration).await;
@@ -298,7 +324,7 @@ async fn the_worker_refreshes_before_a_token_expires() {
 async fn a_refused_token_is_refreshed_once_and_then_a_person_is_needed() {
     let Some(peer) = Peer::start().await else { return };
     on_each(async |store, chassis, _| {
-        let world = World::open(&store, &chassis, peer.vendor(peer.provider(Grant::AuthorizationCode))).await;
+        let world = World::open(&store, &chassis, peer.asks()).await;
         let integration = world.integration("acme").await;
         world.connect_in_browser(&peer, &integration).await;
         let first = world.credentials.of(&integration).await.expect("a token");
@@ -315,7 +341,7 @@ async fn a_refused_token_is_refreshed_once_and_then_a_person_is_needed() {
 async fn disconnecting_revokes_at_the_vendor_and_forgets() {
     let Some(peer) = Peer::start().await else { return };
     on_each(async |store, chassis, _| {
-        let world = World::open(&store, &chassis, peer.vendor(peer.provider(Grant::AuthorizationCode))).await;
+        let world = World::open(&store, &chassis, peer.asks()).await;
         let integration = world.integration("acme").await;
         world.connect_in_browser(&peer, &integration).await;
         let token = world.refresh_token(&integration).await;
@@ -331,7 +357,7 @@ async fn disconnecting_revokes_at_the_vendor_and_forgets() {
 async fn a_state_completes_nothing_twice_late_elsewhere_or_for_somebody_else() {
     let Some(peer) = Peer::start().await else { return };
     on_each(async |store, chassis, clock| {
-        let world = World::open(&store, &chassis, peer.vendor(peer.provider(Grant::AuthorizationCode))).await;
+        let world = World::open(&store, &chassis, peer.asks()).await;
         let (mine, theirs) = (world.integration("acme").await, world.integration("other").await);
         let complete = async |state: &str, code: &str, browser: &str| {
             world.connecting.complete(state, code, browser).await.expect("an answer")
@@ -363,7 +389,7 @@ async fn a_state_completes_nothing_twice_late_elsewhere_or_for_somebody_else() {
 async fn a_ticket_is_the_first_browsers_alone_and_a_no_uses_the_state_up() {
     let Some(peer) = Peer::start().await else { return };
     on_each(async |store, chassis, _| {
-        let world = World::open(&store, &chassis, peer.vendor(peer.provider(Grant::AuthorizationCode))).await;
+        let world = World::open(&store, &chassis, peer.asks()).await;
         let integration = world.integration("acme").await;
         let begun = world.connecting.connect(&integration, Given::OAuth(None)).await.expect("it begins");
         let ticket = ticket(begun);
@@ -382,7 +408,7 @@ async fn a_ticket_is_the_first_browsers_alone_and_a_no_uses_the_state_up() {
 async fn an_organizations_own_client_is_used_and_sealed() {
     let Some(peer) = Peer::start().await else { return };
     on_each(async |store: Store, chassis, _| {
-        let world = World::open(&store, &chassis, peer.vendor(peer.provider(Grant::AuthorizationCode))).await;
+        let world = World::open(&store, &chassis, peer.asks()).await;
         let integration = world.integration("acme").await;
         let own = crate::credential::App { id: "their-client".to_owned(), secret: Secret::from("theirs".to_owned()) };
         let begun = world.connecting.connect(&integration, Given::OAuth(Some(own))).await.expect("it begins");

@@ -167,3 +167,49 @@ fn print_breaker(state: Option<breaker::State>) -> wire::BreakerState {
         None => wire::BreakerState::Unspecified,
     }
 }
+
+#[cfg(test)]
+mod tests {
+    use chassis::{
+        auth::{Caller, Role, Scopes},
+        id::OrganizationId,
+    };
+    use tonic::Code;
+
+    use super::*;
+    use crate::credential::tests::{Vendor, World, on_each};
+
+    fn as_member<T>(organization: &str, message: T) -> Request<T> {
+        let organization = Some(OrganizationId::parse(organization).expect("well-formed"));
+        let mut request = Request::new(message);
+        let caller = Caller { organization, role: Role::Member, scopes: Scopes::all(), name: "key".to_owned() };
+        request.extensions_mut().insert(caller);
+        request
+    }
+
+    #[tokio::test]
+    async fn another_organizations_health_is_not_found_not_listed_and_not_watched() {
+        on_each(async |store, chassis, _| {
+            let world = World::open(&store, &chassis, Vendor::without_oauth("http://127.0.0.1:9/")).await;
+            let (mine, service) = (
+                world.integration("acme").await,
+                Service::new(world.view.clone(), chassis.tasks.clone(), chassis.draining()),
+            );
+            let get = || wire::GetIntegrationHealthRequest { id: mine.id.clone() };
+            let own = service.get_integration_health(as_member("acme", get())).await.expect("its own").into_inner();
+            let own = own.health.expect("it is shown");
+            assert_eq!((own.id.as_str(), own.connection()), (mine.id.as_str(), wire::ConnectionState::Disconnected));
+            let refused = service.get_integration_health(as_member("other", get())).await.expect_err("not theirs");
+            assert_eq!(refused.code(), Code::NotFound);
+            let watch = wire::WatchIntegrationHealthRequest { id: mine.id.clone() };
+            let refused = service.watch_integration_health(as_member("other", watch)).await.err().expect("not theirs");
+            assert_eq!(refused.code(), Code::NotFound);
+            for (organization, count) in [("acme", 1), ("other", 0)] {
+                let list = wire::ListIntegrationHealthRequest::default();
+                let page = service.list_integration_health(as_member(organization, list)).await.expect("a page");
+                assert_eq!(page.into_inner().health.len(), count, "{organization}");
+            }
+        })
+        .await;
+    }
+}

@@ -112,6 +112,7 @@ impl IntegrationService for Service {
     ) -> Result<Response<wire::DeleteIntegrationResponse>, Status> {
         let organization = auth::caller(&request)?.organization("")?;
         let id = &request.get_ref().id;
+        self.connecting.remove(&self.integrations.get(&organization, id).await?).await?;
         self.integrations.delete(&organization, id).await?;
         self.accounts.refresh(&organization, id).await?;
         Ok(Response::new(wire::DeleteIntegrationResponse {}))
@@ -291,9 +292,24 @@ mod tests {
             let foreign = wire::Integration { organization_id: String::new(), ..integration.clone() };
             let update = wire::UpdateIntegrationRequest { integration: Some(foreign) };
             let updated = service.update_integration(as_member("other", update)).await;
-            let codes =
-                [got.err(), deleted.err(), rotated.err(), updated.err()].map(|error| error.map(|error| error.code()));
-            assert_eq!(codes, [Some(Code::NotFound); 4]);
+            let connect = wire::ConnectIntegrationRequest { id: id(), credential: None };
+            let connected = service.connect_integration(as_member("other", connect)).await;
+            let disconnect = wire::DisconnectIntegrationRequest { id: id() };
+            let disconnected = service.disconnect_integration(as_member("other", disconnect)).await;
+            let tested = service.test_integration(as_member("other", wire::TestIntegrationRequest { id: id() })).await;
+            let rotate = wire::RotateIntegrationCredentialRequest { id: id(), ..Default::default() };
+            let key_rotated = service.rotate_integration_credential(as_member("other", rotate)).await;
+            let errors = [
+                got.err(),
+                deleted.err(),
+                rotated.err(),
+                updated.err(),
+                connected.err(),
+                disconnected.err(),
+                tested.err(),
+                key_rotated.err(),
+            ];
+            assert_eq!(errors.map(|error| error.map(|error| error.code())), [Some(Code::NotFound); 8]);
         })
         .await;
     }

@@ -78,6 +78,7 @@ pub(crate) async fn engine(
         outbox,
         dispatcher: dispatcher.clone(),
         integrations: Integrations::new(store.clone(), keys.clone(), Clock::System),
+        catalogue: Catalogue::new(store.clone(), Clock::System),
         credentials,
         outbound: outbound.clone(),
     };
@@ -89,7 +90,8 @@ fn credentials(store: &Store, keys: &DataKeys, outbox: &Outbox, outbound: &Outbo
     let connections = Connections::new(store.clone(), keys.clone(), outbox.clone(), Clock::System, changed);
     let client = oauth::Client::new(outbound.clone(), Clock::System);
     let (apps, tasks) = (BTreeMap::new(), Tasks::default());
-    Credentials::new(connections, Arc::new(Declared), apps, client, tasks, Clock::System)
+    let declared = Declared(Catalogue::new(store.clone(), Clock::System));
+    Credentials::new(connections, Arc::new(declared), apps, client, tasks, Clock::System)
 }
 
 /// The engine over a store, with no endpoints beside it and loopback open.
