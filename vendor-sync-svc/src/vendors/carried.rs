@@ -21,13 +21,13 @@ use super::{
 };
 use crate::{
     connector::{call::Caller, catalogue::Catalogue, limits::Limits},
-    credential::{Connections, Credentials, Kept, State},
+    credential::{Connections, Kept, State},
     database::Database,
     integration::{Integrations, Kind, Settings, tests::settings},
     outbox::Outbox,
     record::{Links, RecordKey, RecordKind, Records, Source, Update},
     resolve::Resolver,
-    sync::{account::Account, carry::Carrier, known::Known, letter::Letter},
+    sync::{account::Account, carry::Carrier, known::Known, letter::Letter, tests::with_keys},
     testing::vendor::{
         Server,
         mailchimp::{Mailchimp, hash_of},
@@ -71,8 +71,8 @@ impl World {
                 .await;
         let catalogue = Catalogue::new(store.clone(), clock.clone());
         let integrations = Integrations::new(store.clone(), keys.clone(), clock.clone());
-        let connections = Connections::new(store.clone(), keys.clone(), clock.clone());
-        let credentials = Credentials::new(connections.clone());
+        let credentials = with_keys(&store, &keys).await.credentials;
+        let connections = credentials.connections.clone();
         let limits = Limits::new(store.clone(), clock.clone());
         let caller = Caller::new(
             catalogue.clone(),
