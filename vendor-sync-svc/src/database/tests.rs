@@ -23,13 +23,15 @@ use chassis::{
 use jiff::{SignedDuration, Timestamp};
 use serde_json::{Value, json};
 use sqlx::{Connection as _, PgConnection, Row as _};
+use tokio::sync::broadcast;
 
 use super::*;
 use crate::{
     connector::Reply,
-    credential::{Connections, Kept},
+    credential::{Connections, Kept, vendor::Declared},
     event::tests::change,
     integration::{Kind, Settings, tests::settings},
+    oauth::Client,
     outbox::Outbox,
     record::{Links, RecordKind, Records},
     resolve::Resolver,
@@ -65,8 +67,10 @@ async fn in_a_database<F: Future<Output = ()>>(test: impl Fn(World) -> F) {
         url.query_pairs_mut().clear().append_pair("sslmode", "disable");
         run(url.as_str(), SCHEMA).await;
         let keys = DataKeys::new(store.clone(), Chassis::for_test().keyring().expect("keys"), Clock::System);
-        let connections = Connections::new(store.clone(), keys.clone(), Clock::System);
-        let database = Database::new(Credentials::new(connections.clone()), outbound(true));
+        let (changed, _) = broadcast::channel(16);
+        let outbox = outbox(&store, &keys).await;
+        let connections = Connections::new(store.clone(), keys.clone(), outbox, Clock::System, changed);
+        let database = Database::new(credentials(connections.clone()), outbound(true));
         let integration = integration("");
         let world = World { database, connections, integration, url, name: name.clone(), store, keys };
         world.connect(world.url.as_str()).await;
@@ -74,6 +78,17 @@ async fn in_a_database<F: Future<Output = ()>>(test: impl Fn(World) -> F) {
         run(&server, &format!("DROP DATABASE {name} WITH (FORCE)")).await;
     })
     .await;
+}
+
+async fn outbox(store: &Store, keys: &DataKeys) -> Outbox {
+    let (courier, slots, tasks) = (Arc::new(Nobody), Slots::default(), Tasks::default());
+    let dispatcher = Dispatcher::start(store.clone(), keys.clone(), courier, slots, Clock::System, &tasks).await;
+    Outbox::new(store.clone(), keys.clone(), dispatcher.expect("it starts"), Clock::System)
+}
+
+fn credentials(connections: Connections) -> Credentials {
+    let client = Client::new(outbound(false), Clock::System);
+    Credentials::new(connections, Arc::new(Declared), BTreeMap::new(), client, Tasks::default(), Clock::System)
 }
 
 fn outbound(open: bool) -> Outbound {
@@ -113,11 +128,9 @@ impl World {
     /// What hears of rows, over the same store.
     async fn engine(&self) -> (Resolver, Known) {
         let (store, keys) = (self.store.clone(), self.keys.clone());
-        let (courier, slots, tasks) = (Arc::new(Nobody), Slots::default(), Tasks::default());
-        let dispatcher = Dispatcher::start(store.clone(), keys.clone(), courier, slots, Clock::System, &tasks).await;
         let (records, links) =
             (Records::new(store.clone(), keys.clone(), Clock::System), Links::new(store.clone(), keys.clone()));
-        let outbox = Outbox::new(store.clone(), keys.clone(), dispatcher.expect("it starts"), Clock::System);
+        let outbox = outbox(&store, &keys).await;
         let known = Known { store: store.clone(), keys: keys.clone(), clock: Clock::System, links: links.clone() };
         (Resolver::new(store, keys, Clock::System, records, links, outbox), known)
     }
@@ -307,7 +320,7 @@ async fn each_refusal_is_of_its_class_and_quotes_no_value() {
 #[tokio::test]
 async fn only_addresses_that_the_guard_opens_are_connected_to_and_only_with_tls() {
     in_a_database(async |world| {
-        let closed = Database::new(Credentials::new(world.connections.clone()), outbound(false));
+        let closed = Database::new(credentials(world.connections.clone()), outbound(false));
         let url = |text: &str| text.to_owned();
         for (text, class, part) in [
             (url("postgres://u:secret@127.0.0.1/x"), Class::Permanent, "not a public address"),
