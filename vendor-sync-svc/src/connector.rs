@@ -39,13 +39,13 @@ use regex::Regex;
 use serde_json::Value as Json;
 
 pub(crate) use self::{
-    auth::{Auth, ClientAuth, Grant, OAuth2, Place},
-    inbound::{Echo, Inbound, InboundItem, Webhook},
+    auth::{Auth, ClientAuth, Grant, OAuth2},
+    inbound::{Inbound, InboundItem, Webhook},
     operation::{Idempotency, Operation},
     page::{Page, Position},
     read::Fault,
-    spec::{EventRule, Incremental, IncrementalKind, Item, RecordSpec},
-    verify::{Proved, Unverified},
+    spec::{EventRule, IncrementalKind, RecordSpec},
+    verify::Proved,
 };
 use self::{judge::ErrorRule, quota::Quota, text::Text};
 use crate::{credential::Credential, record::RecordKind};
