@@ -16,6 +16,7 @@ mod letter;
 mod manage;
 mod matching;
 mod policy;
+mod record;
 mod replay;
 mod router;
 mod rpc;
