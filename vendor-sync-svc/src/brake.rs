@@ -49,13 +49,15 @@ pub(crate) enum Verdict {
 }
 
 impl Brake {
-    /// Before anything is applied; `agreed`: a person has seen the figures and said yes.
-    pub(crate) fn judge(self, planned: Planned, agreed: bool) -> Verdict {
+    /// Before anything is applied; `agreed`: to how many a person has said yes.
+    pub(crate) fn judge(self, planned: Planned, agreed: Option<u64>) -> Verdict {
         let allowed = self.allowed(planned.linked);
         let touched = planned.changes + planned.vanished;
-        if agreed {
-            // Some may have changed since the person looked.
-            return Verdict::GoOn(Budget(touched + allowed));
+        // Some may have changed since the person looked; more than may unasked is another question.
+        if let Some(agreed) = agreed
+            && touched <= agreed.saturating_add(allowed)
+        {
+            return Verdict::GoOn(Budget(agreed.saturating_add(allowed)));
         }
         if planned.whole && planned.listed == 0 && planned.linked > 0 {
             return Verdict::Ask { reason: format!("the list is empty, and {} records are linked", planned.linked) };
@@ -96,7 +98,7 @@ mod tests {
     }
 
     fn asks(planned: Planned) -> bool {
-        matches!(Brake::default().judge(planned, false), Verdict::Ask { .. })
+        matches!(Brake::default().judge(planned, None), Verdict::Ask { .. })
     }
 
     #[test]
@@ -117,15 +119,17 @@ mod tests {
 
     #[test]
     fn what_a_person_agreed_to_may_be_applied_and_not_much_more() {
-        let Verdict::GoOn(budget) = Brake::default().judge(planned(1_000, 900, 0), true) else { panic!("agreed") };
-        assert!(budget.has_room(0, 900) && budget.has_room(900, 200) && !budget.has_room(900, 201));
+        let judge = |changes| Brake::default().judge(planned(1_000, changes, 0), Some(500));
+        let Verdict::GoOn(budget) = judge(600) else { panic!("agreed") };
+        assert!(budget.has_room(0, 700) && budget.has_room(600, 100) && !budget.has_room(600, 101));
+        assert!(matches!(judge(701), Verdict::Ask { .. }), "that is another question");
     }
 
     proptest! {
         #[test]
         fn no_verdict_lets_more_through_unasked_than_is_stated(linked in 0u64..5_000, changes in 0u64..5_000, gone in 0u64..5_000) {
             let (changes, gone) = (changes.min(linked), gone.min(linked));
-            if let Verdict::GoOn(Budget(budget)) = Brake::default().judge(planned(linked, changes, gone), false) {
+            if let Verdict::GoOn(Budget(budget)) = Brake::default().judge(planned(linked, changes, gone), None) {
                 prop_assert!(changes + gone <= budget && budget <= (linked / 5).max(50));
             }
         }

@@ -4,11 +4,13 @@
 //! [`start`] is its table of contents.
 
 mod body;
+mod brake;
 mod config;
 mod deliver;
 mod disable;
 mod endpoint;
 mod event;
+mod import;
 mod inbound;
 mod integration;
 mod json;

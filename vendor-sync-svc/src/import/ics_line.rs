@@ -45,11 +45,12 @@ impl Line {
     pub(super) fn text(&self) -> String {
         let (mut text, mut escaped) = (String::with_capacity(self.value.len()), false);
         for c in self.value.chars() {
-            match (escaped, c) {
-                (false, '\\') => escaped = true,
-                (true, 'n' | 'N') => (text.push('\n'), escaped = false).0,
-                _ => (text.push(c), escaped = false).0,
+            if c == '\\' && !escaped {
+                escaped = true;
+                continue;
             }
+            text.push(if escaped && matches!(c, 'n' | 'N') { '\n' } else { c });
+            escaped = false;
         }
         text.trim().to_owned()
     }
