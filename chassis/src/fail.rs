@@ -9,12 +9,18 @@
 //! and its registry must be set up and torn down by the program.
 
 /// Every point, in the order in which an event meets it; those of a start come last.
-pub const POINTS: [&str; 18] = [
+pub const POINTS: [&str; 24] = [
     "router.publish.received",
     "router.append.commit",
     "router.append.committed",
     "router.consumer.handed",
     "vendor_sync.event.taken",
+    "sync.observed",
+    "sync.answered",
+    "resolve.commit",
+    "resolve.committed",
+    "outbox.publish",
+    "outbox.published",
     "lane.attempt.begin",
     "lane.attempt.sent",
     "lane.record.commit",

@@ -61,9 +61,6 @@ impl Post {
 }
 
 impl Courier for Post {
-    /// No person is to be told twice, and a mail server can't drop a repeat.
-    const REPEATABLE: bool = false;
-
     async fn attempt(&self, delivery: Arc<Delivery>) -> Attempted {
         match last_look(&self.store, &self.clock, &delivery).await {
             Ok(Look::Send) => {}
@@ -204,7 +201,9 @@ impl Outbox {
 
     async fn open(&mut self, lane: &str, organization: &OrganizationId) -> Result<()> {
         if !self.open.contains(lane) {
-            self.dispatcher.open(lane, organization, Settings { disable_after: NEVER, ..Settings::default() }).await?;
+            // No person is to be told twice, and a mail server can't drop a repeat: not `repeatable`.
+            let settings = Settings { disable_after: NEVER, ..Settings::default() };
+            self.dispatcher.open(lane, organization, settings).await?;
             self.open.insert(lane.to_owned());
         }
         Ok(())
@@ -252,8 +251,6 @@ mod tests {
     }
 
     impl Courier for Counting {
-        const REPEATABLE: bool = false;
-
         async fn attempt(&self, delivery: Arc<Delivery>) -> Attempted {
             assert_eq!(&delivery.content[..], b"a letter");
             self.carried.fetch_add(1, Ordering::SeqCst);

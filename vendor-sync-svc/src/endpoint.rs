@@ -286,6 +286,8 @@ impl Endpoint {
             schedule: if schedule.is_empty() { Schedule::default() } else { Schedule::new(schedule.clone()) },
             disable_after: self.settings.disable_after,
             paused: self.state == State::Paused,
+            // Receivers drop repeats by `webhook-id`.
+            repeatable: true,
         }
     }
 

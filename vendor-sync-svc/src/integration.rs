@@ -1,11 +1,11 @@
-//! Integrations: systems that send us webhooks, what an organization may say about one, and what its secret must be.
+//! Integrations: accounts at other systems, what an organization may say about one, and what its secret must be.
 //!
 //! [`store`] keeps them; `inbound` receives what they send. Settings that passed `check` can be stored and used: their
 //! expressions compile. What a kind has no use for is refused, not ignored.
 
 mod store;
 
-use std::time::Duration;
+use std::{collections::BTreeMap, time::Duration};
 
 use chassis::{
     config::Secret,
@@ -25,6 +25,8 @@ const DEFAULT_RATE: u32 = 1_000;
 const HIGHEST_RATE: u32 = 100_000;
 const DEFAULT_SECRET_HEADER: &str = "x-wedsync-secret";
 const TEXT_CHARS: usize = 256;
+const PARAMETERS: usize = 64;
+const PARAMETER_BYTES: usize = 16 << 10;
 const SECRET_BYTES: std::ops::RangeInclusive<usize> = 24..=256;
 
 /// How long an old secret verifies beside the new one, where the caller doesn't say.
@@ -42,10 +44,13 @@ pub(crate) enum Kind {
     Supabase,
     /// Any vendor that signs.
     SignedWebhook,
+    /// An account at a vendor whose API a connector declares: synced both ways.
+    Connector,
 }
 
 impl Kind {
-    const ALL: [Self; 4] = [Self::ClientSync, Self::ChannelEvents, Self::Supabase, Self::SignedWebhook];
+    const ALL: [Self; 5] =
+        [Self::ClientSync, Self::ChannelEvents, Self::Supabase, Self::SignedWebhook, Self::Connector];
 
     /// As the store has it.
     pub(crate) fn as_str(self) -> &'static str {
@@ -54,6 +59,7 @@ impl Kind {
             Self::ChannelEvents => "channel-events",
             Self::Supabase => "supabase",
             Self::SignedWebhook => "signed-webhook",
+            Self::Connector => "connector",
         }
     }
 
@@ -61,9 +67,14 @@ impl Kind {
         Self::ALL.into_iter().find(|kind| kind.as_str() == text)
     }
 
-    /// The path segment that belongs to this kind alone; a signed webhook's is its vendor's name.
+    /// Whether its path holds its vendor's name and its own id.
+    fn has_vendor(self) -> bool {
+        matches!(self, Self::SignedWebhook | Self::Connector)
+    }
+
+    /// The path segment that belongs to this kind alone.
     fn own_vendor(self) -> Option<&'static str> {
-        (self != Self::SignedWebhook).then(|| self.as_str())
+        (!self.has_vendor()).then(|| self.as_str())
     }
 
     /// Whether its sender never tries again, so that a request is kept by us before anything can refuse it.
@@ -90,6 +101,12 @@ pub(crate) struct Settings {
     /// In lower case; empty: the default.
     pub(crate) secret_header: String,
     pub(crate) disabled: bool,
+    /// Name of its connector; empty for the other kinds.
+    pub(crate) connector: String,
+    /// What the connector asks an account for, by name. Nothing secret: that is the credential.
+    pub(crate) parameters: BTreeMap<String, String>,
+    /// Changes for it are kept, and go out when it is resumed.
+    pub(crate) paused: bool,
 }
 
 impl Settings {
@@ -98,6 +115,7 @@ impl Settings {
     /// # Errors
     /// `Error::Invalid` naming the field.
     pub(crate) fn check(mut self) -> Result<Self> {
+        self.check_connector()?;
         self.vendor = self.checked_vendor()?;
         check_text("description", &self.description)?;
         check_text("supplier_id", &self.supplier_id)?;
@@ -120,14 +138,39 @@ impl Settings {
                 Err(Error::invalid("vendor", format!("must be {own} or empty for this kind")))
             };
         }
-        let allowed = |b: u8| b.is_ascii_lowercase() || b.is_ascii_digit() || b == b'-';
-        if !(1..=64).contains(&vendor.len()) || !vendor.bytes().all(allowed) {
+        let vendor = if vendor.is_empty() { self.connector.as_str() } else { vendor };
+        if !is_name(vendor) {
             return Err(Error::invalid("vendor", "must match [a-z0-9-]{1,64}"));
         }
         if Kind::ALL.into_iter().any(|kind| kind.own_vendor() == Some(vendor)) {
             return Err(Error::invalid("vendor", "is the name of a kind of its own: choose another"));
         }
         Ok(vendor.to_owned())
+    }
+
+    /// Whether the connector exists and what it declares is asked where it is known.
+    fn check_connector(&self) -> Result<()> {
+        if self.kind != Kind::Connector {
+            let unused = [
+                ("connector", !self.connector.is_empty()),
+                ("parameters", !self.parameters.is_empty()),
+                ("paused", self.paused),
+            ];
+            let field = unused.into_iter().find(|(_, given)| *given).map(|(field, _)| field);
+            return field.map_or(Ok(()), |field| Err(Error::invalid(field, "is for connectors alone")));
+        }
+        if !is_name(&self.connector) {
+            return Err(Error::invalid("connector", "must be a connector's name: [a-z0-9-]{1,64}"));
+        }
+        let bytes: usize = self.parameters.iter().map(|(name, value)| name.len() + value.len()).sum();
+        if self.parameters.len() > PARAMETERS || bytes > PARAMETER_BYTES {
+            let reason = format!("must be at most {PARAMETERS}, of {PARAMETER_BYTES} bytes in all");
+            return Err(Error::invalid("parameters", reason));
+        }
+        if self.parameters.iter().any(|(name, value)| name.contains('\0') || value.contains('\0')) {
+            return Err(Error::invalid("parameters", "must not hold NUL"));
+        }
+        Ok(())
     }
 
     fn check_expressions(&self) -> Result<()> {
@@ -189,7 +232,7 @@ impl Integration {
     /// Where its sender posts to, below the gateway.
     pub(crate) fn path(&self) -> String {
         match self.settings.kind {
-            Kind::SignedWebhook => format!("/webhooks/{}/{}", self.settings.vendor, self.id),
+            Kind::SignedWebhook | Kind::Connector => format!("/webhooks/{}/{}", self.settings.vendor, self.id),
             kind => format!("/webhooks/{}", kind.as_str()),
         }
     }
@@ -234,6 +277,11 @@ pub(crate) fn check_overlap(overlap: Duration) -> Result<Duration> {
     if overlap > LONGEST_OVERLAP { Err(Error::invalid("overlap", "must be at most 7 days")) } else { Ok(overlap) }
 }
 
+fn is_name(text: &str) -> bool {
+    let allowed = |b: u8| b.is_ascii_lowercase() || b.is_ascii_digit() || b == b'-';
+    (1..=64).contains(&text.len()) && text.bytes().all(allowed)
+}
+
 /// PostgreSQL can't store NUL, and logs stay one line.
 fn check_text(field: &'static str, text: &str) -> Result<()> {
     if text.chars().count() <= TEXT_CHARS && !text.chars().any(char::is_control) {
@@ -260,6 +308,9 @@ pub(crate) mod tests {
             transformation: String::new(),
             secret_header: String::new(),
             disabled: false,
+            connector: if kind == Kind::Connector { "venue".to_owned() } else { String::new() },
+            parameters: BTreeMap::new(),
+            paused: false,
         };
         settings.check().expect("they hold")
     }
@@ -275,7 +326,7 @@ pub(crate) mod tests {
 
     #[test]
     fn each_fault_names_its_field() {
-        use Kind::{ClientSync, SignedWebhook, Supabase};
+        use Kind::{ClientSync, Connector, SignedWebhook, Supabase};
         assert_eq!(field_at_fault(SignedWebhook, |s| s.vendor = "Tave".to_owned()), "vendor");
         assert_eq!(field_at_fault(SignedWebhook, |s| s.vendor = "supabase".to_owned()), "vendor");
         assert_eq!(field_at_fault(SignedWebhook, |s| s.vendor = String::new()), "vendor");
@@ -288,11 +339,17 @@ pub(crate) mod tests {
         assert_eq!(field_at_fault(SignedWebhook, |s| s.transformation = "{".to_owned()), "transformation");
         assert_eq!(field_at_fault(SignedWebhook, |s| s.secret_header = "x-secret".to_owned()), "secret_header");
         assert_eq!(field_at_fault(Supabase, |s| s.secret_header = "x secret".to_owned()), "secret_header");
+        assert_eq!(field_at_fault(SignedWebhook, |s| s.connector = "venue".to_owned()), "connector");
+        assert_eq!(field_at_fault(SignedWebhook, |s| s.paused = true), "paused");
+        assert_eq!(field_at_fault(Connector, |s| s.connector = "Venue".to_owned()), "connector");
+        let long = || ("a".to_owned(), "x".repeat(PARAMETER_BYTES));
+        assert_eq!(field_at_fault(Connector, |s| s.parameters.extend([long()])), "parameters");
     }
 
     #[test]
     fn the_vendor_of_a_kind_with_a_path_of_its_own_is_filled_in() {
         assert_eq!(settings(Kind::ChannelEvents).vendor, "channel-events");
+        assert_eq!(settings(Kind::Connector).vendor, "venue", "a connector's is its name, unless said otherwise");
     }
 
     #[test]

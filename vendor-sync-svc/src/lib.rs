@@ -17,11 +17,14 @@ mod json;
 mod letter;
 mod manage;
 mod matching;
+mod outbox;
 mod policy;
 mod record;
 mod replay;
+mod resolve;
 mod router;
 mod rpc;
+mod sync;
 #[cfg(feature = "testing")]
 pub mod testing;
 #[cfg(test)]

@@ -1,13 +1,28 @@
 //! What this service asks of the router: the log's head, one event, and to publish.
 
 use chassis::{
-    error::{Error, Result},
+    error::{Error, RETRY_AFTER, Result},
     grpc::{Connection, MESSAGE_LIMIT, Peer},
     id::{self, OrganizationId},
 };
-use proto::router::v1::{self as wire, event_service_client::EventServiceClient};
+use proto::router::v1::{
+    self as wire, event_service_client::EventServiceClient, publish_result::Result as PublishOutcome,
+};
+use tonic::Code;
 
 use crate::{endpoint::Since, event::Event, rpc::wire as parse};
+
+fn fared(result: wire::PublishResult) -> Result<()> {
+    match result.result {
+        Some(PublishOutcome::Receipt(_)) => Ok(()),
+        Some(PublishOutcome::Refusal(refusal)) if refusal.code == i32::from(Code::ResourceExhausted) => {
+            Err(Error::Exhausted { reason: refusal.message, retry_after: RETRY_AFTER })
+        }
+        Some(PublishOutcome::Refusal(refusal)) if refusal.retryable => Err(Error::Unavailable(refusal.message)),
+        Some(PublishOutcome::Refusal(refusal)) => Err(Error::invalid(refusal.field, refusal.message)),
+        None => Err(Error::Unavailable("the router gave no receipt".to_owned())),
+    }
+}
 
 /// The router's event log. Cheap to clone.
 #[derive(Clone)]
@@ -47,5 +62,18 @@ impl Router {
     pub(crate) async fn publish(&self, event: wire::Event) -> Result<()> {
         self.0.clone().publish(wire::PublishRequest { event: Some(event) }).await?;
         Ok(())
+    }
+
+    /// Publishes several, each on its own; how each fared, in their order.
+    ///
+    /// # Errors
+    /// `Error::Unavailable` while the router is away: any of them may be durable.
+    pub(crate) async fn publish_batch(&self, events: Vec<wire::Event>) -> Result<Vec<Result<()>>> {
+        let asked = events.len();
+        let answer = self.0.clone().publish_batch(wire::PublishBatchRequest { events }).await?.into_inner();
+        if answer.results.len() != asked {
+            return Err(Error::Unavailable("the router answered for another number of events".to_owned()));
+        }
+        Ok(answer.results.into_iter().map(fared).collect())
     }
 }

@@ -67,9 +67,6 @@ impl Webhooks {
 }
 
 impl Courier for Webhooks {
-    /// Receivers drop repeats by `webhook-id`.
-    const REPEATABLE: bool = true;
-
     async fn attempt(&self, delivery: Arc<Delivery>) -> Attempted {
         let Some(endpoint) = self.book.get(&delivery.lane_id) else {
             return refused("unknown", "the endpoint was deleted".to_owned());

@@ -31,10 +31,6 @@ use crate::{
 
 /// Carries one delivery to its destination: what a service gives to the dispatcher.
 pub trait Courier: Send + Sync + 'static {
-    /// Whether receivers can drop a repeat by an id that each attempt carries. If not, `sending` is committed before
-    /// every attempt, and an attempt that a crash interrupted is never repeated.
-    const REPEATABLE: bool;
-
     /// Makes one attempt. It must end by itself, within a bound of its own.
     fn attempt(&self, delivery: Arc<Delivery>) -> impl Future<Output = Attempted> + Send;
 
@@ -55,6 +51,9 @@ pub struct Settings {
     pub disable_after: Duration,
     /// Deliveries are recorded but not tried.
     pub paused: bool,
+    /// The receiver drops a repeat, or what is there already is looked up before anything is made. If not, `sending` is
+    /// committed before every attempt, and an attempt that a crash interrupted is never repeated.
+    pub repeatable: bool,
 }
 
 impl Default for Settings {
@@ -65,6 +64,7 @@ impl Default for Settings {
             schedule: Schedule::default(),
             disable_after: Duration::from_secs(5 * 24 * 3600),
             paused: false,
+            repeatable: false,
         }
     }
 }
@@ -190,7 +190,7 @@ impl Dispatcher {
     ) -> Result<Self> {
         // Alarms and due times are times that are written down.
         let clock = clock.steady();
-        let (deaths, last_id) = rows::take_over(&store, clock.now_micros(), C::REPEATABLE).await?;
+        let (deaths, last_id) = rows::take_over(&store, clock.now_micros()).await?;
         let (requests, asked) = mpsc::channel(64);
         let (signals, told) = mpsc::channel(slots.all.max(256) * 2);
         let (groups, to_record) = mpsc::channel(1);
@@ -229,6 +229,9 @@ impl Dispatcher {
         let mut remembered =
             rows::remembered(&self.store, lane, settings.rate_limit, window_start.as_microsecond()).await?;
         remembered.deaths = self.deaths;
+        if remembered.repeatable != settings.repeatable {
+            rows::set_repeatable(&self.store, lane, settings.repeatable).await?;
+        }
         let (id, organization) = (Arc::from(id), organization.clone());
         self.ask(Request::Open { lane, id, organization, settings, remembered }).await
     }

@@ -28,6 +28,8 @@ pub(super) struct Remembered {
     pub(super) breaker_opened_at: Option<i64>,
     pub(super) breaker_openings: u32,
     pub(super) failing_since: Option<i64>,
+    /// As [`take_over`] would take it.
+    pub(super) repeatable: bool,
     /// Deliveries that are not final.
     pub(super) open: u64,
     /// What may be missing from the record.
@@ -51,9 +53,16 @@ pub(super) async fn lane(store: &Store, id: &str, organization: &OrganizationId)
     }
 }
 
+/// Notes whether what a crash interrupts in this lane may be tried again.
+pub(super) async fn set_repeatable(store: &Store, lane: i64, repeatable: bool) -> Result<()> {
+    with!(store.writer(), c => sqlx::query("UPDATE lanes SET repeatable = $2 WHERE number = $1")
+        .bind(lane).bind(i64::from(repeatable)).execute(c).await.map(drop))?;
+    Ok(())
+}
+
 pub(super) async fn remembered(store: &Store, lane: i64, limit: u32, window_start: i64) -> Result<Remembered> {
-    let (breaker_opened_at, openings, failing_since): (Option<i64>, i64, Option<i64>) = with!(store.reader(), c => sqlx::query_as(
-        "SELECT breaker_opened_at, breaker_openings, failing_since FROM lanes WHERE number = $1",
+    let (breaker_opened_at, openings, failing_since, repeatable): (Option<i64>, i64, Option<i64>, i64) = with!(store.reader(), c => sqlx::query_as(
+        "SELECT breaker_opened_at, breaker_openings, failing_since, repeatable FROM lanes WHERE number = $1",
     ).bind(lane).fetch_one(c).await)?;
     let open: i64 = with!(store.reader(), c => sqlx::query_scalar(
         "SELECT COUNT(*) FROM deliveries WHERE lane = $1 AND state IN (0, 1, 2)",
@@ -66,6 +75,7 @@ pub(super) async fn remembered(store: &Store, lane: i64, limit: u32, window_star
         breaker_opened_at,
         breaker_openings: u32::try_from(openings).unwrap_or(0),
         failing_since,
+        repeatable: repeatable != 0,
         deaths: Deaths::default(),
         open: u64::try_from(open).unwrap_or(0),
         recent,
@@ -82,9 +92,9 @@ pub(super) struct Deaths {
 
 /// Takes the store over from an earlier process: says what may be missing from the record, and what to number from.
 ///
-/// What it left as `sending` is unknown: it waits again where the receiver can drop a repeat, else it stays unknown.
+/// What it left as `sending` is unknown: it waits again in a lane that is repeatable, else it stays unknown.
 /// What it left blocked behind nothing goes.
-pub(super) async fn take_over(store: &Store, now: i64, repeatable: bool) -> Result<(Deaths, i64)> {
+pub(super) async fn take_over(store: &Store, now: i64) -> Result<(Deaths, i64)> {
     let before: Option<(i64, i64, i64)> = with!(store.reader(), c => sqlx::query_as("SELECT stopped_cleanly, started_at, deaths FROM lane_owner")
         .fetch_optional(c).await)?;
     let deaths = before.map_or(0, |(clean, started_at, deaths)| {
@@ -96,14 +106,15 @@ pub(super) async fn take_over(store: &Store, now: i64, repeatable: bool) -> Resu
         "INSERT INTO lane_owner (id, stopped_cleanly, started_at, deaths) VALUES (1, 0, $1, $2)
          ON CONFLICT (id) DO UPDATE SET stopped_cleanly = 0, started_at = excluded.started_at, deaths = excluded.deaths",
     ).bind(now).bind(deaths).execute(c).await.map(drop))?;
-    let (state, finished_at, reason) = match repeatable {
-        true => (State::Waiting, None, "the process stopped while it was sent"),
-        false => (State::Unknown, Some(now), "the process stopped while it was sent; it may have arrived"),
-    };
-    with!(tx.on(), c => sqlx::query(
-        "UPDATE deliveries SET state = $1, next_at = $2, finished_at = $3, reason = $4
-         WHERE state = 1",
-    ).bind(state as i64).bind(now).bind(finished_at).bind(reason).execute(c).await.map(drop))?;
+    for (repeatable, state, finished_at, reason) in [
+        (1, State::Waiting, None, "the process stopped while it was sent"),
+        (0, State::Unknown, Some(now), "the process stopped while it was sent; it may have arrived"),
+    ] {
+        with!(tx.on(), c => sqlx::query(
+            "UPDATE deliveries SET state = $1, next_at = $2, finished_at = $3, reason = $4
+             WHERE state = 1 AND lane IN (SELECT number FROM lanes WHERE repeatable = $5)",
+        ).bind(state as i64).bind(now).bind(finished_at).bind(reason).bind(repeatable).execute(c).await.map(drop))?;
+    }
     release_first_of_each_key(&mut tx, 0, i64::MAX).await?;
     crate::fail::point("lane.take_over.commit");
     tx.commit().await?;

@@ -57,7 +57,7 @@ pub(super) fn validate(kind: Kind, body: &[u8]) -> Result<Message<'_>, Answer> {
         Kind::ClientSync => client(body),
         Kind::ChannelEvents => channel(body),
         Kind::Supabase => change(body).map(Message::Change),
-        Kind::SignedWebhook => Ok(Message::Vendor { body }),
+        Kind::SignedWebhook | Kind::Connector => Ok(Message::Vendor { body }),
     }
 }
 

@@ -47,7 +47,7 @@ pub(super) fn verify(
         _ if headers.has(HEX_HEADER) => hex(secrets, headers, body, now),
         Kind::ClientSync => member(|body| body.data, secrets, body, now),
         Kind::ChannelEvents => member(|body| body.payload, secrets, body, now),
-        Kind::SignedWebhook => Err(Answer::Unverified),
+        Kind::SignedWebhook | Kind::Connector => Err(Answer::Unverified),
     }
 }
 

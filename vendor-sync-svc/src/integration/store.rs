@@ -2,7 +2,7 @@
 //!
 //! A secret is sealed for its own row and column, so that it opens nowhere else.
 
-use std::time::Duration;
+use std::{collections::BTreeMap, time::Duration};
 
 use chassis::{
     clock::{Clock, from_micros},
@@ -40,6 +40,9 @@ struct Row {
     transformation: String,
     secret_header: String,
     disabled: i64,
+    connector: String,
+    parameters: String,
+    paused: i64,
     version: i64,
     created_at: i64,
     updated_at: i64,
@@ -64,6 +67,9 @@ impl Row {
             transformation: self.transformation.clone(),
             secret_header: self.secret_header.clone(),
             disabled: self.disabled != 0,
+            connector: self.connector.clone(),
+            parameters: serde_json::from_str(&self.parameters).unwrap_or_default(),
+            paused: self.paused != 0,
         };
         Ok(Integration {
             id: self.id.clone(),
@@ -99,8 +105,8 @@ impl Integrations {
         with!(self.store.writer(), c => {
             sqlx::query(
                 "INSERT INTO integrations (id, organization_id, kind, vendor, description, supplier_id, rate_limit_per_hour, \
-                 event_type, transformation, secret_header, disabled, version, created_at, updated_at, secret) \
-                 VALUES ($1, $2, $3, $4, $5, $6, $7, $8, $9, $10, $11, 1, $12, $12, $13)",
+                 event_type, transformation, secret_header, disabled, version, created_at, updated_at, secret, connector, parameters, \
+                 paused) VALUES ($1, $2, $3, $4, $5, $6, $7, $8, $9, $10, $11, 1, $12, $12, $13, $14, $15, $16)",
             )
             .bind(&id)
             .bind(organization.as_str())
@@ -115,6 +121,9 @@ impl Integrations {
             .bind(i64::from(settings.disabled))
             .bind(now.as_microsecond())
             .bind(&sealed)
+            .bind(&settings.connector)
+            .bind(print(&settings.parameters))
+            .bind(i64::from(settings.paused))
             .execute(c)
             .await
             .map(drop)
@@ -159,7 +168,7 @@ impl Integrations {
         rows.iter().map(Row::integration).collect()
     }
 
-    /// Replaces the settings, if `version` is still the one in force. Kind and vendor stay: the URL holds them.
+    /// Replaces the settings, if `version` is still the one in force. Kind, vendor and connector stay: the URL holds them, and links are the connector's.
     ///
     /// # Errors
     /// `Error::NotFound`, `Error::Aborted` if somebody else changed it meanwhile, `Error::Invalid` for another kind or vendor.
@@ -177,10 +186,14 @@ impl Integrations {
         if settings.vendor != current.settings.vendor {
             return Err(Error::invalid("vendor", "can't be changed: create another integration"));
         }
+        if settings.connector != current.settings.connector {
+            return Err(Error::invalid("connector", "can't be changed: create another integration"));
+        }
         let changed = with!(self.store.writer(), c => {
             sqlx::query(
                 "UPDATE integrations SET description = $4, supplier_id = $5, rate_limit_per_hour = $6, event_type = $7, \
-                 transformation = $8, secret_header = $9, disabled = $10, version = version + 1, updated_at = $11 \
+                 transformation = $8, secret_header = $9, disabled = $10, version = version + 1, updated_at = $11, \
+                 parameters = $12, paused = $13 \
                  WHERE organization_id = $1 AND id = $2 AND version = $3",
             )
             .bind(organization.as_str())
@@ -194,6 +207,8 @@ impl Integrations {
             .bind(&settings.secret_header)
             .bind(i64::from(settings.disabled))
             .bind(self.clock.now_micros())
+            .bind(print(&settings.parameters))
+            .bind(i64::from(settings.paused))
             .execute(c)
             .await
             .map(|done| done.rows_affected())
@@ -322,6 +337,10 @@ impl Integrations {
             plain.map_err(|_| Error::internal(anyhow::anyhow!("a secret of integration {id} is no text")))?,
         ))
     }
+}
+
+fn print(parameters: &BTreeMap<String, String>) -> String {
+    serde_json::to_string(parameters).expect("a map of texts is JSON")
 }
 
 fn not_found() -> Error {

@@ -115,6 +115,9 @@ fn settings(integration: wire::Integration) -> Result<Settings> {
         transformation: integration.transformation,
         secret_header: integration.secret_header,
         disabled: integration.disabled,
+        connector: integration.connector,
+        parameters: integration.parameters.into_iter().collect(),
+        paused: integration.paused,
     };
     settings.check().map_err(|error| error.within("integration"))
 }
@@ -125,6 +128,7 @@ fn kind(kind: wire::IntegrationKind) -> Result<Kind> {
         wire::IntegrationKind::ChannelEvents => Ok(Kind::ChannelEvents),
         wire::IntegrationKind::Supabase => Ok(Kind::Supabase),
         wire::IntegrationKind::SignedWebhook => Ok(Kind::SignedWebhook),
+        wire::IntegrationKind::Connector => Ok(Kind::Connector),
         wire::IntegrationKind::Unspecified => Err(Error::invalid("integration.kind", "must be one of the kinds")),
     }
 }
@@ -135,6 +139,7 @@ fn print_kind(kind: Kind) -> wire::IntegrationKind {
         Kind::ChannelEvents => wire::IntegrationKind::ChannelEvents,
         Kind::Supabase => wire::IntegrationKind::Supabase,
         Kind::SignedWebhook => wire::IntegrationKind::SignedWebhook,
+        Kind::Connector => wire::IntegrationKind::Connector,
     }
 }
 
@@ -153,6 +158,9 @@ fn print(integration: Integration) -> wire::Integration {
         transformation: settings.transformation,
         secret_header: settings.secret_header,
         disabled: settings.disabled,
+        connector: settings.connector,
+        parameters: settings.parameters.into_iter().collect(),
+        paused: settings.paused,
         version,
         created_at: Some(print_timestamp(created_at)),
         updated_at: Some(print_timestamp(updated_at)),

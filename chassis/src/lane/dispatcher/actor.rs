@@ -331,8 +331,9 @@ impl<C: Courier> Actor<C> {
             self.last_id += 1;
             let delivery = self.delivery(lane, self.last_id, offer, now);
             let insert = self.place(delivery, (number, pending.inserts.len()), now);
-            pending.open += usize::from(C::REPEATABLE && insert.tried);
-            pending.urgent |= insert.may_be_behind || (insert.tried && !C::REPEATABLE);
+            let repeatable = self.lanes[&lane].settings.repeatable;
+            pending.open += usize::from(repeatable && insert.tried);
+            pending.urgent |= insert.may_be_behind || (insert.tried && !repeatable);
             pending.inserts.push(insert);
         }
         self.pendings.add(number, pending);
@@ -367,7 +368,8 @@ impl<C: Courier> Actor<C> {
         let may_go = !self.stopping && !behind && !lane.has_before(delivery.priority) && lane.ready(now) == Ready::Now;
         let go = may_go && has_slot && lane.queue.is_empty() && lane.free(now) > 0;
         let has_room = self.queued <= QUEUES_MAX && lane.queue.len() <= QUEUE_MAX;
-        let soon = may_go && !go && has_room && C::REPEATABLE && !lane.settings.ordered && lane.flows(now);
+        let repeatable = lane.settings.repeatable;
+        let soon = may_go && !go && has_room && repeatable && !lane.settings.ordered && lane.flows(now);
         let state = match (go, key_is_busy) {
             (true, _) => State::Sending,
             (false, true) => State::Blocked,
@@ -383,7 +385,7 @@ impl<C: Courier> Actor<C> {
         };
         let delivery = Arc::new(delivery);
         if go {
-            self.lift_off(delivery.clone(), C::REPEATABLE.then_some(offer), now);
+            self.lift_off(delivery.clone(), repeatable.then_some(offer), now);
         } else if soon {
             self.queue(delivery.clone(), offer);
         } else {
@@ -448,22 +450,25 @@ impl<C: Courier> Actor<C> {
         lane.claim(&delivery);
         self.running += 1;
         *self.running_of.entry(delivery.organization.clone()).or_default() += 1;
-        let phase = if C::REPEATABLE { Phase::Running } else { Phase::Claiming };
+        let repeatable = lane.settings.repeatable;
+        let phase = if repeatable { Phase::Running } else { Phase::Claiming };
         self.flights.insert(delivery.id, Flight { delivery: delivery.clone(), phase, offer });
-        if C::REPEATABLE {
+        if repeatable {
             self.attempt(delivery, now);
         }
     }
 
     fn attempt(&mut self, delivery: Arc<Delivery>, started_at: Timestamp) {
-        self.lanes.entry(delivery.lane).and_modify(|lane| lane.begin(&delivery, started_at));
+        let lane = self.lanes.get_mut(&delivery.lane);
+        let repeatable = lane.as_ref().is_some_and(|lane| lane.settings.repeatable);
+        lane.into_iter().for_each(|lane| lane.begin(&delivery, started_at));
         let (courier, signals) = (self.courier.clone(), self.signals.clone());
         self.tasks.spawn("lane.attempt", async move {
             let id = delivery.id;
             let clock = std::time::Instant::now();
             crate::fail::point("lane.attempt.begin");
             let attempted = AssertUnwindSafe(courier.attempt(delivery)).catch_unwind().await;
-            let attempted = attempted.unwrap_or_else(|panic| panicked(id, &*panic, C::REPEATABLE));
+            let attempted = attempted.unwrap_or_else(|panic| panicked(id, &*panic, repeatable));
             crate::fail::point("lane.attempt.sent");
             // The dispatcher outlives its attempts save at the end of a drain, which records none of them.
             let _ =
@@ -658,7 +663,7 @@ impl<C: Courier> Actor<C> {
         if self.stopping || !has_slot || lane.ready(now) != Ready::Now || lane.free(now) == 0 {
             return false;
         }
-        if !C::REPEATABLE {
+        if !lane.settings.repeatable {
             let end = End {
                 state: State::Sending,
                 attempts: delivery.attempts,

@@ -2,7 +2,7 @@
 
 use std::time::Duration;
 
-use super::world::{DESTINATION_FAILED, World, kept, offer, on_each_engine, retries};
+use super::world::{DESTINATION_FAILED, World, kept, offer, on_each_engine, organization, retries};
 use crate::{
     lane::{Settings, State},
     with,
@@ -41,6 +41,35 @@ async fn where_a_repeat_cannot_be_dropped_a_retry_is_committed_as_sending_too() 
         world.courier.let_go("ada/a");
         world.quiet().await;
         assert_eq!((world.state("ada/a", 1).await, world.record("ada/a", 1).await.attempts), (State::Delivered, 2));
+    })
+    .await;
+}
+
+#[tokio::test]
+async fn each_lane_says_for_itself_whether_a_crash_repeats() {
+    on_each_engine(|store| async {
+        let mut world = World::<true>::new(store).await;
+        let lanes = [("ada/drops-repeats", true), ("ada/takes-all", false)];
+        let open = async |world: &World<true>| {
+            for (lane, repeatable) in lanes {
+                let settings = Settings { repeatable, ..Settings::default() };
+                world.dispatcher.open(lane, &organization(lane), settings).await.expect("it opens");
+            }
+        };
+        open(&world).await;
+        for (lane, _) in lanes {
+            world.courier.hold(lane);
+            world.give(offer(lane, 1)).await;
+        }
+        world.courier.until("both attempts", |calls| calls.len() == 2).await;
+        world.quiet().await;
+        world.crash().await;
+        lanes.into_iter().for_each(|(lane, _)| world.courier.let_go(lane));
+        open(&world).await;
+        world.pass(Duration::from_secs(3600)).await;
+        assert_eq!(lanes.map(|(lane, _)| world.courier.events(lane)), [vec![1, 1], vec![1]]);
+        assert_eq!(world.state("ada/drops-repeats", 1).await, State::Delivered);
+        assert_eq!(world.state("ada/takes-all", 1).await, State::Unknown);
     })
     .await;
 }

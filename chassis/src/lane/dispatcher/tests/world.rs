@@ -219,8 +219,6 @@ impl<const REPEATABLE: bool> Peer<REPEATABLE> {
 }
 
 impl<const R: bool> Courier for Post<R> {
-    const REPEATABLE: bool = R;
-
     async fn attempt(&self, delivery: Arc<Delivery>) -> Attempted {
         if self.dead.is_cancelled() {
             return attempted(Outcome::Unknown);
@@ -358,6 +356,7 @@ impl<const REPEATABLE: bool> World<REPEATABLE> {
     }
 
     pub(super) async fn open(&self, lane: &str, settings: Settings) {
+        let settings = Settings { repeatable: REPEATABLE, ..settings };
         self.dispatcher.open(lane, &organization(lane), settings).await.expect("it opens");
     }
 

@@ -1,0 +1,397 @@
+//! Events that a resolved change leads to: committed, sealed, in the transaction of the change, and published from here.
+//!
+//! Guarantees: what a committed change has to say is published, whatever stops the process in between, since a row goes
+//! only once the router has answered; a row that is published a second time has the same id, of which the router keeps
+//! one event. Events of one ordering key are published in the order of their commits: a batch holds one of each key.
+//!
+//! Organizations take turns, a batch each. While the router is away everything waits in the store, never in memory;
+//! beyond [`BACKLOG`] rows `Outbox::check` refuses new changes, so that webhooks are answered 503, and polls, imports and
+//! spools wait. What the router will never take is set aside with its reason for 30 days.
+
+use std::{
+    collections::{HashMap, HashSet},
+    sync::Arc,
+    time::Duration,
+};
+
+use bytes::Bytes;
+use chassis::{
+    clock::Clock,
+    error::{Error, Result},
+    fail,
+    id::OrganizationId,
+    lane::{Dispatcher, Offer},
+    secret::{DataKey, DataKeys, place},
+    store::{Store, Tx},
+    tasks::Tasks,
+    with,
+};
+use jiff::{SignedDuration, Timestamp};
+use prost::Message as _;
+use proto::router::v1 as wire;
+use tokio::sync::Notify;
+
+use crate::{integration::Integration, router::Router, sync::letter::Letter};
+
+/// Rows in one look; and bytes in one batch, unless one event is larger.
+const PAGE: i64 = 128;
+const BATCH_BYTES: usize = 3 << 20;
+/// Rows that may wait.
+const BACKLOG: i64 = 200_000;
+const PURGE_STEP: i64 = 100;
+const KEEP_REFUSED: SignedDuration = SignedDuration::from_hours(30 * 24);
+const PURGE_EVERY: Duration = Duration::from_secs(600);
+/// Pauses while the router is away: they double up to the last.
+const FIRST_WAIT: Duration = Duration::from_millis(100);
+const LONGEST_WAIT: Duration = Duration::from_secs(5);
+/// A look without being woken, should a wake-up be missed by a failed turn.
+const IDLE_WAIT: Duration = Duration::from_secs(30);
+const REASON_CHARS: usize = 300;
+/// Of what one integration is told.
+const NORMAL: i64 = 3;
+
+/// The outbox. Cheap to clone.
+#[derive(Clone)]
+pub(crate) struct Outbox {
+    store: Store,
+    keys: DataKeys,
+    dispatcher: Dispatcher,
+    clock: Clock,
+    filled: Arc<Notify>,
+}
+
+/// What a row says in clear.
+struct New<'a> {
+    organization: &'a str,
+    lane: &'a str,
+    id: &'a str,
+    ordering_key: &'a str,
+}
+
+#[derive(sqlx::FromRow)]
+struct Row {
+    sequence: i64,
+    lane_id: String,
+    event_id: String,
+    ordering_key: String,
+    event: Vec<u8>,
+}
+
+/// What is sent at once: at most one of each ordering key.
+#[derive(Default)]
+struct Batch {
+    events: Vec<(i64, wire::Event)>,
+    letters: Vec<(i64, Offer)>,
+}
+
+impl Batch {
+    fn is_empty(&self) -> bool {
+        self.events.is_empty() && self.letters.is_empty()
+    }
+
+    fn add(&mut self, row: Row, plain: Bytes) -> Result<()> {
+        if row.lane_id.is_empty() {
+            let event = wire::Event::decode(plain).map_err(|error| Error::internal(anyhow::Error::new(error)))?;
+            self.events.push((row.sequence, event));
+        } else {
+            self.letters.push((row.sequence, Letter::open(plain)?.offer(&row.lane_id, NORMAL, "realtime")));
+        }
+        Ok(())
+    }
+}
+
+/// How a row fared.
+enum Fate {
+    Gone(i64),
+    Refused(i64, String),
+}
+
+impl Outbox {
+    pub(crate) fn new(store: Store, keys: DataKeys, dispatcher: Dispatcher, clock: Clock) -> Self {
+        Self { store, keys, dispatcher, clock, filled: Arc::default() }
+    }
+
+    /// Whether there is room for more.
+    ///
+    /// # Errors
+    /// `Error::Unavailable` when too much waits for the router.
+    pub(crate) async fn check(&self) -> Result<()> {
+        let waiting: i64 = with!(self.store.reader(), c => {
+            sqlx::query_scalar("SELECT COALESCE(MAX(sequence) - MIN(sequence), 0) FROM outbox WHERE refused = ''").fetch_one(c).await
+        })?;
+        if waiting < BACKLOG {
+            return Ok(());
+        }
+        Err(Error::Unavailable("too many changes wait for the router".to_owned()))
+    }
+
+    /// Adds an event to a transaction. Its id must be the same whenever the same change is made again.
+    ///
+    /// # Errors
+    /// Those of the store.
+    pub(crate) async fn put_in(&self, tx: &mut Tx, key: &DataKey, event: &wire::Event) -> Result<()> {
+        let row =
+            New { organization: &event.organization_id, lane: "", id: &event.id, ordering_key: &event.ordering_key };
+        self.insert_in(tx, key, &row, &event.encode_to_vec()).await
+    }
+
+    /// Adds what one integration is told, which is no event for the others.
+    ///
+    /// # Errors
+    /// Those of the store.
+    pub(crate) async fn put_letter_in(
+        &self,
+        tx: &mut Tx,
+        key: &DataKey,
+        integration: &Integration,
+        letter: &Letter,
+    ) -> Result<()> {
+        let (organization, lane) = (integration.organization.as_str(), integration.id.as_str());
+        let row = New { organization, lane, id: &letter.event_id, ordering_key: letter.ordering_key() };
+        self.insert_in(tx, key, &row, &letter.seal()).await
+    }
+
+    async fn insert_in(&self, tx: &mut Tx, key: &DataKey, row: &New<'_>, plain: &[u8]) -> Result<()> {
+        let sealed = key.seal(&place_of(row.id), plain);
+        with!(tx.on(), c => {
+            sqlx::query(
+                "INSERT INTO outbox (organization_id, lane_id, event_id, ordering_key, created_at, event, refused) \
+                 VALUES ($1, $2, $3, $4, $5, $6, '')",
+            )
+            .bind(row.organization)
+            .bind(row.lane)
+            .bind(row.id)
+            .bind(row.ordering_key)
+            .bind(self.clock.now_micros())
+            .bind(&sealed)
+            .execute(c)
+            .await
+            .map(drop)
+        })?;
+        Ok(())
+    }
+
+    /// Tells the publisher that a transaction with events was committed.
+    pub(crate) fn wake(&self) {
+        self.filled.notify_one();
+    }
+
+    /// Publishes what is there and what comes, until the process stops.
+    pub(crate) async fn run(self, router: Router, tasks: Tasks) {
+        let stopping = tasks.stopping();
+        let (mut held, mut wait, mut purged) = (Held::default(), FIRST_WAIT, Timestamp::MIN);
+        loop {
+            let now = self.clock.now();
+            if purged < now - SignedDuration::try_from(PURGE_EVERY).unwrap_or(SignedDuration::ZERO) {
+                purged = now;
+                if let Err(error) = self.purge(now).await {
+                    tracing::warn!(%error, "refused events were not purged; trying again later");
+                }
+            }
+            let Some(turn) = stopping.run_until_cancelled(self.turn(&router, &mut held)).await else { return };
+            let (pause, may_wake) = match turn {
+                Ok(true) => {
+                    wait = FIRST_WAIT;
+                    continue;
+                }
+                Ok(false) => {
+                    wait = FIRST_WAIT;
+                    (held.next(self.clock.now()).min(IDLE_WAIT), true)
+                }
+                // While the router is away, more to publish is no reason to hurry.
+                Err(error) => {
+                    tracing::warn!(%error, wait_ms = wait.as_millis(), "resolved changes wait for the router or the store");
+                    let pause = wait;
+                    wait = (wait * 2).min(LONGEST_WAIT);
+                    (pause, false)
+                }
+            };
+            let rest = async {
+                tokio::select! {
+                    () = self.clock.sleep(pause) => {}
+                    () = self.filled.notified(), if may_wake => {}
+                }
+            };
+            if stopping.run_until_cancelled(rest).await.is_none() {
+                return;
+            }
+        }
+    }
+
+    /// One batch of every organization that isn't held; true if there was anything to do.
+    ///
+    /// # Errors
+    /// `Error::Unavailable` while the router or the store is away.
+    pub(crate) async fn turn(&self, router: &Router, held: &mut Held) -> Result<bool> {
+        let (mut organization, mut busy) = (String::new(), false);
+        while let Some(next) = self.next_organization(&organization).await? {
+            organization = next;
+            if held.holds(&organization, self.clock.now()) {
+                continue;
+            }
+            match self.publish_batch(&organization, router).await {
+                Ok(published) => busy |= published,
+                Err(Error::Unavailable(reason)) => return Err(Error::Unavailable(reason)),
+                Err(error) => held.hold(&organization, &error, self.clock.now()),
+            }
+        }
+        Ok(busy)
+    }
+
+    async fn next_organization(&self, after: &str) -> Result<Option<String>> {
+        Ok(with!(self.store.reader(), c => {
+            sqlx::query_scalar(
+                "SELECT organization_id FROM outbox WHERE refused = '' AND organization_id > $1 ORDER BY organization_id LIMIT 1",
+            )
+            .bind(after)
+            .fetch_optional(c)
+            .await
+        })?)
+    }
+
+    async fn publish_batch(&self, organization: &str, router: &Router) -> Result<bool> {
+        let rows: Vec<Row> = with!(self.store.reader(), c => {
+            sqlx::query_as(
+                "SELECT sequence, lane_id, event_id, ordering_key, event FROM outbox WHERE refused = '' AND organization_id = $1 \
+                 ORDER BY sequence LIMIT $2",
+            )
+            .bind(organization)
+            .bind(PAGE)
+            .fetch_all(c)
+            .await
+        })?;
+        if rows.is_empty() {
+            return Ok(false);
+        }
+        let organization = OrganizationId::parse(organization)?;
+        let (batch, mut fates) = self.open(&organization, rows).await?;
+        fail::point("outbox.publish");
+        let told = self.tell(batch.letters, &mut fates).await;
+        let published = publish(router, batch.events, &mut fates).await;
+        fail::point("outbox.published");
+        self.settle(&fates).await?;
+        told.and(published).map(|()| true)
+    }
+
+    /// What one batch holds of these rows, with the rows that can't be read.
+    async fn open(&self, organization: &OrganizationId, rows: Vec<Row>) -> Result<(Batch, Vec<Fate>)> {
+        let key = self.keys.of(organization).await?;
+        let (mut keys, mut bytes, mut batch, mut fates) = (HashSet::new(), 0, Batch::default(), Vec::new());
+        for row in rows {
+            if !keys.insert(row.ordering_key.clone()) {
+                continue;
+            }
+            bytes += row.event.len();
+            if bytes > BATCH_BYTES && !batch.is_empty() {
+                break;
+            }
+            let sequence = row.sequence;
+            let added =
+                key.open(&place_of(&row.event_id), &row.event).and_then(|plain| batch.add(row, Bytes::from(plain)));
+            if added.is_err() {
+                fates.push(Fate::Refused(sequence, "the stored event can't be read".to_owned()));
+            }
+        }
+        Ok((batch, fates))
+    }
+
+    /// Hands letters to their lanes. Offered a second time, a letter finds its delivery there.
+    async fn tell(&self, letters: Vec<(i64, Offer)>, fates: &mut Vec<Fate>) -> Result<()> {
+        for (sequence, offer) in letters {
+            self.dispatcher.offer(vec![offer], true).await?.wait().await?;
+            fates.push(Fate::Gone(sequence));
+        }
+        Ok(())
+    }
+
+    /// All in one transaction, each by its own number.
+    async fn settle(&self, fates: &[Fate]) -> Result<()> {
+        let mut tx = self.store.begin().await?;
+        for fate in fates {
+            match fate {
+                Fate::Gone(sequence) => with!(tx.on(), c => {
+                    sqlx::query("DELETE FROM outbox WHERE sequence = $1").bind(sequence).execute(c).await.map(drop)
+                })?,
+                Fate::Refused(sequence, reason) => {
+                    tracing::error!(reason, "an event of a resolved change was refused for good");
+                    metrics::counter!("outbox_refused_total").increment(1);
+                    with!(tx.on(), c => {
+                        sqlx::query("UPDATE outbox SET refused = $2 WHERE sequence = $1").bind(sequence).bind(reason).execute(c).await.map(drop)
+                    })?;
+                }
+            }
+        }
+        tx.commit().await
+    }
+
+    /// Forgets what was set aside over 30 days ago, in small steps.
+    async fn purge(&self, now: Timestamp) -> Result<()> {
+        loop {
+            let purged = with!(self.store.writer(), c => {
+                sqlx::query(
+                    "DELETE FROM outbox WHERE sequence IN (SELECT sequence FROM outbox \
+                     WHERE refused <> '' AND created_at < $1 ORDER BY created_at LIMIT $2)",
+                )
+                .bind((now - KEEP_REFUSED).as_microsecond())
+                .bind(PURGE_STEP)
+                .execute(c)
+                .await
+                .map(|done| done.rows_affected())
+            })?;
+            if purged < PURGE_STEP.unsigned_abs() {
+                return Ok(());
+            }
+        }
+    }
+}
+
+/// Adds how each event fared; the error of the first that must wait.
+async fn publish(router: &Router, batch: Vec<(i64, wire::Event)>, fates: &mut Vec<Fate>) -> Result<()> {
+    if batch.is_empty() {
+        return Ok(());
+    }
+    let (sequences, events): (Vec<i64>, Vec<wire::Event>) = batch.into_iter().unzip();
+    let mut waits = Ok(());
+    for (sequence, result) in sequences.into_iter().zip(router.publish_batch(events).await?) {
+        match result {
+            Ok(()) => fates.push(Fate::Gone(sequence)),
+            Err(error) if error.is_retryable() => waits = waits.and(Err(error)),
+            Err(error) => {
+                let reason = error.to_string().chars().filter(|c| !c.is_control()).take(REASON_CHARS).collect();
+                fates.push(Fate::Refused(sequence, reason));
+            }
+        }
+    }
+    waits
+}
+
+fn place_of(event_id: &str) -> Vec<u8> {
+    place("outbox", "event", event_id)
+}
+
+/// Organizations that are left out for a while: over their limit, or failing for reasons of their own.
+#[derive(Debug, Default)]
+pub(crate) struct Held(HashMap<String, Timestamp>);
+
+impl Held {
+    fn holds(&mut self, organization: &str, now: Timestamp) -> bool {
+        self.0.retain(|_, until| *until > now);
+        self.0.contains_key(organization)
+    }
+
+    fn hold(&mut self, organization: &str, error: &Error, now: Timestamp) {
+        tracing::warn!(%error, organization, "resolved changes of an organization wait");
+        let pause = match error {
+            Error::Exhausted { retry_after, .. } => (*retry_after).clamp(FIRST_WAIT, LONGEST_WAIT),
+            _ => LONGEST_WAIT,
+        };
+        self.0.insert(organization.to_owned(), now + SignedDuration::try_from(pause).unwrap_or(SignedDuration::ZERO));
+    }
+
+    /// How long until the first of them is let in again.
+    fn next(&self, now: Timestamp) -> Duration {
+        let waits =
+            self.0.values().map(|until| Duration::try_from(until.duration_since(now)).unwrap_or(Duration::ZERO));
+        waits.min().unwrap_or(IDLE_WAIT)
+    }
+}
