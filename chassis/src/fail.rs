@@ -9,7 +9,7 @@
 //! and its registry must be set up and torn down by the program.
 
 /// Every point, in the order in which an event meets it; those of a start come last.
-pub const POINTS: [&str; 24] = [
+pub const POINTS: [&str; 26] = [
     "router.publish.received",
     "router.append.commit",
     "router.append.committed",
@@ -19,6 +19,8 @@ pub const POINTS: [&str; 24] = [
     "sync.answered",
     "resolve.commit",
     "resolve.committed",
+    "import.commit",
+    "import.committed",
     "outbox.publish",
     "outbox.published",
     "lane.attempt.begin",

@@ -2,15 +2,19 @@
 //!
 //! An import is a stored thing, and a task that works at it; killed at any moment, the next start goes on with it. What it
 //! takes in is spooled first, so that what is counted for the brake is what is then applied. Types alone: [`store`]
-//! keeps them, [`spool`] what they take in, [`work`] does it, and [`csv`], [`ics`] and [`columns`] read.
+//! keeps them, [`spool`] what they take in, `run` and [`work`] do it, and `read`, [`csv`], [`ics`] and [`columns`] read.
 
 pub(crate) mod columns;
 pub(crate) mod csv;
 pub(crate) mod ics;
 mod ics_line;
+mod read;
+mod run;
 pub(crate) mod spool;
 pub(crate) mod store;
+mod tell;
 pub(crate) mod text;
+pub(crate) mod work;
 
 use chassis::id::OrganizationId;
 use jiff::Timestamp;
@@ -85,6 +89,14 @@ pub(crate) struct Order {
     pub(crate) kind: RecordKind,
     pub(crate) options: Options,
     pub(crate) dry_run: bool,
+}
+
+impl Order {
+    /// A comparison with the vendor's list.
+    pub(crate) fn reconcile(organization: OrganizationId, integration_id: String, dry_run: bool) -> Self {
+        let (work, origin, options) = (Work::Reconcile, Origin::Vendor, Options::default());
+        Self { organization, integration_id, work, origin, kind: RecordKind::Client, options, dry_run }
+    }
 }
 
 /// One import.

@@ -19,6 +19,7 @@ mod manage;
 mod matching;
 mod outbox;
 mod policy;
+mod reconcile;
 mod record;
 mod replay;
 mod resolve;

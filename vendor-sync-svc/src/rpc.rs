@@ -2,6 +2,7 @@
 
 pub(crate) mod deliveries;
 pub(crate) mod endpoints;
+pub(crate) mod imports;
 pub(crate) mod integrations;
 pub(crate) mod webhooks;
 pub(crate) mod wire;
@@ -34,6 +35,13 @@ pub(crate) const ACCESS: AccessTable = &[
     ("/wedsync.vendorsync.v1.IntegrationService/UpdateIntegration", MANAGE),
     ("/wedsync.vendorsync.v1.IntegrationService/RotateIntegrationSecret", MANAGE),
     ("/wedsync.vendorsync.v1.IntegrationService/DeleteIntegration", MANAGE),
+    ("/wedsync.vendorsync.v1.ImportService/Import", MANAGE),
+    ("/wedsync.vendorsync.v1.ImportService/WatchImport", MANAGE),
+    ("/wedsync.vendorsync.v1.ImportService/GetImport", MANAGE),
+    ("/wedsync.vendorsync.v1.ImportService/ListImports", MANAGE),
+    ("/wedsync.vendorsync.v1.ImportService/CancelImport", MANAGE),
+    ("/wedsync.vendorsync.v1.ImportService/ResumeImport", MANAGE),
+    ("/wedsync.vendorsync.v1.ImportService/Reconcile", MANAGE),
     ("/wedsync.vendorsync.v1.WebhookService/ReceiveWebhook", Access::Service),
 ];
 

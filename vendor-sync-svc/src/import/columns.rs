@@ -47,16 +47,53 @@ const ID_CHARS: usize = 256;
 const CELL_BYTES: usize = 16 << 10;
 
 const WEDDING: &[&str] = &[
-    "bride_name", "groom_name", "wedding_date", "ceremony_time", "setup_time", "reception_time", "time_zone", "venue_id",
-    "venue_name", "guest_count", "dietary_requirements", "special_requests", "venue_notes", "couple_id",
+    "bride_name",
+    "groom_name",
+    "wedding_date",
+    "ceremony_time",
+    "setup_time",
+    "reception_time",
+    "time_zone",
+    "venue_id",
+    "venue_name",
+    "guest_count",
+    "dietary_requirements",
+    "special_requests",
+    "venue_notes",
+    "couple_id",
 ];
 const CLIENT: &[&str] = &[
-    "first_name", "last_name", "email", "phone", "partner_first_name", "partner_last_name", "partner_email", "address",
-    "dietary_requirements", "preferences", "wedding_id", "wedding_date", "consent_marketing", "tags", "venue_name",
-    "guest_count", "special_requests", "status",
+    "first_name",
+    "last_name",
+    "email",
+    "phone",
+    "partner_first_name",
+    "partner_last_name",
+    "partner_email",
+    "address",
+    "dietary_requirements",
+    "preferences",
+    "wedding_id",
+    "wedding_date",
+    "consent_marketing",
+    "tags",
+    "venue_name",
+    "guest_count",
+    "special_requests",
+    "status",
 ];
 const BOOKING: &[&str] = &[
-    "title", "wedding_id", "client_id", "wedding_date", "start", "end", "status", "venue_name", "location", "guest_count", "special_requests",
+    "title",
+    "wedding_id",
+    "client_id",
+    "wedding_date",
+    "start",
+    "end",
+    "status",
+    "venue_name",
+    "location",
+    "guest_count",
+    "special_requests",
 ];
 
 /// What somebody says about a table.
@@ -97,11 +134,16 @@ impl Columns {
     pub(crate) fn new(kind: RecordKind, heading: &[String], options: &Options) -> Result<Self> {
         let place = |name: &str| heading.iter().position(|column| column == name || normal(column) == normal(name));
         if let Some(missing) = options.map.keys().find(|name| place(name).is_none()) {
-            return Err(Error::invalid("map", format!("the table has no column {missing}; it has {}", heading.join(", "))));
+            return Err(Error::invalid(
+                "map",
+                format!("the table has no column {missing}; it has {}", heading.join(", ")),
+            ));
         }
         let id = match options.id_column.as_str() {
             "" => ID_COLUMNS.iter().find_map(|name| heading.iter().position(|column| normal(column) == *name)),
-            name => Some(place(name).ok_or_else(|| Error::invalid("id_column", format!("the table has no column {name}")))?),
+            name => Some(
+                place(name).ok_or_else(|| Error::invalid("id_column", format!("the table has no column {name}")))?,
+            ),
         };
         let mut fields: Vec<Option<String>> = heading.iter().map(|column| by_name(kind, column)).collect();
         for (column, field) in &options.map {
@@ -133,7 +175,9 @@ impl Columns {
         }
         let given = self.id.and_then(|at| cells.get(at)).map(|cell| cell.trim()).filter(|id| !id.is_empty());
         let external_id = match given {
-            Some(id) if id.chars().count() > ID_CHARS => return Err(format!("its id has more than {ID_CHARS} characters")),
+            Some(id) if id.chars().count() > ID_CHARS => {
+                return Err(format!("its id has more than {ID_CHARS} characters"));
+            }
             Some(id) => id.to_owned(),
             None => natural_id(self.kind, &fields)?,
         };
@@ -153,7 +197,9 @@ impl Columns {
             "ceremony_time" | "setup_time" | "reception_time" => time(cell)?.into(),
             "guest_count" => cell.parse::<u32>().map_err(|_| format!("{cell} is no number of people"))?.into(),
             "consent_marketing" => truth(cell)?.into(),
-            "tags" => cell.split([',', ';', '|']).map(str::trim).filter(|tag| !tag.is_empty()).collect::<Vec<_>>().into(),
+            "tags" => {
+                cell.split([',', ';', '|']).map(str::trim).filter(|tag| !tag.is_empty()).collect::<Vec<_>>().into()
+            }
             _ => cell.into(),
         };
         Ok(Some(value))
@@ -320,7 +366,10 @@ mod tests {
         assert_eq!(json!(item.fields), json!({"email": "a@b.c", "consent_marketing": true, "tags": ["a", "b"]}));
         for (cells, reason) in [
             (["a@b.c", "many", "", "", ""], "guest_count: many is no number of people"),
-            (["a@b.c", "", "1/2/2027", "", ""], "wedding_date: 1/2/2027 is no date as YYYY-MM-DD, unless a date format is given"),
+            (
+                ["a@b.c", "", "1/2/2027", "", ""],
+                "wedding_date: 1/2/2027 is no date as YYYY-MM-DD, unless a date format is given",
+            ),
             (["a@b.c", "", "", "perhaps", ""], "consent_marketing: perhaps is neither yes nor no"),
         ] {
             assert_eq!(columns.item(&strings(&cells)), Err(reason.to_owned()));

@@ -58,9 +58,8 @@ pub(crate) struct Events {
     open: Option<(u64, BTreeMap<&'static str, Line>)>,
 }
 
-const PROPERTIES: [&str; 10] = [
-    "UID", "DTSTART", "DTEND", "SUMMARY", "LOCATION", "STATUS", "LAST-MODIFIED", "RRULE", "RDATE", "RECURRENCE-ID",
-];
+const PROPERTIES: [&str; 10] =
+    ["UID", "DTSTART", "DTEND", "SUMMARY", "LOCATION", "STATUS", "LAST-MODIFIED", "RRULE", "RDATE", "RECURRENCE-ID"];
 
 impl Events {
     /// From `line` on, which must not be inside of an event.
@@ -207,7 +206,8 @@ impl Appointment {
     }
 
     fn wedding(&self) -> Vec<(&'static str, Value)> {
-        let mut given = vec![("wedding_date", json!(self.start.date().to_string())), ("venue_name", json!(self.location))];
+        let mut given =
+            vec![("wedding_date", json!(self.start.date().to_string())), ("venue_name", json!(self.location))];
         if let When::Instant { local, .. } | When::Floating(local) = &self.start {
             given.push(("ceremony_time", json!(local.strftime("%H:%M").to_string())));
         }
@@ -261,7 +261,10 @@ mod tests {
         let start = |line: &str| item(RecordKind::Booking, line).expect("an event")["start"].clone();
         assert_eq!(start("DTSTART;TZID=Europe/Berlin:20270327T150000"), "2027-03-27T14:00:00Z");
         assert_eq!(start("DTSTART;TZID=Europe/Berlin:20270328T150000"), "2027-03-28T13:00:00Z");
-        assert_eq!(start("DTSTART;TZID=\"/citadel.org/2021_1/America/New_York\":20270328T150000"), "2027-03-28T19:00:00Z");
+        assert_eq!(
+            start("DTSTART;TZID=\"/citadel.org/2021_1/America/New_York\":20270328T150000"),
+            "2027-03-28T19:00:00Z"
+        );
         assert_eq!(start("DTSTART:20270328T150000Z"), "2027-03-28T15:00:00Z");
         assert_eq!(start("DTSTART:20270328T150000"), "2027-03-28T15:00:00", "on whatever clock hangs there");
         assert_eq!(start("DTSTART;VALUE=DATE:20270328"), "2027-03-28");

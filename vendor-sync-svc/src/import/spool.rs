@@ -9,11 +9,7 @@ use chassis::{
     with,
 };
 
-use super::{
-    Import, Phase, State,
-    store::Imports,
-    text::Detector,
-};
+use super::{Import, Phase, State, store::Imports, text::Detector};
 
 /// Bytes of a piece.
 pub(super) const CHUNK: usize = 256 << 10;

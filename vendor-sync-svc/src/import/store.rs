@@ -14,7 +14,7 @@ use chassis::{
     with,
 };
 use serde::{Serialize, de::DeserializeOwned};
-use tokio::sync::watch;
+use tokio::sync::{Notify, watch};
 
 use super::{Counts, Import, KEPT, Next, Order, Origin, Phase, State, Work, text::Encoding};
 use crate::record::RecordKind;
@@ -29,6 +29,7 @@ pub(crate) struct Imports {
     pub(super) keys: DataKeys,
     pub(super) clock: Clock,
     changed: Arc<watch::Sender<()>>,
+    wake: Arc<Notify>,
 }
 
 #[derive(sqlx::FromRow)]
@@ -58,12 +59,22 @@ struct Row {
 
 impl Imports {
     pub(crate) fn new(store: Store, keys: DataKeys, clock: Clock) -> Self {
-        Self { store, keys, clock, changed: Arc::new(watch::Sender::new(())) }
+        Self { store, keys, clock, changed: Arc::new(watch::Sender::new(())), wake: Arc::default() }
     }
 
     /// Tells of every change of any import.
     pub(crate) fn changes(&self) -> watch::Receiver<()> {
         self.changed.subscribe()
+    }
+
+    /// There may be something to work at.
+    pub(super) fn wake(&self) {
+        self.wake.notify_one();
+    }
+
+    /// Returns once there may be.
+    pub(super) async fn woken(&self) {
+        self.wake.notified().await;
     }
 
     /// Begins one: a file's is received first, a vendor's list is read at once.
@@ -126,7 +137,8 @@ impl Imports {
         .bind(examples)
         .bind(import.created_at.as_microsecond())
         .execute(c).await.map(|done| done.rows_affected()))?;
-        self.changed.send_replace(());
+        self.tell();
+        self.wake();
         if inserted == 1 { Ok(()) } else { Err(Error::AlreadyExists("an open import".to_owned())) }
     }
 
@@ -135,7 +147,9 @@ impl Imports {
             "SELECT id FROM imports WHERE integration_id = $1 AND organization_id = $2 AND state IN ('receiving', 'running', 'asked')",
         ).bind(&order.integration_id).bind(order.organization.as_str()).fetch_optional(c).await);
         let id = open.ok().flatten().unwrap_or_default();
-        Error::FailedPrecondition(format!("import {id} of this integration is open: wait for it, resume it or cancel it"))
+        Error::FailedPrecondition(format!(
+            "import {id} of this integration is open: wait for it, resume it or cancel it"
+        ))
     }
 
     /// One of the organization's own.
@@ -233,6 +247,9 @@ impl Imports {
         self.save_in(&mut tx, from, import).await?;
         tx.commit().await?;
         self.tell();
+        if from != State::Running {
+            self.wake();
+        }
         Ok(())
     }
 
