@@ -13,6 +13,8 @@ mod run;
 pub(crate) mod spool;
 pub(crate) mod store;
 mod tell;
+#[cfg(test)]
+mod tests;
 pub(crate) mod text;
 pub(crate) mod work;
 

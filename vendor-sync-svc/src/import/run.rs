@@ -150,6 +150,6 @@ mod tests {
         let (three, four) = (active.take(&organization("b"), "3"), active.take(&organization("c"), "4"));
         assert!(three.is_some() && four.is_some() && active.take(&organization("d"), "5").is_none());
         drop(one);
-        assert!(active.take(&organization("a"), "3").is_some());
+        assert!(active.take(&organization("a"), "6").is_some());
     }
 }
