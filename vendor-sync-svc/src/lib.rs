@@ -6,6 +6,8 @@
 mod body;
 mod brake;
 mod config;
+#[expect(dead_code, unused_imports, reason = "what connects and calls vendors comes next")]
+mod credential;
 mod deliver;
 mod disable;
 mod endpoint;
@@ -17,6 +19,8 @@ mod json;
 mod letter;
 mod manage;
 mod matching;
+#[expect(dead_code, reason = "what connects and calls vendors comes next")]
+mod notice;
 mod outbox;
 mod policy;
 mod reconcile;

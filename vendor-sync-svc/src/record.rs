@@ -7,6 +7,7 @@
 pub(crate) mod link;
 pub(crate) mod merge;
 pub(crate) mod store;
+pub(crate) mod value;
 
 use std::collections::BTreeMap;
 
@@ -105,6 +106,11 @@ impl Source {
         self.0 == "person"
     }
 
+    /// Whether it is a system that is linked, not WedSync or somebody in it.
+    pub(crate) fn is_integration(&self) -> bool {
+        !self.is_person() && self.0 != "wedsync"
+    }
+
     pub(crate) fn as_str(&self) -> &str {
         &self.0
     }
@@ -181,17 +187,20 @@ pub(crate) struct Update {
     /// Where the source gives a time per field.
     pub(crate) times: BTreeMap<String, Timestamp>,
     pub(crate) deleted: bool,
-    /// What it was last known to have (the link's `synced`): what is still so is no change of its.
-    pub(crate) base: BTreeMap<String, Value>,
     /// For a deletion: up to when it knew what others had said (the link's `synced_at`); none: all up to `at`.
     pub(crate) seen: Option<Timestamp>,
+    /// What it was last known to have (the link's `synced`; of a row that changed, what it was before): what is still so is
+    /// no change of its, and what it replaced is no conflict.
+    pub(crate) base: BTreeMap<String, Value>,
+    /// A person says that the record stays: no deletion up to `at` counts.
+    pub(crate) kept: bool,
 }
 
 impl Update {
     /// Fields as `source` has them since `at`.
     pub(crate) fn new(source: Source, at: Timestamp, fields: BTreeMap<String, Value>) -> Self {
         let (times, base) = (BTreeMap::new(), BTreeMap::new());
-        Self { source, at, fields, times, deleted: false, base, seen: None }
+        Self { source, at, fields, times, deleted: false, seen: None, base, kept: false }
     }
 
     /// That `source` no longer has the record.

@@ -5,11 +5,13 @@
 //! taken twice changes nothing the second time. An organization's words are taken one after the other: who creates a
 //! record is not overtaken by who would match it.
 //!
-//! [`find`] says which record is meant, [`echo`] what is our own word coming back, [`tell`] who must hear of a change.
+//! [`find`] says which record is meant, [`echo`] what is our own word coming back, [`tell`] who must hear of a change; [`observe`] takes what
+//! WedSync's own events say.
 //! How records merge is `record`'s.
 
 pub(crate) mod echo;
 mod find;
+mod observe;
 pub(crate) mod sight;
 pub(crate) mod tell;
 
@@ -177,6 +179,11 @@ impl Resolver {
     /// As [`Resolver::take`].
     pub(crate) async fn begin(&self, organization: &OrganizationId) -> Result<Taking> {
         self.outbox.check().await?;
+        self.begin_at_once(organization).await
+    }
+
+    /// The same where nothing is told on.
+    async fn begin_at_once(&self, organization: &OrganizationId) -> Result<Taking> {
         // The first use of a key writes it, which can't be done inside of another transaction.
         let key = self.keys.of(organization).await?;
         let turn = self.turns.of(organization).await;
@@ -245,7 +252,8 @@ impl Taking {
         if is_own_version && !incoming.deleted {
             return Ok(News { fields: BTreeMap::new(), is_echo: true });
         }
-        let own = OwnWrites { key: &self.key, integration: &integration.id, record: &found.key };
+        let word = &incoming.external_version;
+        let own = OwnWrites { key: &self.key, integration: &integration.id, record: &found.key, word };
         let returned = own.excuse_in(&mut self.tx, &incoming.fields).await?;
         let mut fields = incoming.fields.clone();
         fields.retain(|name, value| !returned.contains(name) && !echo::equal(link.synced.get(name), value));
@@ -312,7 +320,7 @@ impl Taking {
 
     /// Tells a vendor whose word lost what stands; a few times, should it insist.
     async fn correct(&mut self, integration: &Integration, applied: &Applied, update: &Update) -> Result<()> {
-        let own = OwnWrites { key: &self.key, integration: &integration.id, record: &applied.record.key };
+        let own = OwnWrites { key: &self.key, integration: &integration.id, record: &applied.record.key, word: "" };
         let stands = tell::standing(&applied.record, update);
         if own.count_in(&mut self.tx, &stands, self.now).await? >= echo::MOST_CORRECTIONS {
             tracing::warn!(integration.id, "a vendor keeps a value that lost; it is left to people");

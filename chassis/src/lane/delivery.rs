@@ -115,7 +115,7 @@ pub struct Attempted {
     pub status_code: Option<u16>,
     /// `delivered`, or what went wrong in one word: `timeout`, `status`...
     pub class: &'static str,
-    /// In plain words; empty when delivered.
+    /// In plain words; of one that is delivered: what there is to say of it, mostly nothing.
     pub error: String,
     /// The beginning of the answer's body.
     pub response: Bytes,

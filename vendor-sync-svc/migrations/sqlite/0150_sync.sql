@@ -27,7 +27,8 @@ CREATE TABLE own_writes (
     field TEXT NOT NULL,
     hash BLOB NOT NULL,                     -- keyed, of the canonical value
     written_at INTEGER NOT NULL,
-    echoed INTEGER NOT NULL                 -- 0 or 1
+    echoed INTEGER NOT NULL,                -- 0 or 1
+    word TEXT NOT NULL                      -- what it came back by
 ) STRICT;
 CREATE INDEX own_writes_record ON own_writes (integration_id, kind, record_id);
 CREATE INDEX own_writes_age ON own_writes (written_at);
@@ -52,3 +53,13 @@ CREATE TABLE polls (
     PRIMARY KEY (integration_id, kind)
 ) STRICT;
 CREATE INDEX polls_due ON polls (next_at);
+
+-- What was done at a vendor because of an event: never twice, should the attempt be made again.
+CREATE TABLE event_operations (
+    integration_id TEXT NOT NULL,
+    event_id TEXT NOT NULL,
+    operation TEXT NOT NULL,
+    done_at INTEGER NOT NULL,
+    PRIMARY KEY (integration_id, event_id, operation)
+) STRICT;
+CREATE INDEX event_operations_age ON event_operations (done_at);

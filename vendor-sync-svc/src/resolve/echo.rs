@@ -23,6 +23,8 @@ pub(crate) struct OwnWrites<'a> {
     pub(crate) key: &'a DataKey,
     pub(crate) integration: &'a str,
     pub(crate) record: &'a RecordKey,
+    /// What says so now: the same word taken again is excused again. Empty: it can't be told from another.
+    pub(crate) word: &'a str,
 }
 
 impl OwnWrites<'_> {
@@ -31,8 +33,8 @@ impl OwnWrites<'_> {
         for (field, value) in fields {
             with!(tx.on(), c => {
                 sqlx::query(
-                    "INSERT INTO own_writes (organization_id, integration_id, kind, record_id, field, hash, written_at, echoed) \
-                     VALUES ($1, $2, $3, $4, $5, $6, $7, 0)",
+                    "INSERT INTO own_writes (organization_id, integration_id, kind, record_id, field, hash, written_at, echoed, word) \
+                     VALUES ($1, $2, $3, $4, $5, $6, $7, 0, '')",
                 )
                 .bind(self.record.organization.as_str())
                 .bind(self.integration)
@@ -53,13 +55,14 @@ impl OwnWrites<'_> {
     pub(crate) async fn excuse_in(&self, tx: &mut Tx, fields: &BTreeMap<String, Value>) -> Result<BTreeSet<String>> {
         let waiting: Vec<(i64, String, Vec<u8>)> = with!(tx.on(), c => {
             sqlx::query_as(
-                "SELECT id, field, hash FROM own_writes WHERE integration_id = $1 AND kind = $2 AND record_id = $3 AND echoed = 0 \
-                 ORDER BY id DESC LIMIT $4",
+                "SELECT id, field, hash FROM own_writes WHERE integration_id = $1 AND kind = $2 AND record_id = $3 AND \
+                 (echoed = 0 OR (word = $5 AND word <> '')) ORDER BY id DESC LIMIT $4",
             )
             .bind(self.integration)
             .bind(self.record.kind.as_str())
             .bind(&self.record.id)
             .bind(MOST)
+            .bind(self.word)
             .fetch_all(c)
             .await
         })?;
@@ -79,13 +82,15 @@ impl OwnWrites<'_> {
     async fn end_in(&self, tx: &mut Tx, field: &str, newest: i64) -> Result<()> {
         with!(tx.on(), c => {
             sqlx::query(
-                "UPDATE own_writes SET echoed = 1 WHERE integration_id = $1 AND kind = $2 AND record_id = $3 AND field = $4 AND id <= $5",
+                "UPDATE own_writes SET echoed = 1, word = CASE WHEN id = $5 THEN $6 ELSE word END WHERE integration_id = $1 AND kind = $2 \
+                 AND record_id = $3 AND field = $4 AND id <= $5",
             )
             .bind(self.integration)
             .bind(self.record.kind.as_str())
             .bind(&self.record.id)
             .bind(field)
             .bind(newest)
+            .bind(self.word)
             .execute(c)
             .await
             .map(drop)

@@ -293,7 +293,7 @@ impl Lane {
             Outcome::Delivered => {
                 self.succeeded();
                 self.flowed_at = now;
-                (State::Delivered, now, String::new())
+                (State::Delivered, now, attempted.error.clone())
             }
             Outcome::Retry { after, blame } => {
                 if blame == Blame::Destination {
