@@ -94,7 +94,7 @@ impl Worker {
     }
 
     /// Stays with one import until it has ended or asks; what can't be now is tried again.
-    async fn attend(&self, organization: &OrganizationId, id: &str) {
+    pub(super) async fn attend(&self, organization: &OrganizationId, id: &str) {
         let mut wait = FIRST_WAIT;
         loop {
             let mut reached = None;

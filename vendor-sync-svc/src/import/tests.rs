@@ -4,11 +4,11 @@ use std::sync::Arc;
 
 use chassis::{
     clock::Clock,
-    config::{OutboundSettings, Secret},
+    config::Secret,
     error::Error,
     id::OrganizationId,
     lane::{Dispatcher, Slots},
-    outbound::Outbound,
+    outbound::{Outbound, OutboundSettings},
     secret::DataKeys,
     service::Chassis,
     store::Store,
