@@ -23,6 +23,7 @@ fn table() -> Vec<Route> {
     vec![
         // What vendors and other systems send us.
         post("/webhooks/{vendor}/{integration_id}", webhooks::by_path).aliased(),
+        get("/webhooks/{vendor}/{integration_id}", webhooks::handshake).aliased(),
         post("/webhooks/client-sync", webhooks::client_sync).aliased(),
         post("/webhooks/channel-events", webhooks::channel_events).aliased(),
         post("/webhooks/supabase", webhooks::supabase).aliased(),

@@ -5,14 +5,19 @@ use std::net::IpAddr;
 
 use axum::{
     Json,
-    extract::{FromRequest, FromRequestParts, Path, Request, State, rejection::PathRejection},
+    extract::{FromRequest, FromRequestParts, OriginalUri, Path, Request, State, rejection::PathRejection},
+    response::{IntoResponse as _, Response},
 };
 use bytes::Bytes;
 use chassis::{
     error::{Error, RETRY_AFTER},
     grpc::Connection,
 };
-use http::{HeaderMap, request::Parts};
+use http::{
+    HeaderMap, Method, StatusCode,
+    header::{CONTENT_TYPE, X_CONTENT_TYPE_OPTIONS},
+    request::Parts,
+};
 use proto::vendorsync::v1::{
     Header, ReceiveWebhookRequest, ReceiveWebhookResponse, WebhookResult, webhook_service_client::WebhookServiceClient,
 };
@@ -35,10 +40,15 @@ pub(crate) struct Taken {
     duplicate: bool,
 }
 
-type Answer = Result<Json<Taken>, Problem>;
+type Answer = Result<Response, Problem>;
 
 /// `POST /webhooks/{vendor}/{integration_id}`
 pub(crate) async fn by_path(State(gateway): State<Gateway>, to: InPath, webhook: Webhook) -> Answer {
+    receive(gateway, to.vendor, to.integration_id, webhook).await
+}
+
+/// `GET /webhooks/{vendor}/{integration_id}`: a vendor tries the address out.
+pub(crate) async fn handshake(State(gateway): State<Gateway>, to: InPath, webhook: Webhook) -> Answer {
     receive(gateway, to.vendor, to.integration_id, webhook).await
 }
 
@@ -64,6 +74,8 @@ async fn receive(mut gateway: Gateway, vendor: String, integration_id: String, w
         headers: webhook.headers.iter().map(header).collect(),
         body: webhook.body,
         remote_address: webhook.sender.to_string(),
+        method: webhook.method.to_string(),
+        target: webhook.target,
     };
     let received = gateway.webhooks.receive_webhook(request).await.map_err(|status| unserved(status.into()))?;
     let received = received.into_inner();
@@ -91,8 +103,9 @@ fn unserved(error: Error) -> Problem {
 fn answer(received: ReceiveWebhookResponse) -> Answer {
     let retry_after = received.retry_after.and_then(|wait| wait.try_into().ok()).unwrap_or(RETRY_AFTER);
     match received.result() {
-        WebhookResult::Accepted => Ok(Json(Taken { success: true, duplicate: false })),
-        WebhookResult::Duplicate => Ok(Json(Taken { success: true, duplicate: true })),
+        WebhookResult::Accepted => Ok(Json(Taken { success: true, duplicate: false }).into_response()),
+        WebhookResult::Duplicate => Ok(Json(Taken { success: true, duplicate: true }).into_response()),
+        WebhookResult::Echo => Ok(echo(received)),
         WebhookResult::Unknown => Err(Problem::not_found()),
         WebhookResult::Unverified => Err(Problem::unverified()),
         WebhookResult::Invalid => Err(Problem::invalid(received.field, received.detail)),
@@ -104,6 +117,13 @@ fn answer(received: ReceiveWebhookResponse) -> Answer {
             Err(Problem::internal())
         }
     }
+}
+
+/// Plain text, whatever it says: nothing of it is ever read as a page.
+fn echo(received: ReceiveWebhookResponse) -> Response {
+    let status = u16::try_from(received.echo_status).ok().and_then(|status| StatusCode::from_u16(status).ok());
+    let plain = [(CONTENT_TYPE, "text/plain; charset=utf-8"), (X_CONTENT_TYPE_OPTIONS, "nosniff")];
+    (status.unwrap_or(StatusCode::OK), plain, received.echo).into_response()
 }
 
 /// Which integration a path names. What can't be one is unknown, and isn't asked for.
@@ -150,16 +170,26 @@ pub(crate) struct Webhook {
     headers: HeaderMap,
     body: Bytes,
     sender: IpAddr,
+    method: Method,
+    /// Path and query.
+    target: String,
+}
+
+/// As the sender asked for it, whatever the router cut off.
+fn asked_for(request: &Request) -> String {
+    let uri = request.extensions().get::<OriginalUri>().map_or(request.uri(), |original| &original.0);
+    uri.path_and_query().map(ToString::to_string).unwrap_or_default()
 }
 
 impl FromRequest<Gateway> for Webhook {
     type Rejection = Problem;
 
     async fn from_request(request: Request, gateway: &Gateway) -> Result<Self, Problem> {
-        let headers = request.headers().clone();
+        let (headers, method) = (request.headers().clone(), request.method().clone());
+        let target = asked_for(&request);
         let Sender(sender) = *request.extensions().get().expect("the edge says who sends");
         let Raw(body) = Raw::from_request(request, gateway).await?;
-        Ok(Self { headers, body, sender })
+        Ok(Self { headers, body, sender, method, target })
     }
 }
 

@@ -1,4 +1,5 @@
-//! From an event whose plan asks for webhooks to deliveries: match, write the letters, offer them to their lanes.
+//! From an event whose plan asks for webhooks or integrations to deliveries: match, write the letters, offer them to their
+//! lanes.
 //!
 //! Guarantee: the event is acknowledged once every delivery is durable. An event that is redelivered keeps the set of
 //! endpoints that its first handling fixed; one that is replayed opens its deliveries again.
@@ -21,12 +22,14 @@ use crate::{
     endpoint::{Endpoint, book::Book},
     event::{Event, Priority},
     rpc::wire,
+    sync::offer::{Kinds, Offers},
 };
 
 /// Takes events in from the router's group `vendor-sync`.
 pub(crate) struct Deliver {
     pub(crate) book: Book,
     pub(crate) renderer: Renderer,
+    pub(crate) offers: Offers,
     pub(crate) dispatcher: Dispatcher,
     pub(crate) store: Store,
 }
@@ -35,7 +38,10 @@ impl Handler for Deliver {
     async fn take(&self, consumed: ConsumedEvent) -> Result<BoxFuture<'static, Result<()>>> {
         chassis::fail::point("vendor_sync.event.taken");
         let done = future::ready(Ok(())).boxed();
-        let Some(priority) = wanted(&consumed) else { return Ok(done) };
+        let Wanted { webhooks, kinds } = wanted(&consumed);
+        if webhooks.is_none() && kinds.is_empty() {
+            return Ok(done);
+        }
         let (redelivered, replayed) = (consumed.redelivered, consumed.replayed);
         let event = match consumed.event.ok_or_else(|| Error::NotFound("event".into())).and_then(wire::event) {
             Ok(event) => event,
@@ -45,29 +51,57 @@ impl Handler for Deliver {
                 return Ok(done);
             }
         };
-        let mut endpoints = self.book.find(&event);
+        let mut endpoints = if webhooks.is_some() { self.book.find(&event) } else { Vec::new() };
+        let mut told = self.offers.of(&event, &kinds, way(&event, replayed)).await?;
         if replayed {
             let known = self.known(&event).await?;
-            self.reopen(&event, &endpoints, &known).await?;
+            self.reopen(&event, &endpoints, &told, &known).await?;
             endpoints.retain(|endpoint| !known.contains_key(&*endpoint.id));
+            told.retain(|offer| !known.contains_key(&*offer.lane_id));
         }
-        let offers = endpoints.iter().map(|endpoint| self.offer(endpoint, &event, priority, replayed)).collect();
+        let priority = webhooks.unwrap_or(Priority::Normal);
+        let mut offers: Vec<Offer> =
+            endpoints.iter().map(|endpoint| self.offer(endpoint, &event, priority, replayed)).collect();
+        offers.extend(told);
         let durable = self.dispatcher.offer(offers, redelivered && !replayed).await?;
         Ok(durable.wait().boxed())
     }
 }
 
-/// The priority at which the plan wants webhooks, if it does.
-fn wanted(consumed: &ConsumedEvent) -> Option<Priority> {
-    let plan = consumed.plan.as_ref()?;
-    let webhooks = plan.destinations.iter().find(|destination| matches!(destination.kind, Some(Kind::Webhooks(_))))?;
-    let number = if webhooks.priority == 0 { plan.priority } else { webhooks.priority };
-    Some(Priority::from_number(number.into()))
+/// What the plan wants of us.
+struct Wanted {
+    /// At which priority, if at all.
+    webhooks: Option<Priority>,
+    kinds: Kinds,
+}
+
+fn wanted(consumed: &ConsumedEvent) -> Wanted {
+    let mut wanted = Wanted { webhooks: None, kinds: Kinds::new() };
+    let Some(plan) = &consumed.plan else { return wanted };
+    for destination in &plan.destinations {
+        let number = if destination.priority == 0 { plan.priority } else { destination.priority };
+        let priority = Priority::from_number(number.into());
+        match &destination.kind {
+            Some(Kind::Webhooks(_)) => wanted.webhooks = Some(priority),
+            Some(Kind::Integration(integration)) => {
+                // The more urgent of two.
+                let known = wanted.kinds.entry(integration.kind.clone()).or_insert(priority);
+                *known = priority.min(*known);
+            }
+            _ => {}
+        }
+    }
+    wanted
+}
+
+/// By which way an event is sent.
+fn way(event: &Event, replayed: bool) -> &str {
+    if replayed { "replay" } else { event.metadata.origin.as_str() }
 }
 
 impl Deliver {
     fn offer(&self, endpoint: &Endpoint, event: &Event, priority: Priority, replayed: bool) -> Offer {
-        let origin = if replayed { "replay" } else { event.metadata.origin.as_str() };
+        let origin = way(event, replayed);
         Offer {
             lane_id: endpoint.id.clone(),
             event: event.uid,
@@ -94,20 +128,20 @@ impl Deliver {
         Ok(records.into_iter().map(|record| (record.lane_id.clone(), record)).collect())
     }
 
-    /// Opens the deliveries that have come to their end again, as the endpoints' settings are now.
+    /// Opens the deliveries that have come to their end again, as the settings are now.
     async fn reopen(
         &self,
         event: &Event,
         endpoints: &[std::sync::Arc<Endpoint>],
+        told: &[Offer],
         known: &HashMap<String, Record>,
     ) -> Result<()> {
-        for endpoint in endpoints {
-            let Some(record) =
-                known.get(&*endpoint.id).filter(|record| State::from_number(record.state).is_some_and(State::is_final))
-            else {
-                continue;
-            };
-            match self.dispatcher.reopen(&event.organization, record, &self.letter(endpoint, event)).await {
+        let webhooks = endpoints.iter().map(|endpoint| (&*endpoint.id, self.letter(endpoint, event)));
+        let letters = told.iter().map(|offer| (&*offer.lane_id, offer.content.clone()));
+        for (lane, content) in webhooks.chain(letters) {
+            let is_final = |record: &&Record| State::from_number(record.state).is_some_and(State::is_final);
+            let Some(record) = known.get(lane).filter(is_final) else { continue };
+            match self.dispatcher.reopen(&event.organization, record, &content).await {
                 // Somebody else opened it meanwhile.
                 Ok(()) | Err(Error::FailedPrecondition(_)) => {}
                 Err(error) => return Err(error),

@@ -4,6 +4,8 @@
 //! spool; a request that is sent again has one effect, since its event's id is derived from it and the router keeps one
 //! event per id; the signature is checked over the bytes as they came, before anything is believed.
 //!
+//! Those of integrations with a connector go another way once they are found ([`vendor`]).
+//!
 //! The answers are the table in `webhooks.md`; `rpc/webhooks.rs` prints them and the gateway makes HTTP of them.
 
 mod dedupe;
@@ -13,6 +15,7 @@ mod publish;
 mod spool;
 mod transform;
 mod validate;
+pub(crate) mod vendor;
 mod verify;
 
 use std::{borrow::Cow, sync::Arc, time::Duration};
@@ -35,7 +38,7 @@ use self::{
     publish::{Event, Publisher, Sender},
     spool::Spool,
 };
-use crate::integration::{Integration, Integrations, Secrets};
+use crate::integration::{Integration, Integrations, Kind, Secrets};
 
 /// How often what is too old is looked for.
 const PURGE_EVERY: Duration = Duration::from_secs(600);
@@ -49,6 +52,10 @@ pub(crate) struct Request {
     pub(crate) integration_id: String,
     pub(crate) headers: Headers,
     pub(crate) body: Bytes,
+    /// `POST`, but for handshakes.
+    pub(crate) method: String,
+    /// Path and query as they were asked for.
+    pub(crate) target: String,
 }
 
 /// Names in lower case, in order, repeats kept.
@@ -76,6 +83,8 @@ pub(crate) enum Answer {
     Accepted { event_id: String },
     /// It was processed before, as this event.
     Duplicate { event_id: String },
+    /// A vendor tried the address out.
+    Echo { status: u16, body: String },
     /// No such integration, or not one that takes this.
     Unknown,
     /// The signature is missing, wrong or stale.
@@ -100,6 +109,7 @@ impl Answer {
         match self {
             Self::Accepted { .. } => "accepted",
             Self::Duplicate { .. } => "duplicate",
+            Self::Echo { .. } => "echo",
             Self::Unknown => "unknown",
             Self::Unverified => "unverified",
             Self::Invalid { .. } => "invalid",
@@ -135,6 +145,8 @@ pub(crate) struct Inbound {
     spool: Spool,
     publisher: Publisher,
     clock: Clock,
+    /// For integrations with a connector.
+    vendors: Option<vendor::Vendors>,
 }
 
 impl Inbound {
@@ -147,7 +159,13 @@ impl Inbound {
             spool: Spool::new(store.clone(), keys.clone(), clock.clone()),
             publisher: Publisher::new(router),
             clock,
+            vendors: None,
         }
+    }
+
+    /// Takes webhooks of connectors too.
+    pub(crate) fn with_vendors(self, vendors: vendor::Vendors) -> Self {
+        Self { vendors: Some(vendors), ..self }
     }
 
     /// Publishes what is spooled and forgets what is old, until the process stops.
@@ -167,6 +185,13 @@ impl Inbound {
     async fn steps(&self, request: &Request) -> Result<Answer, Answer> {
         let now = self.clock.now();
         let (integration, secrets) = self.find(request).await?;
+        if integration.settings.kind == Kind::Connector {
+            let vendors = self.vendors.as_ref().ok_or(Answer::Unknown)?;
+            return vendors.steps(self, request, (&integration, &secrets), now).await;
+        }
+        if request.method != "POST" {
+            return Err(Answer::Unknown);
+        }
         let proof = verify::verify(&integration.settings, &secrets, &request.headers, &request.body, now)?;
         let key = self.receipts.dedupe(&integration, proof, &request.body, now).await?;
         self.limits.admit(&integration, now).await?;

@@ -4,9 +4,15 @@
 //! [`link`] what a record is called elsewhere, [`conflict`] what lost, [`pin`] whose word counts. Who sends an update and
 //! who is told of a change is said in `sync` and `resolve`.
 
+pub(crate) mod conflict;
+pub(crate) mod decide;
 pub(crate) mod link;
 pub(crate) mod merge;
+mod natural;
+pub(crate) mod pin;
 pub(crate) mod store;
+#[cfg(test)]
+mod tests;
 pub(crate) mod value;
 
 use std::collections::BTreeMap;

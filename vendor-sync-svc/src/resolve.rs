@@ -11,7 +11,7 @@
 
 pub(crate) mod echo;
 mod find;
-mod observe;
+pub(crate) mod observe;
 pub(crate) mod sight;
 pub(crate) mod tell;
 
@@ -206,6 +206,15 @@ impl Taking {
             resolved.push(self.take_one(integration, incoming).await?);
         }
         Ok(resolved)
+    }
+
+    /// Publishes another event along with it.
+    ///
+    /// # Errors
+    /// Those of the store.
+    pub(crate) async fn publish(&mut self, event: &proto::router::v1::Event) -> Result<()> {
+        let outbox = self.resolver.outbox.clone();
+        outbox.put_in(&mut self.tx, &self.key, event).await
     }
 
     /// Makes all of it durable, and has it told.

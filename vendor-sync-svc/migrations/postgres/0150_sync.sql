@@ -63,3 +63,16 @@ CREATE TABLE event_operations (
     PRIMARY KEY (integration_id, event_id, operation)
 );
 CREATE INDEX event_operations_age ON event_operations (done_at);
+
+-- What vendors hinted at, until it is read. A thing that is hinted at again waits once.
+CREATE TABLE rereads (
+    integration_id TEXT NOT NULL,
+    kind TEXT NOT NULL,
+    external_id TEXT NOT NULL,              -- empty: what changed is to be found
+    organization_id TEXT NOT NULL,
+    asked_at BIGINT NOT NULL,
+    attempts BIGINT NOT NULL,
+    next_at BIGINT NOT NULL,
+    PRIMARY KEY (integration_id, kind, external_id)
+);
+CREATE INDEX rereads_due ON rereads (next_at);

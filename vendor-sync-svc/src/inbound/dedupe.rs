@@ -4,7 +4,12 @@
 //! published again under the same id, and the router keeps one. Receipts outlive the replay window and the retries of
 //! senders that give up after three days; what comes later still is stopped by the router as long as it keeps the event.
 
-use chassis::{error::Result, id, store::Store, with};
+use chassis::{
+    error::Result,
+    id,
+    store::{Store, Tx},
+    with,
+};
 use jiff::{SignedDuration, Timestamp};
 use sha2::{Digest as _, Sha256};
 
@@ -118,7 +123,22 @@ impl Receipts {
     /// `Error::Unavailable` while the store is away.
     pub(super) async fn record(&self, integration: &Integration, key: &Key, at: Timestamp) -> Result<()> {
         let mut tx = self.store.begin().await?;
-        with!(tx.on(), c => {
+        self.record_in(&mut tx, integration, key, at).await?;
+        tx.commit().await
+    }
+
+    /// The same in a transaction; false if it was recorded before.
+    ///
+    /// # Errors
+    /// Likewise.
+    pub(super) async fn record_in(
+        &self,
+        tx: &mut Tx,
+        integration: &Integration,
+        key: &Key,
+        at: Timestamp,
+    ) -> Result<bool> {
+        let new = with!(tx.on(), c => {
             sqlx::query(
                 "INSERT INTO inbound_receipts (event_id, integration_id, body_hash, received_at) VALUES ($1, $2, $3, $4) \
                  ON CONFLICT DO NOTHING",
@@ -129,7 +149,7 @@ impl Receipts {
             .bind(at.as_microsecond())
             .execute(c)
             .await
-            .map(drop)
+            .map(|done| done.rows_affected() > 0)
         })?;
         with!(tx.on(), c => {
             sqlx::query("UPDATE integrations SET last_received_at = $2 WHERE id = $1")
@@ -139,7 +159,7 @@ impl Receipts {
                 .await
                 .map(drop)
         })?;
-        tx.commit().await
+        Ok(new)
     }
 
     /// Forgets what is older than four days, in small steps.

@@ -85,7 +85,7 @@ impl Publisher {
     }
 }
 
-fn print(sender: &Sender, event: &Event) -> wire::Event {
+pub(super) fn print(sender: &Sender, event: &Event) -> wire::Event {
     let metadata = wire::Metadata {
         supplier_id: sender.supplier_id.clone(),
         couple_id: event.couple_id.clone(),

@@ -168,6 +168,22 @@ impl Integrations {
         rows.iter().map(Row::integration).collect()
     }
 
+    /// At most `limit` of all organizations' that have a connector, by id, after `after`.
+    ///
+    /// # Errors
+    /// `Error::Unavailable` while the store is away.
+    pub(crate) async fn linked(&self, after: &str, limit: i64) -> Result<Vec<Integration>> {
+        let rows = with!(self.store.reader(), c => {
+            sqlx::query_as::<_, Row>("SELECT * FROM integrations WHERE kind = $1 AND id > $2 ORDER BY id LIMIT $3")
+                .bind(Kind::Connector.as_str())
+                .bind(after)
+                .bind(limit)
+                .fetch_all(c)
+                .await
+        })?;
+        rows.iter().map(Row::integration).collect()
+    }
+
     /// Replaces the settings, if `version` is still the one in force. Kind, vendor and connector stay: the URL holds them, and links are the connector's.
     ///
     /// # Errors

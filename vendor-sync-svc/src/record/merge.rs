@@ -184,8 +184,13 @@ fn settle_deletion(record: &mut Record, update: &Update, rules: &Rules) {
         let newest = [record.deletion.take(), Some(deletion)].into_iter().flatten();
         record.deletion = newest.max_by_key(|d| (d.at, rules.rank(&d.source), d.source.clone(), Reverse(d.seen)));
     }
+    record.deleted = deleted(record);
+}
+
+/// Since when and by whom, if a deletion holds.
+pub(super) fn deleted(record: &Record) -> Option<(Timestamp, Source)> {
     let holds = record.deletion.as_ref().filter(|d| counts(record, d) && spoken_against(record, d).next().is_none());
-    record.deleted = holds.map(|d| (d.at, d.source.clone()));
+    holds.map(|d| (d.at, d.source.clone()))
 }
 
 /// Whether nobody has said since that the record stays.

@@ -154,7 +154,6 @@ pub(crate) fn correction(applied: &Applied, update: &Update, now: Timestamp) -> 
         fields: letter::print(&record.values()),
         old: said,
         changed,
-        insisted: true,
         ..Letter::default()
     }
 }

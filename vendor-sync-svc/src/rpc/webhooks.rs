@@ -32,6 +32,8 @@ impl WebhookService for Service {
             integration_id: request.integration_id,
             headers: Headers(headers.collect()),
             body: request.body,
+            method: if request.method.is_empty() { "POST".to_owned() } else { request.method },
+            target: request.target,
         };
         Ok(Response::new(print(self.inbound.receive(&request).await)))
     }
@@ -47,6 +49,10 @@ fn print(answer: Answer) -> wire::ReceiveWebhookResponse {
         Answer::Duplicate { event_id } => {
             response.event_ids = vec![event_id];
             (WebhookResult::Duplicate, "Duplicate".into())
+        }
+        Answer::Echo { status, body } => {
+            (response.echo_status, response.echo) = (status.into(), body);
+            (WebhookResult::Echo, "".into())
         }
         Answer::Unknown => (WebhookResult::Unknown, "".into()),
         Answer::Unverified => (WebhookResult::Unverified, "Invalid signature".into()),
@@ -86,6 +92,7 @@ mod tests {
         let cases = [
             (Answer::Accepted { event_id: event_id() }, WebhookResult::Accepted, ""),
             (Answer::Duplicate { event_id: event_id() }, WebhookResult::Duplicate, "Duplicate"),
+            (Answer::Echo { status: 200, body: "x".to_owned() }, WebhookResult::Echo, ""),
             (Answer::Unknown, WebhookResult::Unknown, ""),
             (Answer::Unverified, WebhookResult::Unverified, "Invalid signature"),
             (

@@ -59,9 +59,6 @@ pub(crate) struct Letter {
     /// What the event itself says, as JSON: for event operations.
     #[prost(string, tag = "16")]
     pub(crate) content: String,
-    /// Sent although the vendor may have it already: somebody asked, or its own word lost.
-    #[prost(bool, tag = "17")]
-    pub(crate) insisted: bool,
 }
 
 impl Letter {

@@ -1,0 +1,241 @@
+//! Webhooks of integrations with a connector: verified and read as the connector declares, resolved into the records.
+//!
+//! What it says, its receipt, and the events that follow are one transaction; only then the sender is answered 2xx. The same
+//! webhook fifty times at once has one effect: the receipt is written once, and who comes second finds it.
+//!
+//! A hint (`read_first`) is kept and read by its id from the vendor before anything is believed (`sync::reread`).
+
+use std::collections::BTreeMap;
+
+use chassis::error::{Error, Result};
+use jiff::Timestamp;
+use serde_json::{Map, Value, json};
+use sha2::{Digest as _, Sha256};
+
+use super::{
+    Answer, Inbound, Request,
+    dedupe::Key,
+    publish::{self, Event, Payload, Sender},
+    verify::Proof,
+};
+use crate::{
+    connector::{Connector, InboundItem, Proved, Webhook},
+    integration::{Integration, Secrets},
+    record::RecordKind,
+    resolve::{Incoming, Origin, Resolved, Resolver, Taking},
+    sync::{account::Accounts, reread::Rereads},
+};
+
+const TRIES: usize = 3;
+/// What the records' own changes are told by: `resolve` tells it.
+const TOLD: [&str; 8] = [
+    "client.created",
+    "client.updated",
+    "client.deleted",
+    "wedding.date_changed",
+    "timeline.updated",
+    "guest_count.changed",
+    "booking.updated",
+    "preference.updated",
+];
+
+/// What the way in needs for connectors. Cheap to clone.
+#[derive(Clone)]
+pub(crate) struct Vendors {
+    pub(crate) accounts: Accounts,
+    pub(crate) resolver: Resolver,
+    pub(crate) rereads: Rereads,
+}
+
+/// What one webhook says, in the parts that are handled apart.
+struct Said {
+    incoming: Vec<Incoming>,
+    /// The type of each of `incoming`.
+    types: Vec<String>,
+    /// Kind and external id of what is to be read.
+    reads: Vec<(RecordKind, String)>,
+    events: Vec<(String, Timestamp, BTreeMap<String, Value>)>,
+}
+
+impl Vendors {
+    /// The steps, once the integration is found.
+    pub(super) async fn steps(
+        &self,
+        inbound: &Inbound,
+        request: &Request,
+        (integration, secrets): (&Integration, &Secrets),
+        now: Timestamp,
+    ) -> Result<Answer, Answer> {
+        let account = self.accounts.get(&integration.id).ok_or(Answer::Unknown)?;
+        let declared = account.connector.inbound().ok_or(Answer::Unknown)?;
+        let (secrets, url): (Vec<&str>, _) = (secrets.iter().collect(), url(request));
+        let webhook = webhook(request, &url, &integration.id);
+        let settings = account.connector.filled(&integration.settings.parameters);
+        let shaken = declared.handshake(&webhook, &secrets, &settings, now).map_err(|_| Answer::Unverified)?;
+        if let Some(echo) = shaken {
+            return Ok(Answer::Echo { status: echo.status, body: echo.body });
+        }
+        if request.method != "POST" {
+            return Err(Answer::Unknown);
+        }
+        let proved = declared.verify(&webhook, &secrets, now).map_err(|_| Answer::Unverified)?;
+        let key = inbound.receipts.dedupe(integration, proof(proved), &request.body, now).await?;
+        inbound.limits.admit(integration, now).await?;
+        let items = declared.events(&webhook, &settings).map_err(|reason| {
+            tracing::warn!(integration.id, reason, "a vendor's webhook could not be read");
+            Answer::invalid("body", "could not be read as this integration's connector declares")
+        })?;
+        let said = said(items, now);
+        let taken = self.take(inbound, integration, &account.connector, &said, &key, request, now).await;
+        if taken.as_ref().is_err_and(|answer| matches!(answer, Answer::Unavailable { .. })) {
+            inbound.limits.give_back(&integration.id);
+        }
+        taken
+    }
+
+    #[expect(clippy::too_many_arguments, reason = "one call, of what belongs to one webhook")]
+    async fn take(
+        &self,
+        inbound: &Inbound,
+        integration: &Integration,
+        connector: &Connector,
+        said: &Said,
+        key: &Key,
+        request: &Request,
+        now: Timestamp,
+    ) -> Result<Answer, Answer> {
+        let mut tries = 1;
+        loop {
+            match self.try_take(inbound, integration, connector, said, key, request, now).await {
+                Err(Error::Aborted(_)) if tries < TRIES => tries += 1,
+                Ok(answer) => return Ok(answer),
+                Err(error) => return Err(error.into()),
+            }
+        }
+    }
+
+    #[expect(clippy::too_many_arguments, reason = "one call, of what belongs to one webhook")]
+    async fn try_take(
+        &self,
+        inbound: &Inbound,
+        integration: &Integration,
+        connector: &Connector,
+        said: &Said,
+        key: &Key,
+        request: &Request,
+        now: Timestamp,
+    ) -> Result<Answer> {
+        let event_id = key.event_id.clone();
+        let mut taking = self.resolver.begin(&integration.organization).await?;
+        if !inbound.receipts.record_in(&mut taking.tx, integration, key, now).await? {
+            return Ok(Answer::Duplicate { event_id });
+        }
+        let resolved = taking.take(integration, &said.incoming).await?;
+        let mut events = named(said, &resolved);
+        events.extend(said.events.iter().cloned());
+        let base = base(integration, key, &request.body);
+        for (index, (type_, at, fields)) in events.into_iter().enumerate() {
+            self.tell(&mut taking, integration, event(format!("{base}:{index}"), type_, at, fields)).await?;
+        }
+        for (kind, external_id) in &said.reads {
+            let readable = connector.record(*kind).is_some_and(|spec| spec.read.is_some() || spec.list.is_some());
+            if readable {
+                self.rereads.put_in(&mut taking.tx, integration, *kind, external_id, now).await?;
+            }
+        }
+        taking.commit().await?;
+        if !said.reads.is_empty() {
+            self.rereads.wake();
+        }
+        Ok(Answer::Accepted { event_id })
+    }
+
+    async fn tell(&self, taking: &mut Taking, integration: &Integration, event: Event) -> Result<()> {
+        let event = publish::print(&Sender::of(integration), &event);
+        taking.publish(&event).await
+    }
+}
+
+/// Where the vendor posted to. Who stands before the gateway ends TLS.
+fn url(request: &Request) -> String {
+    format!("https://{}{}", request.headers.one("host").unwrap_or_default(), request.target)
+}
+
+fn webhook<'a>(request: &'a Request, url: &'a str, integration_id: &'a str) -> Webhook<'a> {
+    let query = request.target.split_once('?').map_or("", |(_, query)| query);
+    Webhook { method: &request.method, url, query, headers: &request.headers.0, body: &request.body, integration_id }
+}
+
+fn proof(proved: Proved) -> Proof {
+    match proved {
+        Proved::Id(id) => Proof::Id(id),
+        Proved::Body => Proof::Body,
+        Proved::Sender => Proof::Sender,
+    }
+}
+
+fn said(items: Vec<InboundItem>, now: Timestamp) -> Said {
+    let mut said = Said { incoming: Vec::new(), types: Vec::new(), reads: Vec::new(), events: Vec::new() };
+    for item in items {
+        let at = item.at.unwrap_or(now);
+        match item.kind {
+            None => said.events.push((item.event_type, at, item.fields)),
+            Some(kind) if item.read_first => said.reads.push((kind, item.external_id)),
+            Some(kind) => {
+                said.types.push(item.event_type);
+                said.incoming.push(Incoming {
+                    kind,
+                    external_id: item.external_id,
+                    external_version: item.external_version,
+                    at,
+                    fields: item.fields,
+                    deleted: item.deleted,
+                    priority_low: false,
+                    origin: Origin::Webhook,
+                });
+            }
+        }
+    }
+    said
+}
+
+/// Events of records that say more than their change does: an unsubscription, a bounce.
+fn named(said: &Said, resolved: &[Resolved]) -> Vec<(String, Timestamp, BTreeMap<String, Value>)> {
+    let mut events = Vec::new();
+    for ((incoming, type_), resolved) in said.incoming.iter().zip(&said.types).zip(resolved) {
+        let record_id = match resolved {
+            Resolved::Created { record_id } | Resolved::Changed { record_id, .. } => record_id,
+            _ => continue,
+        };
+        if !TOLD.contains(&type_.as_str()) {
+            let mut fields = incoming.fields.clone();
+            let id = if incoming.kind == RecordKind::Wedding { "wedding_id" } else { "client_id" };
+            fields.insert(id.to_owned(), json!(record_id));
+            events.push((type_.clone(), incoming.at, fields));
+        }
+    }
+    events
+}
+
+/// The same however often the same webhook comes. What proves its sender alone is known by its body.
+fn base(integration: &Integration, key: &Key, body: &[u8]) -> String {
+    let named = key.event_id.starts_with(&integration.id);
+    let said = if named { key.event_id.as_bytes() } else { body };
+    format!("{}:{}", integration.id, hex::encode(&Sha256::digest(said)[..16]))
+}
+
+fn event(id: String, type_: String, time: Timestamp, fields: BTreeMap<String, Value>) -> Event {
+    let text = |name: &str| fields.get(name).and_then(Value::as_str).unwrap_or_default().to_owned();
+    let (subject, couple_id) = (text("wedding_id"), text("client_id"));
+    let content = Value::Object(Map::from_iter(fields.clone())).to_string();
+    Event {
+        id,
+        type_,
+        subject: if subject.is_empty() { couple_id.clone() } else { subject },
+        couple_id,
+        time,
+        channels: Vec::new(),
+        traceparent: chassis::trace::current().map(|context| context.to_string()).unwrap_or_default(),
+        payload: Payload::Content(content.into()),
+    }
+}

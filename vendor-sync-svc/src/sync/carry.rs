@@ -1,0 +1,333 @@
+//! One letter at one vendor: what is asked of it, in which order, and what is remembered of the answers.
+//!
+//! First the record, then what the event itself asks for. Nothing is asked where the vendor is known to have it. A record is
+//! looked for before it is made, read before it is replaced, and merged anew where the vendor has another version. What the
+//! vendor then has is committed before the letter counts as delivered.
+
+use std::collections::BTreeMap;
+
+use chassis::{error::Error, fail, lane::Delivery};
+use serde_json::{Map, Value, json};
+
+use super::{
+    account::{Account, DATABASE},
+    known::{self, Known},
+    letter::Letter,
+};
+use crate::{
+    connector::{CallError, Caller, Class, RecordSpec, Reply},
+    record::{Link, RecordKey, Records},
+    resolve::{Incoming, Origin, Resolver},
+};
+
+/// How often a record is merged anew in one attempt.
+const MERGES: usize = 3;
+
+/// What came of a letter.
+#[derive(Clone, Debug, PartialEq, Eq)]
+pub(crate) enum Carried {
+    Applied,
+    /// A person at the vendor must accept it.
+    HandedOver,
+    /// The vendor had it.
+    Known,
+    /// Nothing is asked of this vendor for this, and why.
+    NotWanted(String),
+}
+
+/// Asks vendors. Cheap to clone.
+#[derive(Clone)]
+pub(crate) struct Carrier {
+    pub(crate) caller: Caller,
+    pub(crate) records: Records,
+    pub(crate) known: Known,
+    pub(crate) resolver: Resolver,
+    pub(crate) database: crate::database::Database,
+}
+
+/// One letter with what it is about.
+struct Case<'a> {
+    account: &'a Account,
+    letter: &'a Letter,
+    delivery: &'a Delivery,
+}
+
+/// A record as this vendor is to have it.
+struct Wanted<'a> {
+    key: RecordKey,
+    spec: &'a RecordSpec,
+    link: Option<Link>,
+    fields: BTreeMap<String, Value>,
+    /// Those that the vendor doesn't have.
+    news: BTreeMap<String, Value>,
+}
+
+impl Carrier {
+    /// Carries `letter` once.
+    ///
+    /// # Errors
+    /// What the vendor, or our own store, had against it.
+    pub(crate) async fn carry(
+        &self,
+        account: &Account,
+        letter: &Letter,
+        delivery: &Delivery,
+    ) -> Result<Carried, CallError> {
+        let case = Case { account, letter, delivery };
+        if account.connector.kind() == DATABASE {
+            return self.write(&case).await;
+        }
+        let instead = self.rules(&case, true).await?;
+        let record = if instead { Carried::Known } else { self.record(&case).await? };
+        let by_rule = self.follow(&case).await?;
+        Ok(by_rule.unwrap_or(record))
+    }
+
+    /// Whether some rule takes the place of the record's own operations.
+    async fn rules(&self, case: &Case<'_>, instead: bool) -> Result<bool, CallError> {
+        let (scope, settings) = (self.scope(case, None).await?, &case.account.integration.settings.parameters);
+        for rule in case.account.connector.events(&case.letter.event_type) {
+            if rule.instead == instead && rule.holds(&scope, settings).map_err(CallError::permanent)? {
+                return Ok(true);
+            }
+        }
+        Ok(false)
+    }
+
+    /// What the event itself asks for; none: nothing. Each operation is done once, however often the letter is tried.
+    async fn follow(&self, case: &Case<'_>) -> Result<Option<Carried>, CallError> {
+        let (integration, connector) = (&case.account.integration, &case.account.connector);
+        let mut carried = None;
+        for rule in connector.events(&case.letter.event_type) {
+            let scope = self.scope(case, None).await?;
+            if !rule.holds(&scope, &integration.settings.parameters).map_err(CallError::permanent)? {
+                continue;
+            }
+            let done = self.known.is_done(integration, &case.letter.event_id, &rule.operation).await.map_err(ours)?;
+            if !done {
+                let reply = self.caller.call(integration, connector, &rule.operation, &scope).await?;
+                fail::point("sync.answered");
+                self.known.done(integration, &case.letter.event_id, &rule.operation).await.map_err(ours)?;
+                carried = Some(if reply.handed_over { Carried::HandedOver } else { Carried::Applied });
+            }
+        }
+        Ok(carried)
+    }
+
+    async fn record(&self, case: &Case<'_>) -> Result<Carried, CallError> {
+        let organization = &case.account.integration.organization;
+        let Some(key) = case.letter.key(organization) else {
+            return Ok(Carried::NotWanted("the vendor isn't told of such events".to_owned()));
+        };
+        let Some(spec) = case.account.connector.record(key.kind) else {
+            return Ok(Carried::NotWanted(format!("the vendor has no {}s", key.kind.as_str())));
+        };
+        let scope = self.scope(case, None).await?;
+        if !spec.may_go_out(&scope, &case.account.integration.settings.parameters).map_err(CallError::permanent)? {
+            return Ok(Carried::NotWanted("its connector says that this record doesn't go out".to_owned()));
+        }
+        if case.letter.deleted {
+            return self.delete(case, spec, &key).await;
+        }
+        let mut merges = 0;
+        loop {
+            let wanted = self.wanted(case, spec, &key).await?;
+            let asked = self.ask(case, wanted).await;
+            match asked {
+                Err(error) if error.class == Class::Conflict && merges < MERGES => {
+                    merges += 1;
+                    self.read_again(case, spec, &key).await?;
+                }
+                other => return other,
+            }
+        }
+    }
+
+    /// What the vendor is to have: what the letter says, but nothing that it has as it stands now is set back.
+    async fn wanted<'a>(
+        &self,
+        case: &Case<'_>,
+        spec: &'a RecordSpec,
+        key: &RecordKey,
+    ) -> Result<Wanted<'a>, CallError> {
+        let link = self.known.link(&case.account.integration, key).await.map_err(ours)?;
+        let now = self.records.get(key).await.map_err(ours)?.map(|record| record.values()).unwrap_or_default();
+        let synced = link.as_ref().map(|link| link.synced.clone()).unwrap_or_default();
+        let mut fields = case.letter.fields();
+        fields.retain(|name, _| spec.fields.contains(name));
+        known::keep_current(&mut fields, &synced, &now, &case.letter.changed, &spec.fields);
+        let news = known::news(&fields, &synced);
+        Ok(Wanted { key: key.clone(), spec, link, fields, news })
+    }
+
+    async fn ask(&self, case: &Case<'_>, mut wanted: Wanted<'_>) -> Result<Carried, CallError> {
+        if wanted.link.is_none() {
+            if let Some(found) = self.find(case, &wanted).await? {
+                self.adopt(case, &mut wanted, &found).await?;
+            }
+        }
+        match &wanted.link {
+            Some(_) if wanted.news.is_empty() => Ok(Carried::Known),
+            Some(link) if link.external_id.is_empty() && wanted.spec.update.is_none() => {
+                Ok(Carried::NotWanted("it was handed over, and can't be changed there".to_owned()))
+            }
+            Some(_) => self.update(case, &wanted).await,
+            None => self.create(case, &mut wanted).await,
+        }
+    }
+
+    async fn find(&self, case: &Case<'_>, wanted: &Wanted<'_>) -> Result<Option<Reply>, CallError> {
+        let Some(find) = &wanted.spec.find else { return Ok(None) };
+        let reply = self.call(case, find, wanted, None).await?;
+        Ok(Some(reply).filter(|reply| !reply.external_id.is_empty()))
+    }
+
+    /// What was found there is the record's: what it has is no news to it.
+    async fn adopt(&self, case: &Case<'_>, wanted: &mut Wanted<'_>, found: &Reply) -> Result<(), CallError> {
+        let settings = case.account.connector.filled(&case.account.integration.settings.parameters);
+        let has = wanted.spec.item(&found.resource, &settings).map(|item| item.fields).unwrap_or_default();
+        wanted.news = known::news(&wanted.fields, &has);
+        let link = self.known.adopt(&case.account.integration, &wanted.key, found, has).await.map_err(ours)?;
+        wanted.link = Some(link);
+        Ok(())
+    }
+
+    async fn create(&self, case: &Case<'_>, wanted: &mut Wanted<'_>) -> Result<Carried, CallError> {
+        let spec = wanted.spec;
+        // Where there is nothing to make, an update makes it.
+        let Some(create) = spec.create.as_ref().or(spec.update.as_ref()) else {
+            return Ok(Carried::NotWanted("the vendor takes no new ones".to_owned()));
+        };
+        match self.call(case, create, wanted, None).await {
+            Ok(reply) => self.remember(case, wanted, &reply).await,
+            Err(error) if error.class == Class::Duplicate && spec.update.is_some() => {
+                // It has another like it: that one is meant, if it can be found.
+                let Some(found) = self.find(case, wanted).await? else { return Err(error) };
+                self.adopt(case, wanted, &found).await?;
+                if wanted.news.is_empty() { Ok(Carried::Known) } else { self.update(case, wanted).await }
+            }
+            Err(error) => Err(error),
+        }
+    }
+
+    async fn update(&self, case: &Case<'_>, wanted: &Wanted<'_>) -> Result<Carried, CallError> {
+        let Some(update) = &wanted.spec.update else {
+            return Ok(Carried::NotWanted("the vendor takes no changes".to_owned()));
+        };
+        let current = match &wanted.spec.read {
+            Some(read) if wanted.spec.reads_before_update() => Some(self.read(case, read, wanted).await?),
+            _ => None,
+        };
+        let reply = self.call(case, update, wanted, current.as_ref()).await?;
+        self.remember(case, wanted, &reply).await
+    }
+
+    /// The vendor's resource, if it is the version that we know; else it must be merged first.
+    async fn read(&self, case: &Case<'_>, read: &str, wanted: &Wanted<'_>) -> Result<Value, CallError> {
+        let reply = self.call(case, read, wanted, None).await?;
+        let version = wanted.link.as_ref().map(|link| link.external_version.as_str()).unwrap_or_default();
+        if !version.is_empty() && !reply.external_version.is_empty() && version != reply.external_version {
+            return Err(CallError { class: Class::Conflict, ..CallError::retry("the vendor changed it meanwhile") });
+        }
+        Ok(reply.resource)
+    }
+
+    /// Takes what the vendor has now into the record.
+    async fn read_again(&self, case: &Case<'_>, spec: &RecordSpec, key: &RecordKey) -> Result<(), CallError> {
+        let conflict = || CallError { class: Class::Conflict, ..CallError::retry("the vendor has another version of it") };
+        let read = spec.read.as_ref().ok_or_else(conflict)?;
+        let wanted = self.wanted(case, spec, key).await?;
+        let reply = self.call(case, read, &wanted, None).await?;
+        let integration = &case.account.integration;
+        let settings = case.account.connector.filled(&integration.settings.parameters);
+        let item = spec.item(&reply.resource, &settings).map_err(CallError::permanent)?;
+        let incoming = Incoming {
+            kind: key.kind,
+            external_id: item.external_id,
+            external_version: item.external_version,
+            at: item.at.unwrap_or_else(|| self.known.now()),
+            fields: item.fields,
+            deleted: item.deleted,
+            priority_low: false,
+            origin: Origin::Poll,
+        };
+        self.resolver.take(integration, vec![incoming]).await.map(drop).map_err(ours)
+    }
+
+    async fn delete(&self, case: &Case<'_>, spec: &RecordSpec, key: &RecordKey) -> Result<Carried, CallError> {
+        let wanted = self.wanted(case, spec, key).await?;
+        let (Some(link), Some(delete)) = (&wanted.link, &spec.delete) else {
+            let reason = if wanted.link.is_none() { "the vendor never had it" } else { "the vendor deletes nothing" };
+            return Ok(Carried::NotWanted(reason.to_owned()));
+        };
+        match self.call(case, delete, &wanted, None).await {
+            Ok(_) => {}
+            Err(error) if error.class == Class::Gone => {}
+            Err(error) => return Err(error),
+        }
+        fail::point("sync.answered");
+        self.known.forget(link).await.map_err(ours)?;
+        Ok(Carried::Applied)
+    }
+
+    async fn remember(&self, case: &Case<'_>, wanted: &Wanted<'_>, reply: &Reply) -> Result<Carried, CallError> {
+        fail::point("sync.answered");
+        let integration = &case.account.integration;
+        self.known.written(integration, &wanted.key, &wanted.fields, &wanted.news, reply).await.map_err(ours)?;
+        Ok(if reply.handed_over { Carried::HandedOver } else { Carried::Applied })
+    }
+
+    async fn call(
+        &self,
+        case: &Case<'_>,
+        operation: &str,
+        wanted: &Wanted<'_>,
+        current: Option<&Value>,
+    ) -> Result<Reply, CallError> {
+        let mut scope = self.scope(case, Some(wanted)).await?;
+        if let (Some(current), Some(scope)) = (current, scope.as_object_mut()) {
+            scope.insert("current".to_owned(), current.clone());
+        }
+        self.caller.call(&case.account.integration, &case.account.connector, operation, &scope).await
+    }
+
+    /// What expressions see.
+    async fn scope(&self, case: &Case<'_>, wanted: Option<&Wanted<'_>>) -> Result<Value, CallError> {
+        let letter = case.letter;
+        let fields = wanted.map_or_else(|| letter.fields(), |wanted| {
+            letter.fields().into_iter().chain(wanted.fields.clone()).collect()
+        });
+        let mut record: Map<String, Value> = fields.into_iter().collect();
+        record.insert("id".to_owned(), json!(letter.record_id));
+        let link = wanted.and_then(|wanted| wanted.link.as_ref());
+        let given: Value = serde_json::from_str(&letter.content).unwrap_or_default();
+        Ok(json!({
+            "record": record,
+            "old": letter.old(),
+            "changed": letter.changed,
+            "given": given,
+            "link": link.map(|link| json!({
+                "external_id": link.external_id,
+                "external_version": link.external_version,
+                "handed_over": link.handed_over,
+            })),
+            "event": {
+                "id": letter.event_id,
+                "delivery_id": case.delivery.id.to_string(),
+                "type": letter.event_type,
+                "time": letter.time,
+                "source": letter.source,
+                "origin": case.delivery.origin,
+                "wedding_id": letter.wedding_id,
+                "couple_id": letter.couple_id,
+                "supplier_id": letter.supplier_id,
+            },
+        }))
+    }
+}
+
+/// What our own store has against it passes.
+fn ours(error: Error) -> CallError {
+    tracing::warn!(error = format!("{error:?}"), "what a vendor has could not be read or noted");
+    CallError::retry("our own store is away")
+}

@@ -1,0 +1,183 @@
+//! What vendors are known to have: links, brought up to date with each answer, and event operations that were done.
+//!
+//! Invariant: the link, its synced fields and the note of our own write are one transaction, committed before the attempt
+//! counts.
+
+use std::collections::{BTreeMap, BTreeSet};
+
+use chassis::{
+    clock::Clock,
+    error::Result,
+    secret::DataKeys,
+    store::Store,
+    with,
+};
+use jiff::{SignedDuration, Timestamp};
+use serde_json::Value;
+
+use crate::{
+    connector::Reply,
+    integration::Integration,
+    record::{Link, Links, RecordKey},
+    resolve::echo::{OwnWrites, equal},
+};
+
+const KEEP_DONE: SignedDuration = SignedDuration::from_hours(7 * 24);
+
+/// What vendors have. Cheap to clone.
+#[derive(Clone)]
+pub(crate) struct Known {
+    pub(crate) store: Store,
+    pub(crate) keys: DataKeys,
+    pub(crate) clock: Clock,
+    pub(crate) links: Links,
+}
+
+impl Known {
+    pub(crate) fn now(&self) -> Timestamp {
+        self.clock.now()
+    }
+
+    /// # Errors
+    /// Those of the store, here and below.
+    pub(crate) async fn link(&self, integration: &Integration, key: &RecordKey) -> Result<Option<Link>> {
+        self.links.by_record(&key.organization, &integration.id, key.kind, &key.id).await
+    }
+
+    /// The record is what was found there under this id, and has these fields.
+    pub(crate) async fn adopt(
+        &self,
+        integration: &Integration,
+        key: &RecordKey,
+        found: &Reply,
+        has: BTreeMap<String, Value>,
+    ) -> Result<Link> {
+        let mut tx = self.store.begin().await?;
+        let mut link = new(integration, key, self.now());
+        link.external_id.clone_from(&found.external_id);
+        link.external_version.clone_from(&found.external_version);
+        link.synced = has;
+        self.links.put_in(&mut tx, &link).await?;
+        tx.commit().await?;
+        Ok(link)
+    }
+
+    /// The vendor took `fields`, of which `news` were new to it.
+    pub(crate) async fn written(
+        &self,
+        integration: &Integration,
+        key: &RecordKey,
+        fields: &BTreeMap<String, Value>,
+        news: &BTreeMap<String, Value>,
+        reply: &Reply,
+    ) -> Result<()> {
+        let (now, data_key) = (self.now(), self.keys.of(&key.organization).await?);
+        let mut tx = self.store.begin().await?;
+        // As it is now: what came in since the attempt began is not forgotten.
+        let known = self.links.by_record_in(&mut tx, &key.organization, &integration.id, key.kind, &key.id).await?;
+        let mut link = known.unwrap_or_else(|| new(integration, key, now));
+        if !reply.external_id.is_empty() {
+            link.external_id.clone_from(&reply.external_id);
+        }
+        if !reply.external_version.is_empty() {
+            link.external_version.clone_from(&reply.external_version);
+        }
+        link.own_version.clone_from(&reply.external_version);
+        link.synced.extend(fields.clone());
+        link.synced_at = now;
+        link.handed_over = reply.handed_over;
+        self.links.put_in(&mut tx, &link).await?;
+        let own = OwnWrites { key: &data_key, integration: &integration.id, record: key, word: "" };
+        own.note_in(&mut tx, news, now).await?;
+        tx.commit().await
+    }
+
+    /// The vendor no longer has it.
+    pub(crate) async fn forget(&self, link: &Link) -> Result<()> {
+        let mut tx = self.store.begin().await?;
+        self.links.delete_in(&mut tx, link).await?;
+        tx.commit().await
+    }
+
+    /// Whether an operation was done for an event before.
+    pub(crate) async fn is_done(&self, integration: &Integration, event_id: &str, operation: &str) -> Result<bool> {
+        let found: Option<i64> = with!(self.store.reader(), c => {
+            sqlx::query_scalar(
+                "SELECT done_at FROM event_operations WHERE integration_id = $1 AND event_id = $2 AND operation = $3",
+            )
+            .bind(&integration.id)
+            .bind(event_id)
+            .bind(operation)
+            .fetch_optional(c)
+            .await
+        })?;
+        Ok(found.is_some())
+    }
+
+    /// Notes that it was.
+    pub(crate) async fn done(&self, integration: &Integration, event_id: &str, operation: &str) -> Result<()> {
+        with!(self.store.writer(), c => {
+            sqlx::query(
+                "INSERT INTO event_operations (integration_id, event_id, operation, done_at) VALUES ($1, $2, $3, $4) ON CONFLICT DO NOTHING",
+            )
+            .bind(&integration.id)
+            .bind(event_id)
+            .bind(operation)
+            .bind(self.clock.now_micros())
+            .execute(c)
+            .await
+            .map(drop)
+        })?;
+        Ok(())
+    }
+
+    /// Forgets what was done over a week ago.
+    pub(crate) async fn purge(&self) -> Result<()> {
+        let before = (self.now() - KEEP_DONE).as_microsecond();
+        with!(self.store.writer(), c => {
+            sqlx::query("DELETE FROM event_operations WHERE done_at < $1").bind(before).execute(c).await.map(drop)
+        })?;
+        Ok(())
+    }
+}
+
+fn new(integration: &Integration, key: &RecordKey, now: Timestamp) -> Link {
+    Link {
+        organization: key.organization.clone(),
+        integration_id: integration.id.clone(),
+        kind: key.kind,
+        record_id: key.id.clone(),
+        external_id: String::new(),
+        external_version: String::new(),
+        own_version: String::new(),
+        synced: BTreeMap::new(),
+        synced_at: now,
+        handed_over: false,
+    }
+}
+
+/// A letter that waited says what was so when it was written. What the vendor has as it stands now isn't set back; what was
+/// cleared is said as null, so that it is cleared there too.
+pub(crate) fn keep_current(
+    fields: &mut BTreeMap<String, Value>,
+    synced: &BTreeMap<String, Value>,
+    now: &BTreeMap<String, Value>,
+    changed: &[String],
+    allowed: &BTreeSet<String>,
+) {
+    let cleared = changed.iter().filter(|name| allowed.contains(*name) && !fields.contains_key(*name));
+    let cleared: Vec<String> = cleared.cloned().collect();
+    fields.extend(cleared.into_iter().map(|name| (name, Value::Null)));
+    for (name, value) in fields {
+        let (there, stands) = (synced.get(name), now.get(name));
+        if there.is_some() && equal(stands, there.unwrap_or(&Value::Null)) {
+            *value = stands.cloned().unwrap_or(Value::Null);
+        }
+    }
+}
+
+/// What the vendor doesn't have. A field that it never heard of and that has no value is none.
+pub(crate) fn news(fields: &BTreeMap<String, Value>, has: &BTreeMap<String, Value>) -> BTreeMap<String, Value> {
+    let news = fields.iter().filter(|(name, value)| !equal(has.get(*name), value));
+    news.map(|(name, value)| (name.clone(), value.clone())).collect()
+}

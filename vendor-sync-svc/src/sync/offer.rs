@@ -1,0 +1,111 @@
+//! From an event to offers: what it says is brought into the record, then each integration that is to know gets a letter.
+//!
+//! Who is to know: those of the kinds that the plan names, connected or to be connected again, whose supplier sees the event,
+//! but not the one that it comes from, nor the database whose row it is. Who knows already is found out at the attempt.
+
+use std::{collections::BTreeMap, sync::Arc};
+
+use chassis::{error::Result, id, lane::Offer};
+use serde_json::Value;
+
+use super::{
+    account::{Account, Accounts, DATABASE},
+    letter::{self, Letter},
+    read::{Said, origin, read},
+};
+use crate::{
+    event::{Event, Payload, Priority},
+    resolve::{Resolver, observe::Seen},
+};
+
+/// Kinds of integrations that a plan names, each with its priority.
+pub(crate) type Kinds = BTreeMap<String, Priority>;
+
+/// Makes offers. Cheap to clone.
+#[derive(Clone)]
+pub(crate) struct Offers {
+    pub(crate) accounts: Accounts,
+    pub(crate) resolver: Resolver,
+}
+
+impl Offers {
+    /// What integrations of these kinds are told of `event`. Its record is up to date when this returns.
+    ///
+    /// # Errors
+    /// `Error::Unavailable` while the store is away: the event must come again.
+    pub(crate) async fn of(&self, event: &Event, kinds: &Kinds, way: &str) -> Result<Vec<Offer>> {
+        let accounts = self.accounts.all_of(&event.organization);
+        if accounts.is_empty() {
+            return Ok(Vec::new());
+        }
+        let letter = match read(event) {
+            Some(said) => {
+                let databases = databases(&accounts);
+                let Some(seen) = self.resolver.observe(event, &said, &databases).await? else { return Ok(Vec::new()) };
+                if seen.is_echo {
+                    return Ok(Vec::new());
+                }
+                of_record(event, &said, &seen)
+            }
+            None => of_event(event),
+        };
+        let told = accounts.iter().filter(|account| is_for(account, event));
+        let offers = told.filter_map(|account| {
+            let priority = kinds.get(account.connector.kind())?;
+            Some(letter.offer(&account.integration.id, *priority as i64, way))
+        });
+        Ok(offers.collect())
+    }
+}
+
+fn databases(accounts: &[Arc<Account>]) -> Vec<String> {
+    let databases = accounts.iter().filter(|account| account.connector.kind() == DATABASE);
+    databases.map(|account| account.integration.id.clone()).collect()
+}
+
+fn is_for(account: &Account, event: &Event) -> bool {
+    let integration = &account.integration;
+    let supplier = integration.settings.supplier_id.as_str();
+    let is_row = matches!(event.payload, Payload::Change { .. }) && account.connector.kind() == DATABASE;
+    account.is_told()
+        && !is_row
+        && origin(event) != Some(&integration.id)
+        && !event.names(&integration.id)
+        && (supplier.is_empty() || event.suppliers().any(|other| other == supplier))
+}
+
+/// What stands of the record, and what of it changed.
+fn of_record(event: &Event, said: &Said, seen: &Seen) -> Letter {
+    let key = &seen.record.key;
+    let old: BTreeMap<String, Value> =
+        said.old.iter().filter(|(name, _)| seen.changed.contains(name)).map(|(name, value)| (name.clone(), value.clone())).collect();
+    let mut letter = of_event(event);
+    key.kind.as_str().clone_into(&mut letter.kind);
+    key.id.clone_into(&mut letter.record_id);
+    letter.fields = letter::print(&seen.record.values());
+    letter.old = letter::print(&old);
+    letter.changed.clone_from(&seen.changed);
+    letter.deleted = seen.record.deleted.is_some();
+    letter
+}
+
+fn of_event(event: &Event) -> Letter {
+    let content = match &event.payload {
+        Payload::Content { data, .. } => Some(data),
+        Payload::Change { old, new, .. } => new.as_ref().or(old.as_ref()),
+    };
+    let content = content.and_then(|data| std::str::from_utf8(data).ok()).unwrap_or_default();
+    Letter {
+        event_id: event.id.clone(),
+        event_uid: id::uuid_text(event.uid),
+        event_type: event.type_.clone(),
+        time: event.time.to_string(),
+        source: event.source.clone(),
+        wedding_id: event.metadata.wedding_id.clone(),
+        couple_id: event.metadata.couple_id.clone(),
+        supplier_id: event.metadata.supplier_id.clone(),
+        traceparent: event.metadata.traceparent.clone(),
+        content: content.to_owned(),
+        ..Letter::default()
+    }
+}
