@@ -2,7 +2,7 @@
 //!
 //! [`syntax`] reads a source by our own grammar and writes it anew, fully parenthesised, for the engine; what the grammar
 //! doesn't know is refused there, and orderings and sums become calls of checked functions. [`function`] holds the
-//! functions, filters and tests, [`value`] the data they see, [`template`] whole texts.
+//! functions, filters and tests, [`convert`] the filters between systems' forms, [`value`] the data they see, [`template`] whole texts.
 //!
 //! Guarantees, for sources written by strangers: evaluation ends, its memory and its work are bounded, and it sees
 //! nothing but the names it was given. A missing last step is none, going deeper is an error; ordering two kinds, adding
@@ -10,6 +10,7 @@
 //!
 //! Source: jinja.palletsprojects.com/templates for the meaning of what is left.
 
+mod convert;
 mod function;
 mod meter;
 mod syntax;
@@ -116,6 +117,20 @@ impl Expression {
         meter::run(|| self.result(scope))
     }
 
+    /// Whether it holds: none, false, zero and what is empty are no.
+    ///
+    /// # Errors
+    /// What the data made impossible.
+    pub fn holds(&self, scope: &Value) -> Result<bool, ExpressionError> {
+        meter::run(|| {
+            let result = self.0.eval(scope.0.clone())?;
+            if result.is_undefined() {
+                return Err(ExpressionError::new(1, "uses something that is undefined"));
+            }
+            Ok(result.is_true())
+        })
+    }
+
     fn result(&self, scope: &Value) -> Result<serde_json::Value, ExpressionError> {
         let result = self.0.eval(scope.0.clone())?;
         Ok(value::to_json(&result)?)
@@ -140,13 +155,7 @@ impl Condition {
     /// # Errors
     /// What the data made impossible.
     pub fn eval(&self, scope: &Value) -> Result<bool, ExpressionError> {
-        meter::run(|| {
-            let result = self.0.0.eval(scope.0.clone())?;
-            if result.is_undefined() {
-                return Err(ExpressionError::new(1, "uses something that is undefined"));
-            }
-            Ok(result.is_true())
-        })
+        self.0.holds(scope)
     }
 }
 

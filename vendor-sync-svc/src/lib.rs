@@ -6,6 +6,8 @@
 mod body;
 mod brake;
 mod config;
+#[expect(dead_code, unused_imports, reason = "what syncs with vendors comes next")]
+mod connector;
 #[expect(dead_code, unused_imports, reason = "what connects and calls vendors comes next")]
 mod credential;
 mod deliver;

@@ -9,6 +9,7 @@ use minijinja::{
 };
 
 use super::{
+    convert,
     meter::charge,
     value::{has_member, to_json},
 };
@@ -25,16 +26,25 @@ pub(super) const FILTERS: &[&str] = &[
     "d",
     "default",
     "first",
+    "first_word",
     "float",
     "format_date",
+    "format_time",
     "int",
     "items",
     "join",
     "last",
     "length",
+    "lookup",
     "lower",
+    "md5",
+    "nonempty",
+    "other_words",
+    "parse_date",
+    "parse_time",
     "pluck",
     "round",
+    "sha256",
     "split",
     "string",
     "sum",
@@ -82,6 +92,7 @@ pub(super) fn register(engine: &mut Environment<'static>) {
     engine.add_function("_add_days", add_days);
     engine.add_function("_days_between", days_between);
     register_filters(engine);
+    convert::register(engine);
     register_tests(engine);
 }
 

@@ -622,3 +622,44 @@ proptest! {
         prop_assert_eq!(holds(&format!("{a} < ({b})")), Ok(a < b));
     }
 }
+
+#[test]
+fn what_two_systems_write_differently_is_converted_both_ways() {
+    for (source, expected) in [
+        ("'ABC'|lower|md5", json!("900150983cd24fb0d6963f7d28e17f72")),
+        ("'06/20/2026'|parse_date('%m/%d/%Y')", json!("2026-06-20")),
+        ("'2026-06-20'|format_date('%m/%d/%Y')", json!("06/20/2026")),
+        ("'3:05 PM'|parse_time('%I:%M %p')", json!("15:05")),
+        ("'15:05'|format_time('%-I:%M %p')", json!("3:05 PM")),
+        ("' Ada  King of Lovelace '|first_word", json!("Ada")),
+        ("' Ada  King of Lovelace '|other_words", json!("King of Lovelace")),
+        ("'Ada'|other_words", json!("")),
+        ("'lead'|lookup({'lead': 'new'})", json!("new")),
+        ("7|lookup({'7': 'seven'})", json!("seven")),
+        ("'won'|lookup({'lead': 'new'}, 'other')", json!("other")),
+        ("'won'|lookup({'lead': 'new'})", json!(null)),
+        ("'  '|nonempty", json!(null)),
+        ("new.tags|nonempty|length", json!(2)),
+    ] {
+        assert_eq!(eval(source).expect(source), expected, "{source}");
+    }
+    for none in ["parse_date('%Y')", "parse_time('%H')", "format_time('%H')", "first_word", "other_words", "lookup({})"] {
+        assert_eq!(eval(&format!("new.notes|{none}")).expect(none), json!(null), "{none}");
+    }
+}
+
+#[test]
+fn what_does_not_follow_its_pattern_is_an_error_and_long_ones_are_refused() {
+    for source in [
+        "'20/06/2026'|parse_date('%m/%d/%Y')",
+        "'25:00'|format_time('%H')",
+        "'15:00'|format_time('%Q')",
+        "new.guests|parse_date('%Y')",
+        "new.guests|md5",
+        "new.title|lookup('x')",
+    ] {
+        assert!(eval(source).is_err(), "{source}");
+    }
+    assert!(eval(&format!("'{}'|parse_date('%Y')", "2".repeat(300))).is_err());
+    assert!(eval(&format!("'15:00'|format_time('{}')", "%H".repeat(200))).is_err());
+}

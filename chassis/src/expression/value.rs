@@ -35,6 +35,12 @@ impl Value {
         Self::read(bytes, Missing::IsNone)
     }
 
+    /// What a JSON value holds, read as [`Value::from_json`] does.
+    #[must_use]
+    pub fn of(json: &serde_json::Value) -> Self {
+        Self(Reader(Missing::IsNone).deserialize(json).expect("JSON deserializes into what holds JSON"))
+    }
+
     pub(super) fn read(bytes: &[u8], missing: Missing) -> Result<Self, serde_json::Error> {
         let mut reader = serde_json::Deserializer::from_slice(bytes);
         let value = Reader(missing).deserialize(&mut reader)?;
