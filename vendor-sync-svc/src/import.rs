@@ -8,7 +8,7 @@ pub(crate) mod columns;
 pub(crate) mod csv;
 pub(crate) mod ics;
 mod ics_line;
-mod read;
+pub(crate) mod read;
 mod run;
 pub(crate) mod spool;
 pub(crate) mod store;

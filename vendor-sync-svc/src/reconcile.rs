@@ -4,23 +4,33 @@
 //! It runs as an import does (`import/work.rs`), over a list that is spooled once, so that it is counted and applied as it
 //! was at one time. What isn't our own word coming back is told by `resolve`.
 
-use chassis::{error::Result, id::OrganizationId, store::Store, with};
+mod daily;
+mod list;
+mod mend;
+
+use chassis::{error::Result, id::OrganizationId, secret::DataKeys, store::Store, with};
 
 use crate::{
-    import::{Import, State, store::Imports, work::Step},
-    integration::Integration,
+    connector::Caller,
+    import::{Import, store::Imports},
     record::{Link, Links, RecordKind},
+    resolve::Resolver,
+    sync::account::Accounts,
 };
 
-/// Links of one look.
+/// Links, or records, of one look.
 const PAGE: i64 = 500;
 
 /// What compares. Cheap to clone.
 #[derive(Clone)]
 pub(crate) struct Reconcile {
     pub(crate) store: Store,
+    pub(crate) keys: DataKeys,
     pub(crate) links: Links,
     pub(crate) imports: Imports,
+    pub(crate) accounts: Accounts,
+    pub(crate) caller: Caller,
+    pub(crate) resolver: Resolver,
 }
 
 impl Reconcile {
@@ -53,8 +63,11 @@ impl Reconcile {
     ///
     /// # Errors
     /// `Error::Unavailable` while the store is away.
-    pub(crate) async fn find_vanished(&self, import: &mut Import, listed: &[RecordKind]) -> Result<()> {
+    pub(crate) async fn find_vanished(&self, import: &mut Import) -> Result<()> {
         let (order, mut after) = (import.order.clone(), None);
+        let account = self.accounts.of(&order.organization, &order.integration_id)?;
+        let listed: Vec<RecordKind> = list::listed(&account)?.into_iter().map(|(kind, ..)| kind).collect();
+        import.counts.vanished = 0;
         while let Some(page) = self.links_after(&order.organization, &order.integration_id, &mut after).await? {
             for link in page.iter().filter(|link| listed.contains(&link.kind) && !link.external_id.is_empty()) {
                 if !self.is_listed(&import.id, link).await? {

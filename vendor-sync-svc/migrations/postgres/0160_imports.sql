@@ -26,6 +26,7 @@ CREATE INDEX imports_organization ON imports (organization_id, id);
 -- One at a time of an integration.
 CREATE UNIQUE INDEX imports_open ON imports (integration_id) WHERE state IN ('receiving', 'running', 'asked');
 CREATE INDEX imports_running ON imports (id) WHERE state IN ('receiving', 'running');
+CREATE INDEX imports_integration ON imports (integration_id, work, created_at);
 CREATE INDEX imports_age ON imports (finished_at) WHERE finished_at IS NOT NULL;
 
 -- A file until its import has ended, in pieces of 256 KiB but the last, sealed.

@@ -43,11 +43,11 @@ pub(super) struct Page {
 
 /// A record of a vendor's list, as it is spooled.
 #[derive(Debug, Serialize, Deserialize)]
-pub(super) struct Listed {
-    pub(super) external_version: String,
-    pub(super) at: Timestamp,
-    pub(super) fields: BTreeMap<String, Value>,
-    pub(super) deleted: bool,
+pub(crate) struct Listed {
+    pub(crate) external_version: String,
+    pub(crate) at: Timestamp,
+    pub(crate) fields: BTreeMap<String, Value>,
+    pub(crate) deleted: bool,
 }
 
 /// Reads one import's pages.

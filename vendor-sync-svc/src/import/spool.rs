@@ -156,13 +156,13 @@ impl File {
 ///
 /// # Errors
 /// `Error::Unavailable` while the store is away.
-pub(super) async fn forget_in(tx: &mut Tx, import: &str) -> Result<()> {
+pub(crate) async fn forget_in(tx: &mut Tx, import: &str) -> Result<()> {
     for text in ["DELETE FROM import_chunks WHERE import_id = $1", "DELETE FROM import_items WHERE import_id = $1"] {
         with!(tx.on(), c => sqlx::query(text).bind(import).execute(c).await.map(drop))?;
     }
     Ok(())
 }
 
-pub(super) fn row(import: &str, number: i64) -> String {
+pub(crate) fn row(import: &str, number: i64) -> String {
     format!("{import}/{number}")
 }

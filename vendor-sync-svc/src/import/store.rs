@@ -62,6 +62,10 @@ impl Imports {
         Self { store, keys, clock, changed: Arc::new(watch::Sender::new(())), wake: Arc::default() }
     }
 
+    pub(crate) fn clock(&self) -> &Clock {
+        &self.clock
+    }
+
     /// Tells of every change of any import.
     pub(crate) fn changes(&self) -> watch::Receiver<()> {
         self.changed.subscribe()
@@ -204,7 +208,7 @@ impl Imports {
     ///
     /// # Errors
     /// `Error::Aborted` if it was cancelled, or ended, meanwhile.
-    pub(super) async fn save_in(&self, tx: &mut Tx, from: State, import: &Import) -> Result<()> {
+    pub(crate) async fn save_in(&self, tx: &mut Tx, from: State, import: &Import) -> Result<()> {
         let key = self.keys.of(&import.order.organization).await?;
         let (refusals, examples) = (seal(&key, "refusals", import)?, seal(&key, "examples", import)?);
         let saved = with!(tx.on(), c => sqlx::query(
@@ -254,7 +258,7 @@ impl Imports {
     }
 
     /// Something was committed that watchers want to see.
-    pub(super) fn tell(&self) {
+    pub(crate) fn tell(&self) {
         self.changed.send_replace(());
     }
 
@@ -363,15 +367,23 @@ impl Imports {
 
 impl Import {
     /// Begins a phase from its start. What was counted for the brake stays known while it is applied.
-    pub(super) fn enter(&mut self, phase: Phase) {
-        let start = Next { budget: self.next.budget, ..Next::default() };
-        let (linked, planned, vanished) = (self.counts.linked, self.counts.planned, self.counts.vanished);
-        self.counts = match phase {
-            Phase::Applying => Counts { linked, planned, vanished, ..Counts::default() },
-            _ => Counts::default(),
+    pub(crate) fn enter(&mut self, phase: Phase) {
+        let Counts { linked, planned, vanished, .. } = self.counts;
+        let (start, counts) = match phase {
+            Phase::Applying => (
+                Next { budget: self.next.budget, ..Next::default() },
+                Counts { linked, planned, vanished, ..Counts::default() },
+            ),
+            _ => (Next::default(), Counts::default()),
         };
-        (self.phase, self.next) = (phase, start);
-        self.refusals.clear();
+        let refused = self.counts.refused;
+        (self.phase, self.next, self.counts) = (phase, start, counts);
+        // What a file refuses is found anew by each reading; what a list refuses isn't spooled.
+        if phase == Phase::Listing || self.order.origin != Origin::Vendor {
+            self.refusals.clear();
+        } else {
+            self.counts.refused = refused;
+        }
         if phase != Phase::Applying {
             self.examples.clear();
         }

@@ -22,6 +22,8 @@ use crate::{
     resolve::{Incoming, Resolved, Resolver, Taking},
 };
 
+const REASON_CHARS: usize = 300;
+
 /// What works at imports. Cheap to clone.
 #[derive(Clone)]
 pub(crate) struct Worker {
@@ -51,7 +53,7 @@ impl Worker {
         loop {
             let step = match import.phase {
                 Phase::Receiving => return Ok(()),
-                Phase::Listing => return Err(Error::FailedPrecondition("no list".to_owned())),
+                Phase::Listing => self.reconcile.list(import).await?,
                 Phase::Counting if self.needs_no_rehearsal(import).await? => self.judge(import).await?,
                 Phase::Counting | Phase::Applying => self.pages(&integration, import).await?,
             };
@@ -79,7 +81,7 @@ impl Worker {
                 (false, ..) => return Ok(Step::Ended),
                 (true, false, _) => {}
                 (true, true, Phase::Counting) => return self.judge(import).await,
-                (true, true, _) => return self.finish(integration, import).await,
+                (true, true, _) => return self.finish(import).await,
             }
         }
     }
@@ -122,6 +124,12 @@ impl Worker {
 
     /// Whether the brake lets what was counted through.
     async fn judge(&self, import: &mut Import) -> Result<Step> {
+        if import.order.work == Work::Reconcile {
+            self.reconcile.find_vanished(import).await?;
+            if import.order.dry_run {
+                self.reconcile.mend(import).await?;
+            }
+        }
         let counts = &mut import.counts;
         let integration = (&import.order.organization, import.order.integration_id.as_str());
         let links = self.reconcile.linked(integration.0, integration.1).await?;
@@ -160,7 +168,10 @@ impl Worker {
         Ok(())
     }
 
-    async fn finish(&self, _integration: &Integration, import: &mut Import) -> Result<Step> {
+    async fn finish(&self, import: &mut Import) -> Result<Step> {
+        if import.order.work == Work::Reconcile {
+            self.reconcile.mend(import).await?;
+        }
         self.end(import, State::Done).await.map(|()| Step::Ended)
     }
 
@@ -188,13 +199,7 @@ impl Import {
     fn note(&mut self, page: &Page) {
         self.counts.seen += page.len() as u64;
         self.counts.refused += page.refusals.len() as u64;
-        let room = KEPT.saturating_sub(self.refusals.len());
-        self.refusals.extend(
-            page.refusals
-                .iter()
-                .take(room)
-                .map(|refusal| Refusal { reason: refusal.reason.chars().take(300).collect(), ..refusal.clone() }),
-        );
+        self.keep_refusals(&page.refusals);
     }
 
     /// What came, or would come, of it.
@@ -223,6 +228,19 @@ impl Import {
                 self.give_example(&incoming.external_id, record_id, difference, fields);
             }
         }
+    }
+
+    pub(crate) fn refuse(&mut self, refusal: Refusal) {
+        (self.counts.seen, self.counts.refused) = (self.counts.seen + 1, self.counts.refused + 1);
+        self.keep_refusals(&[refusal]);
+    }
+
+    fn keep_refusals(&mut self, refusals: &[Refusal]) {
+        let room = KEPT.saturating_sub(self.refusals.len());
+        self.refusals.extend(refusals.iter().take(room).map(|refusal| Refusal {
+            reason: refusal.reason.chars().take(REASON_CHARS).collect(),
+            ..refusal.clone()
+        }));
     }
 
     pub(crate) fn give_example(&mut self, external_id: &str, record_id: &str, difference: &str, fields: Vec<String>) {
