@@ -6,9 +6,7 @@
 mod body;
 mod brake;
 mod config;
-#[expect(dead_code, unused_imports, reason = "what syncs with vendors comes next")]
 mod connector;
-#[expect(dead_code, unused_imports, reason = "what connects and calls vendors comes next")]
 mod credential;
 mod deliver;
 mod disable;
@@ -21,7 +19,6 @@ mod json;
 mod letter;
 mod manage;
 mod matching;
-#[expect(dead_code, reason = "what connects and calls vendors comes next")]
 mod notice;
 mod outbox;
 mod policy;

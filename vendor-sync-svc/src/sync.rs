@@ -13,3 +13,4 @@ pub(crate) mod offer;
 pub(crate) mod poll;
 pub(crate) mod read;
 pub(crate) mod reread;
+pub(crate) mod stub;

@@ -18,9 +18,10 @@ use chassis::{
 use tokio::sync::Mutex;
 
 use crate::{
-    connector::{Catalogue, Connector},
+    connector::Connector,
     credential::{Connections, State},
     integration::{Integration, Integrations, Kind},
+    sync::stub::Catalogue,
 };
 
 /// Accounts that are read at once at the start.
@@ -124,7 +125,11 @@ impl Accounts {
     async fn enforce(&self, integration: Integration) -> Result<()> {
         let name = &integration.settings.connector;
         let Some(connector) = self.catalogue.find(&integration.organization, name).await? else {
-            tracing::error!(integration.id, connector = name, "an integration's connector is gone; it is told of nothing");
+            tracing::error!(
+                integration.id,
+                connector = name,
+                "an integration's connector is gone; it is told of nothing"
+            );
             return Ok(());
         };
         let connection = self.connections.get(&integration).await?;
@@ -143,13 +148,16 @@ impl Accounts {
         if self.of(organization, id).is_err() {
             return Ok(());
         }
+        self.take_out(organization, id);
+        self.dispatcher.remove(id, organization, End::Cancelled, "the integration was deleted").await.map(drop)
+    }
+
+    fn take_out(&self, organization: &OrganizationId, id: &str) {
         let mut book = self.write();
         book.by_id.remove(id);
         if let Some(accounts) = book.of_organization.get_mut(organization) {
             accounts.remove(id);
         }
-        drop(book);
-        self.dispatcher.remove(id, organization, End::Cancelled, "the integration was deleted").await.map(drop)
     }
 
     fn write(&self) -> RwLockWriteGuard<'_, Book> {

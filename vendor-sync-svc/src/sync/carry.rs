@@ -10,14 +10,15 @@ use chassis::{error::Error, fail, lane::Delivery};
 use serde_json::{Map, Value, json};
 
 use super::{
-    account::{Account, DATABASE},
+    account::Account,
     known::{self, Known},
     letter::Letter,
 };
 use crate::{
-    connector::{CallError, Caller, Class, RecordSpec, Reply},
+    connector::{CallError, Class, RecordSpec, Reply},
     record::{Link, RecordKey, Records},
     resolve::{Incoming, Origin, Resolver},
+    sync::stub::Caller,
 };
 
 /// How often a record is merged anew in one attempt.
@@ -42,7 +43,6 @@ pub(crate) struct Carrier {
     pub(crate) records: Records,
     pub(crate) known: Known,
     pub(crate) resolver: Resolver,
-    pub(crate) database: crate::database::Database,
 }
 
 /// One letter with what it is about.
@@ -74,9 +74,6 @@ impl Carrier {
         delivery: &Delivery,
     ) -> Result<Carried, CallError> {
         let case = Case { account, letter, delivery };
-        if account.connector.kind() == DATABASE {
-            return self.write(&case).await;
-        }
         let instead = self.rules(&case, true).await?;
         let record = if instead { Carried::Known } else { self.record(&case).await? };
         let by_rule = self.follow(&case).await?;
@@ -234,7 +231,8 @@ impl Carrier {
 
     /// Takes what the vendor has now into the record.
     async fn read_again(&self, case: &Case<'_>, spec: &RecordSpec, key: &RecordKey) -> Result<(), CallError> {
-        let conflict = || CallError { class: Class::Conflict, ..CallError::retry("the vendor has another version of it") };
+        let conflict =
+            || CallError { class: Class::Conflict, ..CallError::retry("the vendor has another version of it") };
         let read = spec.read.as_ref().ok_or_else(conflict)?;
         let wanted = self.wanted(case, spec, key).await?;
         let reply = self.call(case, read, &wanted, None).await?;
@@ -294,9 +292,10 @@ impl Carrier {
     /// What expressions see.
     async fn scope(&self, case: &Case<'_>, wanted: Option<&Wanted<'_>>) -> Result<Value, CallError> {
         let letter = case.letter;
-        let fields = wanted.map_or_else(|| letter.fields(), |wanted| {
-            letter.fields().into_iter().chain(wanted.fields.clone()).collect()
-        });
+        let fields = wanted.map_or_else(
+            || letter.fields(),
+            |wanted| letter.fields().into_iter().chain(wanted.fields.clone()).collect(),
+        );
         let mut record: Map<String, Value> = fields.into_iter().collect();
         record.insert("id".to_owned(), json!(letter.record_id));
         let link = wanted.and_then(|wanted| wanted.link.as_ref());

@@ -136,6 +136,9 @@ mod tests {
     #[test]
     fn what_was_handed_over_says_so() {
         let attempted = done(Carried::HandedOver);
-        assert_eq!((attempted.outcome, attempted.error.as_str()), (Outcome::Delivered, "handed over, awaiting acceptance"));
+        assert_eq!(
+            (attempted.outcome, attempted.error.as_str()),
+            (Outcome::Delivered, "handed over, awaiting acceptance")
+        );
     }
 }

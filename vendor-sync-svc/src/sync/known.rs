@@ -5,13 +5,7 @@
 
 use std::collections::{BTreeMap, BTreeSet};
 
-use chassis::{
-    clock::Clock,
-    error::Result,
-    secret::DataKeys,
-    store::Store,
-    with,
-};
+use chassis::{clock::Clock, error::Result, secret::DataKeys, store::Store, with};
 use jiff::{SignedDuration, Timestamp};
 use serde_json::Value;
 

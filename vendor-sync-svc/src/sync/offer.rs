@@ -77,8 +77,12 @@ fn is_for(account: &Account, event: &Event) -> bool {
 /// What stands of the record, and what of it changed.
 fn of_record(event: &Event, said: &Said, seen: &Seen) -> Letter {
     let key = &seen.record.key;
-    let old: BTreeMap<String, Value> =
-        said.old.iter().filter(|(name, _)| seen.changed.contains(name)).map(|(name, value)| (name.clone(), value.clone())).collect();
+    let old: BTreeMap<String, Value> = said
+        .old
+        .iter()
+        .filter(|(name, _)| seen.changed.contains(name))
+        .map(|(name, value)| (name.clone(), value.clone()))
+        .collect();
     let mut letter = of_event(event);
     key.kind.as_str().clone_into(&mut letter.kind);
     key.id.clone_into(&mut letter.record_id);

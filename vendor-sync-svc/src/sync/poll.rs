@@ -19,9 +19,10 @@ use serde_json::{Value, json};
 
 use super::account::{Account, Accounts};
 use crate::{
-    connector::{CallError, Caller, IncrementalKind, Position, RecordSpec},
+    connector::{CallError, IncrementalKind, Position, RecordSpec},
     record::RecordKind,
     resolve::{Incoming, MOST_ITEMS, Origin, Resolved, Resolver},
+    sync::stub::Caller,
 };
 
 const LOOK_EVERY: Duration = Duration::from_secs(5);

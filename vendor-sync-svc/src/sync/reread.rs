@@ -17,12 +17,16 @@ use jiff::{SignedDuration, Timestamp};
 use serde_json::json;
 use tokio::sync::Notify;
 
-use super::{account::{Account, Accounts}, poll::Polls};
+use super::{
+    account::{Account, Accounts},
+    poll::Polls,
+};
 use crate::{
-    connector::{Caller, Class},
+    connector::Class,
     integration::Integration,
     record::RecordKind,
     resolve::{Incoming, Origin, Resolver},
+    sync::stub::Caller,
 };
 
 const PAGE: i64 = 100;
@@ -216,7 +220,8 @@ impl Reader {
         let incoming = match self.caller.call(integration, connector, read, &scope).await {
             Ok(reply) => {
                 let item = spec.item(&reply.resource, &settings);
-                let item = item.map_err(|reason| Error::Unavailable(format!("its resource can't be read: {reason}")))?;
+                let item =
+                    item.map_err(|reason| Error::Unavailable(format!("its resource can't be read: {reason}")))?;
                 Incoming {
                     kind,
                     external_id: item.external_id,
