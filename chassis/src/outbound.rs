@@ -43,6 +43,7 @@ pub const LONGEST: Duration = Duration::from_secs(30);
 const RESOLVE_WITHIN: Duration = Duration::from_secs(3);
 const CONNECT_WITHIN: Duration = Duration::from_secs(10);
 const READ_BYTES: usize = 64 * 1024;
+const MOST_KEPT_BYTES: usize = 4 * 1024 * 1024;
 const KEEP_BYTES: usize = 16 * 1024;
 const HEADER_COUNT: usize = 64;
 const HEADER_LIST_BYTES: u32 = 16 * 1024;
@@ -227,7 +228,7 @@ impl Outbound {
         self.fetch(request, KEEP_BYTES).await
     }
 
-    /// As [`Outbound::send`], keeping up to `keep` bytes of the body, at most 64 KiB.
+    /// As [`Outbound::send`], keeping up to `keep` bytes of the body, at most 4 MiB.
     ///
     /// # Errors
     /// Likewise.
@@ -237,7 +238,7 @@ impl Outbound {
         let fail = |(class, reason)| Failure { class, reason, duration: started.elapsed() };
         let headers = timeout_at(deadline, self.exchange(request)).await;
         let mut response = headers.unwrap_or_else(|_| Err(timed_out())).map_err(fail)?;
-        let (body, complete) = read_body(&mut response, keep.min(READ_BYTES), deadline).await;
+        let (body, complete) = read_body(&mut response, keep.min(MOST_KEPT_BYTES), deadline).await;
         let headers = std::mem::take(response.headers_mut());
         Ok(Answer { status: response.status(), headers, body, complete, duration: started.elapsed() })
     }
@@ -359,7 +360,8 @@ pub fn may_set(name: &HeaderName) -> bool {
 /// Reads until the body ends, the bound is reached or the deadline passes; keeps the beginning.
 async fn read_body(response: &mut reqwest::Response, keep: usize, deadline: Instant) -> (Bytes, bool) {
     let (mut kept, mut read) = (BytesMut::new(), 0);
-    while read < READ_BYTES {
+    // A little more is read than is kept: a body that ends soon leaves its connection to the next request.
+    while read < READ_BYTES.max(keep + 1) {
         match timeout_at(deadline, response.chunk()).await {
             Ok(Ok(Some(chunk))) => {
                 let room = keep - kept.len();

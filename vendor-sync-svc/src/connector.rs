@@ -10,10 +10,12 @@
 
 mod auth;
 mod built_in;
+pub(crate) mod call;
 pub(crate) mod catalogue;
 mod encode;
 mod inbound;
 mod judge;
+pub(crate) mod limits;
 mod operation;
 mod page;
 mod parse;
@@ -310,6 +312,11 @@ impl Connector {
         let used = |name: &str| self.operations.get(name).is_none_or(Operation::is_repeatable);
         let written = self.records.values().flat_map(RecordSpec::operations).map(|(_, name)| name);
         written.chain(self.events.iter().map(|rule| rule.operation.as_str())).all(used)
+    }
+
+    /// How much of an operation's answer is read.
+    fn answer_bytes(&self, name: &str) -> usize {
+        self.operations.get(name).map_or(0, |operation| operation.answer_bytes)
     }
 
     /// Whether an operation looks a record up.

@@ -17,8 +17,10 @@ type Result<T, E = Error> = std::result::Result<T, E>;
 pub(super) fn register(engine: &mut Environment<'static>) {
     engine.add_filter("md5", |text: &str| charge(text.len()).map(|()| hex::encode(Md5::digest(text))));
     engine.add_filter("sha256", |text: &str| charge(text.len()).map(|()| hex::encode(Sha256::digest(text))));
-    engine.add_filter("parse_date", |value: &Value, pattern: &str| unless_none(value, |text| parse_date(text, pattern)));
-    engine.add_filter("parse_time", |value: &Value, pattern: &str| unless_none(value, |text| parse_time(text, pattern)));
+    engine
+        .add_filter("parse_date", |value: &Value, pattern: &str| unless_none(value, |text| parse_date(text, pattern)));
+    engine
+        .add_filter("parse_time", |value: &Value, pattern: &str| unless_none(value, |text| parse_time(text, pattern)));
     engine.add_filter("format_time", |value: &Value, pattern: &str| {
         unless_none(value, |text| format_time(text, pattern))
     });

@@ -643,7 +643,8 @@ fn what_two_systems_write_differently_is_converted_both_ways() {
     ] {
         assert_eq!(eval(source).expect(source), expected, "{source}");
     }
-    for none in ["parse_date('%Y')", "parse_time('%H')", "format_time('%H')", "first_word", "other_words", "lookup({})"] {
+    for none in ["parse_date('%Y')", "parse_time('%H')", "format_time('%H')", "first_word", "other_words", "lookup({})"]
+    {
         assert_eq!(eval(&format!("new.notes|{none}")).expect(none), json!(null), "{none}");
     }
 }

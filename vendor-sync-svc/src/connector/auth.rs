@@ -8,10 +8,7 @@ use base64::{Engine as _, prelude::BASE64_STANDARD};
 use chassis::expression::Expression;
 use http::{HeaderMap, HeaderName, HeaderValue, header};
 
-use super::{
-    read::Reader,
-    scope::ANSWER,
-};
+use super::{read::Reader, scope::ANSWER};
 use crate::credential::Credential;
 
 const MOST_PARAMETERS: usize = 16;
@@ -98,11 +95,9 @@ impl Auth {
         let auth = match reader.choice("kind", &kinds)? {
             Kind::None => Some(Self::None),
             Kind::ApiKey => key(&mut reader),
-            Kind::Bearer => Some(Self::Key {
-                place: Place::Header,
-                name: "authorization".to_owned(),
-                prefix: "Bearer ".to_owned(),
-            }),
+            Kind::Bearer => {
+                Some(Self::Key { place: Place::Header, name: "authorization".to_owned(), prefix: "Bearer ".to_owned() })
+            }
             Kind::Basic => Some(Self::Basic { user: reader.text("user") }),
             Kind::OAuth2 => OAuth2::read(&mut reader).map(Box::new).map(Self::OAuth2),
         };
@@ -163,7 +158,8 @@ impl Shown {
     pub(super) fn add_header(&self, headers: &mut HeaderMap) -> Result<(), String> {
         let Self::At { place: Place::Header, name, value } = self else { return Ok(()) };
         let name = HeaderName::try_from(name.as_str()).map_err(|_| "the key's header has no possible name")?;
-        let mut value = HeaderValue::try_from(value.as_str()).map_err(|_| "the credential doesn't fit into a header")?;
+        let mut value =
+            HeaderValue::try_from(value.as_str()).map_err(|_| "the credential doesn't fit into a header")?;
         value.set_sensitive(true);
         headers.insert(name, value);
         Ok(())
@@ -212,7 +208,8 @@ impl OAuth2 {
         let access_token = place("access_token", "body.access_token");
         let refresh_token = place("refresh_token", "body.refresh_token");
         let expires_in = place("expires_in", "body.expires_in");
-        let parameters = |reader: &mut Reader<'_>, name: &str| reader.pairs(name, MOST_PARAMETERS).into_iter().collect();
+        let parameters =
+            |reader: &mut Reader<'_>, name: &str| reader.pairs(name, MOST_PARAMETERS).into_iter().collect();
         Some(Self {
             grant,
             authorize_url,

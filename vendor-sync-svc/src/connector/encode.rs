@@ -44,7 +44,9 @@ pub(super) fn nested_form(json: &Json) -> Result<String, String> {
 
 fn nest(form: &mut form_urlencoded::Serializer<'_, String>, key: String, value: &Json) -> Result<(), String> {
     match value {
-        Json::Object(members) => members.iter().try_for_each(|(name, value)| nest(form, format!("{key}[{name}]"), value)),
+        Json::Object(members) => {
+            members.iter().try_for_each(|(name, value)| nest(form, format!("{key}[{name}]"), value))
+        }
         Json::Array(items) => {
             items.iter().enumerate().try_for_each(|(index, item)| nest(form, format!("{key}[{index}]"), item))
         }

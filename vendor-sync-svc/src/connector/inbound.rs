@@ -48,7 +48,8 @@ impl Webhook<'_> {
 
     /// The one text under this name; a header that stands twice says nothing.
     pub(super) fn header(&self, name: &str) -> Option<&str> {
-        let mut values = self.headers.iter().filter(|(other, _)| other.eq_ignore_ascii_case(name)).map(|(_, value)| value);
+        let mut values =
+            self.headers.iter().filter(|(other, _)| other.eq_ignore_ascii_case(name)).map(|(_, value)| value);
         let (Some(value), None) = (values.next(), values.next()) else { return None };
         std::str::from_utf8(value).ok()
     }
@@ -130,7 +131,8 @@ pub(crate) struct InboundItem {
 impl Inbound {
     pub(super) fn read(mut reader: Reader<'_>) -> Self {
         let encodings = [("json", Encoding::Json), ("form", Encoding::Form), ("nested_form", Encoding::NestedForm)];
-        let verify: Vec<_> = reader.tables("verify", MOST_VERIFICATIONS).into_iter().filter_map(Verification::read).collect();
+        let verify: Vec<_> =
+            reader.tables("verify", MOST_VERIFICATIONS).into_iter().filter_map(Verification::read).collect();
         if verify.iter().all(Verification::is_optional) {
             reader.fault("verify", "must hold at least one verification that isn't optional");
         }
@@ -249,7 +251,9 @@ impl Inbound {
         match self.encoding {
             Encoding::Json => serde_json::from_slice(webhook.body).map_err(|_| "the body is no JSON".to_owned()),
             Encoding::Form => encode::read_form(webhook.body).map_err(|reason| format!("the body {reason}")),
-            Encoding::NestedForm => encode::read_nested_form(webhook.body).map_err(|reason| format!("the body {reason}")),
+            Encoding::NestedForm => {
+                encode::read_nested_form(webhook.body).map_err(|reason| format!("the body {reason}"))
+            }
         }
     }
 }
@@ -352,6 +356,8 @@ fn scope(webhook: &Webhook<'_>, body: &Json, item: &Json, settings: &BTreeMap<St
 
 /// Dotted: `booking.updated`.
 fn is_type(text: &str) -> bool {
-    let word = |word: &str| !word.is_empty() && word.bytes().all(|b| b.is_ascii_lowercase() || b.is_ascii_digit() || b == b'_');
+    let word = |word: &str| {
+        !word.is_empty() && word.bytes().all(|b| b.is_ascii_lowercase() || b.is_ascii_digit() || b == b'_')
+    };
     text.len() <= 128 && text.contains('.') && text.split('.').all(word)
 }

@@ -106,7 +106,8 @@ impl Operation {
             reader.fault("body", format!("{method} has none"));
         }
         let repeatable = method != Method::POST && method != Method::PATCH;
-        let idempotency = idempotency(&mut reader).unwrap_or(if repeatable { Idempotency::Upsert } else { Idempotency::None });
+        let idempotency =
+            idempotency(&mut reader).unwrap_or(if repeatable { Idempotency::Upsert } else { Idempotency::None });
         let semantics = [("applied", false), ("handed_over", true)];
         let encodings = [("json", Encoding::Json), ("form", Encoding::Form), ("nested_form", Encoding::NestedForm)];
         let operation = Self {

@@ -212,7 +212,11 @@ impl Connector {
         let next = next.map(|cursor| {
             let items = position.items + u64::try_from(items.len()).unwrap_or(0);
             let next = Position { pages: position.pages + 1, items, cursor };
-            if next.pages < pages.most { Ok(next) } else { Err(format!("most: there are more than {} pages", pages.most)) }
+            if next.pages < pages.most {
+                Ok(next)
+            } else {
+                Err(format!("most: there are more than {} pages", pages.most))
+            }
         });
         Ok(Page { next: next.transpose().map_err(failed)?, items })
     }

@@ -120,7 +120,8 @@ fn read(source: &str, mut reader: Reader<'_>) -> Connector {
         reader.fault("base_url", "is missing");
     }
     let operations = reader.named("operations", MOST_OPERATIONS);
-    let operations = operations.into_iter().filter_map(|(name, reader)| Some((name, Operation::read(reader)?))).collect();
+    let operations =
+        operations.into_iter().filter_map(|(name, reader)| Some((name, Operation::read(reader)?))).collect();
     let concurrency = reader.number("concurrency", 1..=64).unwrap_or(DEFAULT_CONCURRENCY);
     let connector = Connector {
         title: reader.required("title"),
@@ -257,7 +258,10 @@ fn link_inbound(connector: &mut Connector, faults: &Faults) {
     let Some(mut inbound) = connector.inbound.take() else { return };
     for kind in inbound.records() {
         if !connector.records.contains_key(&kind) {
-            faults.add("inbound.events", format!("{0} is no record of this connector: declare records.{0}", kind.as_str()));
+            faults.add(
+                "inbound.events",
+                format!("{0} is no record of this connector: declare records.{0}", kind.as_str()),
+            );
         }
     }
     let reads = |kind| connector.records.get(&kind).is_some_and(|spec| spec.read.is_some());

@@ -92,7 +92,13 @@ impl Window {
     ///
     /// # Errors
     /// How long to wait.
-    pub(crate) fn begin(&mut self, account: &str, requests: u64, window: Duration, now: Timestamp) -> Result<(), Duration> {
+    pub(crate) fn begin(
+        &mut self,
+        account: &str,
+        requests: u64,
+        window: Duration,
+        now: Timestamp,
+    ) -> Result<(), Duration> {
         self.forget(window, now);
         let total = u64::try_from(self.begun.len()).unwrap_or(u64::MAX);
         let room = requests.saturating_sub(total);
@@ -109,6 +115,16 @@ impl Window {
         standing.refused = None;
         self.begun.push_back((now, account.into()));
         Ok(())
+    }
+
+    /// The last request of `account` was not sent after all.
+    pub(crate) fn take_back(&mut self, account: &str) {
+        if let Some(at) = self.begun.iter().rposition(|(_, other)| **other == *account) {
+            self.begun.remove(at);
+            if let Some(standing) = self.accounts.get_mut(account) {
+                standing.used -= 1;
+            }
+        }
     }
 
     /// How many others wait who had less, or as much and longer ago.
@@ -166,7 +182,14 @@ impl Day {
     ///
     /// # Errors
     /// How long to wait: until midnight where nothing is left.
-    pub(crate) fn begin(&mut self, account: &str, quota: u64, shared: bool, now: Timestamp, zone: &TimeZone) -> Result<(), Duration> {
+    pub(crate) fn begin(
+        &mut self,
+        account: &str,
+        quota: u64,
+        shared: bool,
+        now: Timestamp,
+        zone: &TimeZone,
+    ) -> Result<(), Duration> {
         let today = Self::of(now, zone);
         if today.date != self.date {
             *self = today;
@@ -181,6 +204,13 @@ impl Day {
         }
         *self.used.entry(account.into()).or_default() += 1;
         Ok(())
+    }
+
+    /// The last request of `account` was not sent after all.
+    pub(crate) fn take_back(&mut self, account: &str) {
+        if let Some(used) = self.used.get_mut(account) {
+            *used = used.saturating_sub(1);
+        }
     }
 
     /// What `account` may have used by now: its share, and of what others left as much as the day is old.

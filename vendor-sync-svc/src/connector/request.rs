@@ -108,7 +108,9 @@ impl Connector {
         given: &Json,
     ) -> Result<Json, String> {
         let spec = self.records.values().find(|spec| spec.uses(name));
-        let Some((spec, mapping)) = spec.and_then(|spec| Some((spec, spec.out.as_ref()?))) else { return Ok(Json::Null) };
+        let Some((spec, mapping)) = spec.and_then(|spec| Some((spec, spec.out.as_ref()?))) else {
+            return Ok(Json::Null);
+        };
         if given.get("record").is_none_or(Json::is_null) {
             return Ok(Json::Null);
         }
@@ -132,7 +134,10 @@ impl Connector {
             }
             _ => target(operation, &base, scope, position)?,
         };
-        if let Some((name, value)) = shown.member(Place::Query) {
+        // The vendor's own next page may hold it already.
+        if let Some((name, value)) =
+            shown.member(Place::Query).filter(|(name, _)| url.query_pairs().all(|(n, _)| n != *name))
+        {
             url.query_pairs_mut().append_pair(name, value);
         }
         if url.as_str().len() > URL_BYTES {
@@ -141,7 +146,13 @@ impl Connector {
         Ok(url.into())
     }
 
-    fn headers(&self, operation: &Operation, scope: &Value, shown: &Shown, has_body: bool) -> Result<HeaderMap, String> {
+    fn headers(
+        &self,
+        operation: &Operation,
+        scope: &Value,
+        shown: &Shown,
+        has_body: bool,
+    ) -> Result<HeaderMap, String> {
         let mut headers = HeaderMap::new();
         headers.insert(header::ACCEPT, HeaderValue::from_static("application/json"));
         if has_body {
@@ -169,7 +180,8 @@ fn base(text: &Text, settings: &BTreeMap<String, String>) -> Result<Url, String>
     };
     let url = text.write(&scope, plain).map_err(|reason| format!("base_url: {reason}"))?;
     let url = Url::parse(url.unwrap_or_default().trim_end_matches('/')).map_err(|e| format!("base_url: {e}"))?;
-    let plain = url.username().is_empty() && url.password().is_none() && url.query().is_none() && url.fragment().is_none();
+    let plain =
+        url.username().is_empty() && url.password().is_none() && url.query().is_none() && url.fragment().is_none();
     if !["http", "https"].contains(&url.scheme()) || !plain {
         return Err("base_url: must be https://host/path, without user, query or fragment".to_owned());
     }

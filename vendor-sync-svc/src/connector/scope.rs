@@ -29,7 +29,12 @@ const LINES: usize = 64;
 const TEXT_BYTES: usize = 16 * 1024;
 
 /// Everything that a request may look at: `given` by the caller under these names, fields held to `allowed`.
-pub(super) fn of_request(given: &Json, settings: &BTreeMap<String, String>, allowed: &BTreeSet<String>, out: Json) -> Value {
+pub(super) fn of_request(
+    given: &Json,
+    settings: &BTreeMap<String, String>,
+    allowed: &BTreeSet<String>,
+    out: Json,
+) -> Value {
     let member = |name: &str| given.get(name).cloned().unwrap_or(Json::Null);
     let object = |name: &str| given.get(name).filter(|value| value.is_object()).cloned().unwrap_or_else(empty);
     let (out, current) = (if out.is_null() { empty() } else { out }, object("current"));
@@ -61,7 +66,8 @@ pub(super) fn of_item(item: &Json, settings: &BTreeMap<String, String>) -> Value
 /// An answer. `body` is none where it is no JSON.
 pub(super) fn of_answer(status: StatusCode, headers: &HeaderMap, bytes: &Bytes, body: Option<&Json>) -> Value {
     let text = String::from_utf8_lossy(&bytes[..bytes.len().min(TEXT_BYTES)]);
-    let lines: Vec<Json> = text.split(['\r', '\n']).filter(|line| !line.is_empty()).take(LINES).map(Json::from).collect();
+    let lines: Vec<Json> =
+        text.split(['\r', '\n']).filter(|line| !line.is_empty()).take(LINES).map(Json::from).collect();
     let headers = headers.iter().filter_map(|(name, value)| Some((name.as_str(), Value::text(value.to_str().ok()?))));
     Value::scope([
         ("body", Value::of(body.unwrap_or(&Json::Null))),

@@ -149,7 +149,9 @@ impl RecordSpec {
 
     /// What an update sends: what was read, as far as it is kept, with our members over it.
     pub(super) fn over_kept(&self, current: Option<&Json>, out: Json) -> Json {
-        let (Some(keep), Some(Json::Object(current)), Json::Object(ours)) = (&self.keep, current, &out) else { return out };
+        let (Some(keep), Some(Json::Object(current)), Json::Object(ours)) = (&self.keep, current, &out) else {
+            return out;
+        };
         let kept = current.iter().filter(|(name, _)| keep.contains(name));
         let mut whole: Map<String, Json> = kept.map(|(name, value)| (name.clone(), value.clone())).collect();
         whole.extend(ours.iter().map(|(name, value)| (name.clone(), value.clone())));

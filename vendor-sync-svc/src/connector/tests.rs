@@ -131,7 +131,8 @@ fn at_most_twenty_faults_are_told() {
 
 #[test]
 fn what_extends_another_has_its_members_and_its_own_over_them() {
-    let source = "name = 'barn'\ntitle = 'Barn'\nextends = 'venue'\nconcurrency = 1\n[records.wedding.out]\nparty_size = '1'\n";
+    let source =
+        "name = 'barn'\ntitle = 'Barn'\nextends = 'venue'\nconcurrency = 1\n[records.wedding.out]\nparty_size = '1'\n";
     let barn = parsed(source);
     assert_eq!((barn.name(), barn.kind(), barn.concurrency()), ("barn", "venue", 1));
     assert!(barn.is_signed() && barn.inbound().is_some());
@@ -213,8 +214,7 @@ fn an_update_that_replaces_a_job_keeps_what_it_read_and_never_its_mappings() {
     });
     let request = vsco.request("update_job", &account(&settings, &key), &given, noon()).expect("built");
     assert_eq!(request.url, "https://workspace.vsco.co/api/v2/job/j%207");
-    let expected =
-        json!({"name": "Ada & Grace", "eventDate": "2026-06-20", "guestCount": 90, "leadNotes": "quiet", "leadRating": 4});
+    let expected = json!({"name": "Ada & Grace", "eventDate": "2026-06-20", "guestCount": 90, "leadNotes": "quiet", "leadRating": 4});
     assert_eq!(body_of(&request), expected);
 }
 
@@ -226,11 +226,18 @@ fn light_blue_says_in_its_first_line_what_became_of_an_entry() {
     assert!(reply.handed_over);
     assert!(matches!(judge("-4\rDuplicate"), Judgement::Done(_)), "it is there already");
     let Judgement::Failed(error) = judge("-3\rBad type") else { panic!("refused") };
-    assert_eq!((error.class, error.reason.as_str()), (Class::Permanent, "Light Blue could not use the entry: Bad type"));
+    assert_eq!(
+        (error.class, error.reason.as_str()),
+        (Class::Permanent, "Light Blue could not use the entry: Bad type")
+    );
     let (settings, key) = (BTreeMap::new(), key());
-    let request = light_blue.request("hand_over_wedding", &account(&settings, &key), &wedding(), noon()).expect("built");
+    let request =
+        light_blue.request("hand_over_wedding", &account(&settings, &key), &wedding(), noon()).expect("built");
     let body = String::from_utf8(request.body.to_vec()).expect("a form");
-    assert!(body.contains("Key=k3y") && body.contains("ShootDate=20%2F06%2F2026") && body.contains("Type=contact+form"), "{body}");
+    assert!(
+        body.contains("Key=k3y") && body.contains("ShootDate=20%2F06%2F2026") && body.contains("Type=contact+form"),
+        "{body}"
+    );
 }
 
 #[test]
@@ -251,10 +258,14 @@ fn statuses_have_their_classes_where_no_rule_says_otherwise() {
         (503, Class::Retry),
         (302, Class::Permanent),
     ] {
-        let Judgement::Failed(error) = connector.judge("update_job", &answer(status, "{}"), noon()) else { panic!("{status}") };
+        let Judgement::Failed(error) = connector.judge("update_job", &answer(status, "{}"), noon()) else {
+            panic!("{status}")
+        };
         assert_eq!(error.class, class, "{status}");
     }
-    let Judgement::Done(reply) = connector.judge("find_job", &answer(404, "{}"), noon()) else { panic!("nothing found") };
+    let Judgement::Done(reply) = connector.judge("find_job", &answer(404, "{}"), noon()) else {
+        panic!("nothing found")
+    };
     assert_eq!(reply.external_id, "");
     let mut throttled = answer(429, "");
     throttled.headers.insert("retry-after", HeaderValue::from_static("7"));
@@ -312,7 +323,9 @@ fn settings_are_held_to_what_is_declared() {
 
 #[test]
 fn what_a_vendor_has_comes_in_as_canonical_fields_of_the_allow_list() {
-    let connector = parsed(&example().replace("guest_count = \"item.guests\"", "guest_count = \"item.guests\", price = \"item.price\""));
+    let connector = parsed(
+        &example().replace("guest_count = \"item.guests\"", "guest_count = \"item.guests\", price = \"item.price\""),
+    );
     let item = json!({"id": 7, "modified": "2026-05-01T10:00:00Z", "date": "2026-06-20", "guests": 80, "price": 3});
     let spec = connector.record(RecordKind::Wedding).expect("declared");
     let item = spec.item(&item, &BTreeMap::new()).expect("it can be read");

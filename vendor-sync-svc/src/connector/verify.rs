@@ -152,7 +152,8 @@ impl Verification {
             Self::Basic { user } => {
                 let user = user.as_deref().unwrap_or(webhook.integration_id);
                 let came = webhook.header("authorization").and_then(|came| came.strip_prefix("Basic "));
-                let expected = secrets.iter().map(|secret| BASE64_STANDARD.encode(format!("{user}:{secret}")).into_bytes());
+                let expected =
+                    secrets.iter().map(|secret| BASE64_STANDARD.encode(format!("{user}:{secret}")).into_bytes());
                 any_equal(expected, came.ok_or(Unverified)?.as_bytes()).map(|()| Proved::Sender)
             }
             Self::Standard => standard(webhook, secrets, now),
@@ -186,7 +187,9 @@ impl Hmac {
             base64: reader.choice("encoding", &[("hex", false), ("base64", true)]).unwrap_or(false),
             header: reader.required("header").to_ascii_lowercase(),
             prefix: reader.text("prefix").unwrap_or_default(),
-            signs_body: source.as_ref().is_none_or(|source| source.contains("{body") || source.contains("{sorted_form")),
+            signs_body: source
+                .as_ref()
+                .is_none_or(|source| source.contains("{body") || source.contains("{sorted_form")),
             signed,
             timestamp_header: reader.text("timestamp_header").map(|name| name.to_ascii_lowercase()),
             id_header: reader.text("id_header").map(|name| name.to_ascii_lowercase()),
@@ -197,7 +200,8 @@ impl Hmac {
             key: reader.choice("key", &keys).unwrap_or(KeyForm::Text),
             optional: reader.flag("optional"),
         };
-        let dated = hmac.timestamp_header.is_some() || hmac.parts.as_ref().is_some_and(|parts| parts.timestamp.is_some());
+        let dated =
+            hmac.timestamp_header.is_some() || hmac.parts.as_ref().is_some_and(|parts| parts.timestamp.is_some());
         let signs_time = source.as_ref().is_some_and(|source| source.contains("timestamp"));
         if signs_time && !dated {
             reader.fault("signed", "names a timestamp that no header gives: say timestamp_header or parts.timestamp");

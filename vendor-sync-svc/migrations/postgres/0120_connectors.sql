@@ -1,0 +1,19 @@
+-- Connectors of organizations. Those that are built in are in the program.
+CREATE TABLE connectors (
+    organization_id TEXT NOT NULL,
+    name TEXT NOT NULL,
+    source TEXT NOT NULL,                   -- TOML, holds no secret
+    version BIGINT NOT NULL,
+    created_at BIGINT NOT NULL,
+    updated_at BIGINT NOT NULL,
+    PRIMARY KEY (organization_id, name)
+);
+
+-- What accounts used of daily quotas, so that a restart doesn't begin the day anew.
+CREATE TABLE connector_days (
+    pool TEXT NOT NULL,                     -- of whom, and which quota
+    day TEXT NOT NULL,                      -- YYYY-MM-DD in the quota's zone
+    account TEXT NOT NULL,
+    used BIGINT NOT NULL,
+    PRIMARY KEY (pool, day, account)
+);
