@@ -8,6 +8,8 @@ pub(crate) mod columns;
 pub(crate) mod csv;
 pub(crate) mod ics;
 mod ics_line;
+#[cfg(test)]
+mod kill;
 pub(crate) mod read;
 mod run;
 pub(crate) mod spool;

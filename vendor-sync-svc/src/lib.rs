@@ -6,6 +6,7 @@
 mod body;
 mod brake;
 mod config;
+mod configuration;
 mod connector;
 mod credential;
 mod deliver;

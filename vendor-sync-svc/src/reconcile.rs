@@ -11,11 +11,10 @@ mod mend;
 use chassis::{error::Result, id::OrganizationId, secret::DataKeys, store::Store, with};
 
 use crate::{
-    connector::Caller,
     import::{Import, store::Imports},
     record::{Link, Links, RecordKind},
     resolve::Resolver,
-    sync::account::Accounts,
+    sync::{account::Accounts, stub::Caller},
 };
 
 /// Links, or records, of one look.

@@ -4,14 +4,14 @@ use std::sync::Arc;
 
 use chassis::{
     clock::Clock,
-    config::Secret,
+    config::{Secret, StoreSettings},
     error::Error,
     id::OrganizationId,
     lane::{Dispatcher, Slots},
     outbound::{Outbound, OutboundSettings},
     secret::DataKeys,
     service::Chassis,
-    store::Store,
+    store::{Migrations, Store},
     testing::on_each_engine,
     with,
 };
@@ -20,51 +20,59 @@ use tokio::sync::mpsc;
 use super::{Import, Order, Origin, Phase, State, Work, columns::Options, spool::Upload, store::Imports, work::Worker};
 use crate::{
     brake::Brake,
+    credential::Connections,
     endpoint::book::Book,
     integration::{Integration, Integrations, Kind, tests::settings},
     outbox::Outbox,
     reconcile::Reconcile,
     record::{Links, RecordKind, Records},
     resolve::Resolver,
+    sync::{account::Accounts, stub::{Caller, Catalogue}},
     webhook::Webhooks,
 };
 
-struct World {
-    worker: Worker,
-    store: Store,
-    integration: Integration,
-    _chassis: Chassis,
+pub(super) struct World {
+    pub(super) worker: Worker,
+    pub(super) store: Store,
+    integration: Option<Integration>,
+    pub(super) chassis: Chassis,
 }
 
+pub(super) const MIGRATIONS: &[&Migrations] =
+    &[&chassis::store::MIGRATIONS, &chassis::lane::MIGRATIONS, &crate::MIGRATIONS];
+
 async fn in_each_world<F: Future<Output = ()>>(test: impl Fn(World) -> F) {
-    let migrations = &[&chassis::store::MIGRATIONS, &chassis::lane::MIGRATIONS, &crate::MIGRATIONS];
-    on_each_engine(migrations, |store| async { test(World::over(store).await).await }).await;
+    on_each_engine(MIGRATIONS, |store| async { test(World::over(store, Chassis::for_test()).await).await }).await;
 }
 
 impl World {
-    async fn over(store: Store) -> Self {
-        let chassis = Chassis::for_test();
-        let (clock, keys) = (
-            chassis.clock.clone(),
-            DataKeys::new(store.clone(), chassis.keyring().expect("keys"), chassis.clock.clone()),
-        );
-        let integrations = Integrations::new(store.clone(), keys.clone(), clock.clone());
-        let integration = integrations
-            .create(
-                organization("acme"),
-                settings(Kind::SignedWebhook),
-                &Secret::from("a secret of 24 characters".to_owned()),
-            )
-            .await
-            .expect("an integration");
-        let worker = worker(&store, &keys, &clock, integrations, &chassis).await;
-        Self { worker, store, integration, _chassis: chassis }
+    /// Over a fresh store, with an integration.
+    pub(super) async fn over(store: Store, chassis: Chassis) -> Self {
+        let mut world = Self::around(store, chassis).await;
+        let secret = Secret::from("a secret of 24 characters".to_owned());
+        let settings = settings(Kind::SignedWebhook);
+        let created = world.worker.integrations.create(organization("acme"), settings, &secret).await;
+        world.integration = Some(created.expect("an integration"));
+        world
     }
 
-    fn order(&self, origin: Origin, kind: RecordKind) -> Order {
+    /// Over a store that is there.
+    pub(super) async fn open(settings: &StoreSettings, chassis: Chassis) -> Self {
+        Self::around(Store::open(settings, MIGRATIONS).await.expect("a store"), chassis).await
+    }
+
+    async fn around(store: Store, chassis: Chassis) -> Self {
+        let keys = DataKeys::new(store.clone(), chassis.keyring().expect("keys"), chassis.clock.clone());
+        let integrations = Integrations::new(store.clone(), keys.clone(), chassis.clock.clone());
+        let worker = worker(&store, &keys, &chassis.clock, integrations, &chassis).await;
+        Self { worker, store, integration: None, chassis }
+    }
+
+    pub(super) fn order(&self, origin: Origin, kind: RecordKind) -> Order {
+        let integration = self.integration.as_ref().expect("it was made");
         Order {
-            organization: self.integration.organization.clone(),
-            integration_id: self.integration.id.clone(),
+            organization: integration.organization.clone(),
+            integration_id: integration.id.clone(),
             work: Work::Import,
             origin,
             kind,
@@ -73,7 +81,7 @@ impl World {
         }
     }
 
-    async fn upload(&self, order: Order, file: &[u8]) -> Import {
+    pub(super) async fn upload(&self, order: Order, file: &[u8]) -> Import {
         let import = self.worker.imports.begin(order).await.expect("it begins");
         let mut upload = Upload::new(self.worker.imports.clone(), import);
         for piece in file.chunks(100_000) {
@@ -93,7 +101,7 @@ impl World {
         self.get(import).await
     }
 
-    async fn get(&self, import: &Import) -> Import {
+    pub(super) async fn get(&self, import: &Import) -> Import {
         self.worker.imports.get(&import.order.organization, &import.id).await.expect("it is there")
     }
 
@@ -101,7 +109,7 @@ impl World {
         with!(self.store.reader(), c => sqlx::query_scalar(text).fetch_one(c).await).expect("a number")
     }
 
-    async fn told(&self) -> i64 {
+    pub(super) async fn told(&self) -> i64 {
         self.count("SELECT COUNT(*) FROM outbox").await
     }
 }
@@ -131,18 +139,28 @@ async fn worker(
     let dispatcher = dispatcher(store, keys, chassis).await;
     let (records, links) =
         (Records::new(store.clone(), keys.clone(), clock.clone()), Links::new(store.clone(), keys.clone()));
-    let outbox = Outbox::new(store.clone(), keys.clone(), dispatcher, clock.clone());
+    let outbox = Outbox::new(store.clone(), keys.clone(), dispatcher.clone(), clock.clone());
     let imports = Imports::new(store.clone(), keys.clone(), clock.clone());
     let resolver = Resolver::new(store.clone(), keys.clone(), clock.clone(), records, links.clone(), outbox);
-    let reconcile = Reconcile { store: store.clone(), links, imports: imports.clone() };
+    let connections = Connections::new(store.clone(), keys.clone(), clock.clone());
+    let accounts = Accounts::open(integrations.clone(), Catalogue, connections, dispatcher).await.expect("accounts");
+    let reconcile = Reconcile {
+        store: store.clone(),
+        keys: keys.clone(),
+        links,
+        imports: imports.clone(),
+        accounts,
+        caller: Caller,
+        resolver: resolver.clone(),
+    };
     Worker { imports, integrations, resolver, reconcile, brake: Brake::default() }
 }
 
-fn organization(id: &str) -> OrganizationId {
+pub(super) fn organization(id: &str) -> OrganizationId {
     OrganizationId::parse(id).expect("well-formed")
 }
 
-fn table(rows: usize, guests: impl Fn(usize) -> usize) -> String {
+pub(super) fn table(rows: usize, guests: impl Fn(usize) -> usize) -> String {
     let rows = (0..rows).map(|row| format!("c{row},Ann{row},ann{row}@example.com,{}\n", guests(row)));
     format!("id,first name,e-mail,guests\n{}", rows.collect::<String>())
 }
