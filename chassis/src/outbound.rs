@@ -199,6 +199,12 @@ impl Outbound {
         self.guard.own.write().unwrap_or_else(PoisonError::into_inner).insert(address);
     }
 
+    /// Whether what is sent may be read on its way: plain http, and other protocols without TLS.
+    #[must_use]
+    pub fn allows_plain(&self) -> bool {
+        self.guard.policy.allow_http
+    }
+
     /// Judges a URL by its form and by an address in it, without resolving. What it gives is the one form to store.
     ///
     /// # Errors
@@ -217,6 +223,25 @@ impl Outbound {
             self.guard.resolve(name, port_of(&url)).await?;
         }
         Ok(url)
+    }
+
+    /// Every address of a host that another protocol than HTTP is spoken with, each of them vetted, so that the caller can
+    /// connect to what was judged. The port isn't: those that are closed are closed to what a crafted HTTP request could do.
+    ///
+    /// # Errors
+    /// Why it is not a target.
+    pub async fn resolve(&self, host: &str) -> Result<Vec<IpAddr>, AddressError> {
+        let host = if host.contains(':') { format!("[{}]", host.trim_matches(['[', ']'])) } else { host.to_owned() };
+        let url = self.vet(&format!("https://{host}/"))?;
+        match url.host() {
+            Some(Host::Ipv4(ip)) => Ok(vec![ip.into()]),
+            Some(Host::Ipv6(ip)) => Ok(vec![ip.into()]),
+            Some(Host::Domain(name)) => {
+                let addresses = self.guard.resolve(name, port_of(&url)).await?;
+                Ok(addresses.into_iter().map(|address| address.ip()).collect())
+            }
+            None => Err(AddressError::Url("has no host")),
+        }
     }
 
     /// Sends one request and gives what came back. A status counts once its headers are complete, even if the body

@@ -125,7 +125,7 @@ pub(crate) struct Reply {
 
 impl Reply {
     /// What `find` gives where there is nothing.
-    fn nothing() -> Self {
+    pub(crate) fn nothing() -> Self {
         let (body, resource) = (Json::Null, Json::Null);
         Self { body, resource, external_id: String::new(), external_version: String::new(), handed_over: false }
     }

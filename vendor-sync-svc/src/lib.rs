@@ -9,6 +9,7 @@ mod config;
 mod configuration;
 mod connector;
 mod credential;
+mod database;
 mod deliver;
 mod disable;
 mod endpoint;
@@ -36,7 +37,10 @@ pub mod testing;
 mod tests;
 mod webhook;
 
-use std::{net::SocketAddr, sync::Arc};
+use std::{
+    net::SocketAddr,
+    sync::{Arc, OnceLock},
+};
 
 use anyhow::{Context as _, Result};
 use chassis::{
@@ -58,7 +62,7 @@ use tokio::sync::mpsc;
 pub use self::config::Config;
 use self::{
     body::Renderer, deliver::Deliver, endpoint::book::Book, inbound::Inbound, integration::Integrations,
-    manage::Endpoints, policy::Personal, replay::Replays, router::Router, webhook::Webhooks,
+    manage::Endpoints, policy::Personal, replay::Replays, router::Router, credential::Connections, sync::{Engine, Ground, courier::Couriers}, webhook::Webhooks,
 };
 
 /// Tables of this service.
@@ -99,7 +103,8 @@ pub async fn start(config: Config, chassis: &Chassis) -> Result<Service> {
     let (router, book) = (Router::new(&peer), Book::default());
     let (closing, closings) = mpsc::channel(CLOSINGS);
     let webhooks = Webhooks::new(book.clone(), outbound.clone(), clock.clone(), closing);
-    let courier = Arc::new(webhooks.clone());
+    let vendors = Arc::new(OnceLock::new());
+    let courier = Arc::new(Couriers { webhooks: webhooks.clone(), vendors: vendors.clone() });
     let dispatcher =
         Dispatcher::start(store.clone(), keys.clone(), courier, config.slots(), clock.clone(), &tasks).await?;
     let endpoints =
@@ -107,12 +112,25 @@ pub async fn start(config: Config, chassis: &Chassis) -> Result<Service> {
             .await?;
     let endpoints = Arc::new(endpoints);
     tasks.spawn("endpoints.disable", disable::run(endpoints.clone(), router.clone(), closings, tasks.stopping()));
-    let deliver = Deliver { book, renderer: renderer.clone(), dispatcher, store: store.clone() };
+
+    // Vendors: integrations that have a connector, what they are told, and what they say.
+    let integrations = Integrations::new(store.clone(), keys.clone(), clock.clone());
+    let ground = Ground {
+        store: store.clone(),
+        keys: keys.clone(),
+        clock: clock.clone(),
+        dispatcher: dispatcher.clone(),
+        integrations: integrations.clone(),
+        outbound: outbound.clone(),
+    };
+    let engine = Engine::open(ground, &vendors).await?;
+    engine.start(router.clone(), &tasks);
+    let offers = engine.offers.clone();
+    let deliver = Deliver { book, renderer: renderer.clone(), offers, dispatcher, store: store.clone() };
     tasks.spawn("deliver", consume::run(peer.separate(), "vendor-sync", deliver, tasks.stopping()));
 
-    // Inbound: integrations, and the seven steps of each webhook.
-    let integrations = Integrations::new(store.clone(), keys.clone(), clock.clone());
-    let inbound = Inbound::new(integrations.clone(), &store, &keys, &peer, clock.clone());
+    // Inbound: the seven steps of each webhook.
+    let inbound = Inbound::new(integrations.clone(), &store, &keys, &peer, clock.clone()).with_vendors(engine.vendors());
     inbound.start(&tasks);
 
     let replays = Replays { endpoints: endpoints.clone(), router: router.clone(), renderer, tasks };
@@ -125,7 +143,7 @@ pub async fn start(config: Config, chassis: &Chassis) -> Result<Service> {
             DeliveryServiceServer::new(rpc::deliveries::DeliveryRpc { replays })
                 .max_encoding_message_size(MESSAGE_LIMIT),
         )
-        .add(IntegrationServiceServer::new(rpc::integrations::Service::new(integrations)))
+        .add(IntegrationServiceServer::new(rpc::integrations::Service::new(engine.accounts.clone())))
         .add(WebhookServiceServer::new(rpc::webhooks::Service::new(inbound)).max_decoding_message_size(MESSAGE_LIMIT))
         .serve()?;
     Ok(Service { address: running.address, outbound })

@@ -304,6 +304,26 @@ impl Outbox {
         Ok(())
     }
 
+    /// For tests: what waits of an organization, in order.
+    #[cfg(test)]
+    pub(crate) async fn look(&self, organization: &OrganizationId) -> (Vec<wire::Event>, Vec<Letter>) {
+        let rows: Vec<Row> = with!(self.store.reader(), c => {
+            sqlx::query_as("SELECT sequence, lane_id, event_id, ordering_key, event FROM outbox ORDER BY sequence").fetch_all(c).await
+        })
+        .expect("they are read");
+        let key = self.keys.of(organization).await.expect("a key");
+        let (mut events, mut letters) = (Vec::new(), Vec::new());
+        for row in rows {
+            let plain = Bytes::from(key.open(&place_of(&row.event_id), &row.event).expect("it opens"));
+            if row.lane_id.is_empty() {
+                events.push(wire::Event::decode(plain).expect("an event"));
+            } else {
+                letters.push(Letter::open(plain).expect("a letter"));
+            }
+        }
+        (events, letters)
+    }
+
     /// All in one transaction, each by its own number.
     async fn settle(&self, fates: &[Fate]) -> Result<()> {
         let mut tx = self.store.begin().await?;

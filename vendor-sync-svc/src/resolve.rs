@@ -14,6 +14,8 @@ mod find;
 pub(crate) mod observe;
 pub(crate) mod sight;
 pub(crate) mod tell;
+#[cfg(test)]
+pub(crate) mod tests;
 
 use std::{
     collections::BTreeMap,
@@ -37,7 +39,7 @@ use self::{echo::OwnWrites, find::Found, sight::Sight};
 use crate::{
     integration::Integration,
     outbox::Outbox,
-    record::{Applied, Change, Link, Links, RecordKind, Records, Source, Update},
+    record::{Applied, Change, Link, Links, RecordKind, Records, Source, Update, value},
 };
 
 /// Items of one transaction.
@@ -62,6 +64,14 @@ pub(crate) struct Incoming {
     /// Nobody is in a hurry for it.
     pub(crate) priority_low: bool,
     pub(crate) origin: Origin,
+}
+
+impl Incoming {
+    /// With its values in the one form that records have, so that they can be compared.
+    fn normalized(&self) -> Self {
+        let fields = self.fields.iter().map(|(name, said)| (name.clone(), value::normalize(name, said))).collect();
+        Self { fields, ..self.clone() }
+    }
 }
 
 /// How we came to know.
@@ -203,7 +213,8 @@ impl Taking {
         }
         let mut resolved = Vec::with_capacity(incoming.len());
         for incoming in incoming {
-            resolved.push(self.take_one(integration, incoming).await?);
+            let incoming = incoming.normalized();
+            resolved.push(self.take_one(integration, &incoming).await?);
         }
         Ok(resolved)
     }

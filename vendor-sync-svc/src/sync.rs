@@ -1,8 +1,8 @@
 //! The sync engine: what happened, brought to the vendors that are to know it.
 //!
 //! [`read`] says what an event tells of a record, [`offer`] brings it into the record and offers it to each integration of
-//! the kinds that its plan names, [`courier`] carries it. [`account`] knows every integration that is linked; [`poll`] asks
-//! vendors that tell nothing by themselves. What comes in is `resolve`'s.
+//! the kinds that its plan names, [`courier`] carries it. [`account`] knows every integration that is linked, [`known`]
+//! what its vendor has; [`poll`] and [`reread`] ask vendors themselves. What comes in is `resolve`'s.
 
 pub(crate) mod account;
 pub(crate) mod carry;
@@ -13,4 +13,100 @@ pub(crate) mod offer;
 pub(crate) mod poll;
 pub(crate) mod read;
 pub(crate) mod reread;
-pub(crate) mod stub;
+#[cfg(test)]
+pub(crate) mod tests;
+
+use std::sync::{Arc, OnceLock};
+
+use chassis::{clock::Clock, error::Result, lane::Dispatcher, outbound::Outbound, secret::DataKeys, store::Store, tasks::Tasks};
+
+use self::{
+    account::Accounts, carry::Carrier, courier::Vendors, known::Known, offer::Offers, poll::Polls, reread::Reader,
+    reread::Rereads,
+};
+use crate::{
+    connector::{call::Caller, catalogue::Catalogue, limits::Limits},
+    credential::{Connections, Credentials},
+    database::Database,
+    inbound,
+    integration::Integrations,
+    outbox::Outbox,
+    record::{Links, Records},
+    resolve::Resolver,
+    router::Router,
+};
+
+/// The engine's parts, as the service's other parts need them.
+#[derive(Clone)]
+pub(crate) struct Engine {
+    pub(crate) accounts: Accounts,
+    pub(crate) resolver: Resolver,
+    pub(crate) offers: Offers,
+    pub(crate) polls: Polls,
+    pub(crate) known: Known,
+    pub(crate) rereads: Rereads,
+    caller: Caller,
+}
+
+/// What the engine stands on.
+pub(crate) struct Ground {
+    pub(crate) store: Store,
+    pub(crate) keys: DataKeys,
+    pub(crate) clock: Clock,
+    pub(crate) dispatcher: Dispatcher,
+    pub(crate) integrations: Integrations,
+    pub(crate) outbound: Outbound,
+}
+
+impl Engine {
+    /// Puts the parts together, gives the courier what it needs (`vendors`), and only then opens the lanes.
+    ///
+    /// # Errors
+    /// Those of the store.
+    pub(crate) async fn open(ground: Ground, vendors: &Arc<OnceLock<Vendors>>) -> Result<Self> {
+        let Ground { store, keys, clock, dispatcher, integrations, outbound } = ground;
+        let catalogue = Catalogue::new(store.clone(), clock.clone());
+        let connections = Connections::new(store.clone(), keys.clone(), clock.clone());
+        let credentials = Credentials::new(connections.clone());
+        let limits = Limits::new(store.clone(), clock.clone());
+        let caller =
+            Caller::new(catalogue.clone(), credentials.clone(), integrations.clone(), outbound.clone(), limits, clock.clone());
+        let records = Records::new(store.clone(), keys.clone(), clock.clone());
+        let links = Links::new(store.clone(), keys.clone());
+        let outbox = Outbox::new(store.clone(), keys.clone(), dispatcher.clone(), clock.clone());
+        let resolver =
+            Resolver::new(store.clone(), keys.clone(), clock.clone(), records.clone(), links.clone(), outbox);
+        let known = Known { store: store.clone(), keys, clock: clock.clone(), links };
+        let accounts = Accounts::new(integrations, catalogue, connections, dispatcher);
+        let database = Database::new(credentials, outbound);
+        let carrier =
+            Carrier { caller: caller.clone(), records, known: known.clone(), resolver: resolver.clone(), database };
+        let _ = vendors.set(Vendors { accounts: accounts.clone(), carrier });
+        accounts.load().await?;
+        let offers = Offers { accounts: accounts.clone(), resolver: resolver.clone() };
+        let rereads = Rereads::new(store.clone(), clock.clone());
+        let polls =
+            Polls { store, clock, accounts: accounts.clone(), caller: caller.clone(), resolver: resolver.clone() };
+        Ok(Self { accounts, resolver, offers, polls, known, rereads, caller })
+    }
+
+    /// What runs by itself, until the process stops.
+    pub(crate) fn start(&self, router: Router, tasks: &Tasks) {
+        tasks.spawn("outbox", self.resolver.outbox.clone().run(router, tasks.clone()));
+        tasks.spawn("sync.poll", self.polls.clone().run(tasks.clone()));
+        let reader = Reader {
+            rereads: self.rereads.clone(),
+            accounts: self.accounts.clone(),
+            caller: self.caller.clone(),
+            resolver: self.resolver.clone(),
+            polls: self.polls.clone(),
+        };
+        tasks.spawn("sync.reread", reader.run(tasks.clone()));
+    }
+
+    /// For the way in.
+    pub(crate) fn vendors(&self) -> inbound::vendor::Vendors {
+        let (accounts, resolver) = (self.accounts.clone(), self.resolver.clone());
+        inbound::vendor::Vendors { accounts, resolver, rereads: self.rereads.clone() }
+    }
+}

@@ -48,6 +48,7 @@ use crate::{
     policy::Personal,
     replay::Replays,
     router::Router,
+    sync::{courier::Couriers, tests::engine},
     rpc::{deliveries::DeliveryRpc, endpoints::EndpointRpc},
     webhook::Webhooks,
 };
@@ -108,11 +109,13 @@ impl World {
         let outbound = Outbound::new(&loopback).expect("a client");
         let (book, (closing, closings)) = (Book::default(), mpsc::channel(8));
         let webhooks = Webhooks::new(book.clone(), outbound.clone(), Clock::System, closing);
-        let courier = Arc::new(webhooks.clone());
+        let vendors = Arc::new(std::sync::OnceLock::new());
+        let courier = Arc::new(Couriers { webhooks: webhooks.clone(), vendors: vendors.clone() });
         let dispatcher =
             Dispatcher::start(store.clone(), keys.clone(), courier, Slots::default(), Clock::System, &chassis.tasks)
                 .await
                 .expect("it starts");
+        let engine = engine(store, &keys, &dispatcher, &outbound, &vendors).await;
         let endpoints =
             Endpoints::open(store.clone(), keys, book.clone(), dispatcher.clone(), outbound, Clock::System).await;
         let endpoints = Arc::new(endpoints.expect("they are read"));
@@ -125,7 +128,7 @@ impl World {
             tasks: chassis.tasks.clone(),
         };
         Self {
-            deliver: Deliver { book, renderer, dispatcher, store: store.clone() },
+            deliver: Deliver { book, renderer, offers: engine.offers.clone(), dispatcher, store: store.clone() },
             endpoint_rpc: EndpointRpc { endpoints: endpoints.clone(), webhooks, router },
             delivery_rpc: DeliveryRpc { replays },
             endpoints,

@@ -2,6 +2,7 @@
 
 /// Name and text of each.
 pub(super) const BUILT_IN: &[(&str, &str)] = &[
+    ("database", include_str!("../../connectors/database.toml")),
     ("light-blue", include_str!("../../connectors/light-blue.toml")),
     ("venue", include_str!("../../connectors/venue.toml")),
     ("vsco-workspace", include_str!("../../connectors/vsco-workspace.toml")),

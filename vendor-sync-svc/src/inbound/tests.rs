@@ -220,6 +220,8 @@ fn request(integration: &Integration, headers: &[(&str, &str)], body: &str) -> R
         integration_id: integration.id.clone(),
         headers: Headers(headers.collect()),
         body: Bytes::copy_from_slice(body.as_bytes()),
+        method: "POST".to_owned(),
+        target: String::new(),
     }
 }
 

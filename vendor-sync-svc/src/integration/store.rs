@@ -17,6 +17,17 @@ use jiff::{SignedDuration, Timestamp};
 
 use super::{Integration, Kind, Secrets, Settings};
 
+/// All that is an integration's own. What it said stays with the records that it said it of.
+const DELETES: [&str; 8] = [
+    "DELETE FROM connections WHERE organization_id = $1 AND integration_id = $2",
+    "DELETE FROM authorizations WHERE organization_id = $1 AND integration_id = $2",
+    "DELETE FROM record_links WHERE organization_id = $1 AND integration_id = $2",
+    "DELETE FROM own_writes WHERE organization_id = $1 AND integration_id = $2",
+    "DELETE FROM polls WHERE organization_id = $1 AND integration_id = $2",
+    "DELETE FROM rereads WHERE organization_id = $1 AND integration_id = $2",
+    "DELETE FROM outbox WHERE organization_id = $1 AND lane_id = $2",
+    "DELETE FROM integrations WHERE organization_id = $1 AND id = $2",
+];
 const TABLE: &str = "integrations";
 
 /// All integrations. Cheap to clone.
@@ -295,15 +306,11 @@ impl Integrations {
     /// `Error::NotFound`.
     pub(crate) async fn delete(&self, organization: &OrganizationId, id: &str) -> Result<()> {
         self.row(organization, id).await?;
-        with!(self.store.writer(), c => {
-            sqlx::query("DELETE FROM integrations WHERE organization_id = $1 AND id = $2")
-                .bind(organization.as_str())
-                .bind(id)
-                .execute(c)
-                .await
-                .map(drop)
-        })?;
-        Ok(())
+        let mut tx = self.store.begin().await?;
+        for text in DELETES {
+            with!(tx.on(), c => sqlx::query(text).bind(organization.as_str()).bind(id).execute(c).await.map(drop))?;
+        }
+        tx.commit().await
     }
 
     /// An enabled integration and the secrets that verify now, by id alone: the sender has no credentials yet.

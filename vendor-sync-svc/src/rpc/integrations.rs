@@ -8,17 +8,19 @@ use proto::vendorsync::v1::{self as wire, integration_service_server::Integratio
 use tonic::{Request, Response, Status};
 
 use super::wire::{duration, page_size, print_timestamp};
+use crate::sync::account::Accounts;
 use crate::integration::{self, DEFAULT_OVERLAP, Integration, Integrations, Kind, Settings};
 
 /// Integrations over gRPC.
-#[derive(Clone, Debug)]
+#[derive(Clone)]
 pub(crate) struct Service {
     integrations: Integrations,
+    accounts: Accounts,
 }
 
 impl Service {
-    pub(crate) fn new(integrations: Integrations) -> Self {
-        Self { integrations }
+    pub(crate) fn new(accounts: Accounts) -> Self {
+        Self { integrations: accounts.integrations.clone(), accounts }
     }
 }
 
@@ -34,7 +36,9 @@ impl IntegrationService for Service {
         let organization = caller.organization(&integration.organization_id)?;
         let settings = settings(integration)?;
         let secret = integration::secret_or_new(&request.secret)?;
+        self.accounts.check(&organization, &settings).await.map_err(|error| error.within("integration"))?;
         let created = self.integrations.create(organization, settings, &secret).await?;
+        self.accounts.refresh(&created.organization, &created.id).await?;
         let secret = secret.expose().to_owned();
         Ok(Response::new(wire::CreateIntegrationResponse { integration: Some(print(created)), secret }))
     }
@@ -75,8 +79,10 @@ impl IntegrationService for Service {
         let organization = caller.organization(&integration.organization_id)?;
         let (id, version) = (integration.id.clone(), integration.version);
         let settings = settings(integration)?;
+        self.accounts.check(&organization, &settings).await.map_err(|error| error.within("integration"))?;
         let updated = self.integrations.update(&organization, &id, version, &settings).await;
         let updated = updated.map_err(|error| error.within("integration"))?;
+        self.accounts.refresh(&organization, &id).await?;
         Ok(Response::new(wire::UpdateIntegrationResponse { integration: Some(print(updated)) }))
     }
 
@@ -98,7 +104,9 @@ impl IntegrationService for Service {
         request: Request<wire::DeleteIntegrationRequest>,
     ) -> Result<Response<wire::DeleteIntegrationResponse>, Status> {
         let organization = auth::caller(&request)?.organization("")?;
-        self.integrations.delete(&organization, &request.get_ref().id).await?;
+        let id = &request.get_ref().id;
+        self.integrations.delete(&organization, id).await?;
+        self.accounts.refresh(&organization, id).await?;
         Ok(Response::new(wire::DeleteIntegrationResponse {}))
     }
 }
@@ -180,8 +188,6 @@ mod tests {
     use chassis::{
         auth::{Caller, Role, Scopes},
         id::OrganizationId,
-        secret::DataKeys,
-        service::Chassis,
         testing::on_each_engine,
     };
     use tonic::Code;
@@ -198,10 +204,8 @@ mod tests {
 
     async fn in_each_service<F: Future<Output = ()>>(test: impl Fn(Service) -> F) {
         let migrations = &[&chassis::store::MIGRATIONS, &chassis::lane::MIGRATIONS, &crate::MIGRATIONS];
-        on_each_engine(migrations, |store| {
-            let chassis = Chassis::for_test();
-            let keys = DataKeys::new(store.clone(), chassis.keyring().expect("keys"), chassis.clock.clone());
-            test(Service::new(Integrations::new(store, keys, chassis.clock)))
+        on_each_engine(migrations, |store| async {
+            test(Service::new(crate::sync::tests::alone(store).await.accounts)).await;
         })
         .await;
     }

@@ -18,10 +18,10 @@ use chassis::{
 use tokio::sync::Mutex;
 
 use crate::{
-    connector::Connector,
+    connector::{Connector, catalogue::Catalogue},
     credential::{Connections, State},
-    integration::{Integration, Integrations, Kind},
-    sync::stub::Catalogue,
+    database::Mapping,
+    integration::{Integration, Integrations, Kind, Settings},
 };
 
 /// Accounts that are read at once at the start.
@@ -85,25 +85,28 @@ struct Book {
 }
 
 impl Accounts {
-    /// Opens the lane of every integration that has a connector. Events may be offered once this returns.
-    ///
-    /// # Errors
-    /// Those of the store.
-    pub(crate) async fn open(
+    /// None yet.
+    pub(crate) fn new(
         integrations: Integrations,
         catalogue: Catalogue,
         connections: Connections,
         dispatcher: Dispatcher,
-    ) -> Result<Self> {
-        let accounts =
-            Self { integrations, catalogue, connections, dispatcher, book: Arc::default(), changing: Arc::default() };
+    ) -> Self {
+        Self { integrations, catalogue, connections, dispatcher, book: Arc::default(), changing: Arc::default() }
+    }
+
+    /// Opens the lane of every integration that has a connector. Events may be offered once this returns.
+    ///
+    /// # Errors
+    /// Those of the store.
+    pub(crate) async fn load(&self) -> Result<()> {
         let mut after = String::new();
         loop {
-            let page = accounts.integrations.linked(&after, PAGE).await?;
-            let Some(last) = page.last() else { return Ok(accounts) };
+            let page = self.integrations.linked(&after, PAGE).await?;
+            let Some(last) = page.last() else { return Ok(()) };
             after.clone_from(&last.id);
             for integration in page {
-                accounts.enforce(integration).await?;
+                self.enforce(integration).await?;
             }
         }
     }
@@ -122,15 +125,36 @@ impl Accounts {
         }
     }
 
+    /// Holds an integration's settings to what its connector declares.
+    ///
+    /// # Errors
+    /// `Error::Invalid` naming the field; those of the store.
+    pub(crate) async fn check(&self, organization: &OrganizationId, settings: &Settings) -> Result<()> {
+        if settings.kind != Kind::Connector {
+            return Ok(());
+        }
+        let connector = match self.catalogue.get(organization, &settings.connector).await {
+            Ok(entry) => entry.connector,
+            Err(Error::NotFound(_)) => return Err(Error::invalid("connector", "is the name of no connector")),
+            Err(error) => return Err(error),
+        };
+        if connector.kind() == DATABASE {
+            let mapping = settings.parameters.get("mapping").map(String::as_str).unwrap_or_default();
+            return Mapping::parse(mapping).map(drop).map_err(|reason| Error::invalid("parameters.mapping", reason));
+        }
+        let checked = connector.check_settings(&settings.parameters);
+        checked.map_err(|(name, reason)| Error::invalid(format!("parameters.{name}"), reason))
+    }
+
     async fn enforce(&self, integration: Integration) -> Result<()> {
         let name = &integration.settings.connector;
-        let Some(connector) = self.catalogue.find(&integration.organization, name).await? else {
-            tracing::error!(
-                integration.id,
-                connector = name,
-                "an integration's connector is gone; it is told of nothing"
-            );
-            return Ok(());
+        let connector = match self.catalogue.get(&integration.organization, name).await {
+            Ok(entry) => entry.connector,
+            Err(Error::NotFound(_)) => {
+                tracing::error!(integration.id, connector = name, "an integration's connector is gone; it is told of nothing");
+                return Ok(());
+            }
+            Err(error) => return Err(error),
         };
         let connection = self.connections.get(&integration).await?;
         let state = connection.map_or(State::Disconnected, |connection| connection.state);

@@ -10,15 +10,15 @@ use chassis::{error::Error, fail, lane::Delivery};
 use serde_json::{Map, Value, json};
 
 use super::{
-    account::Account,
+    account::{Account, DATABASE},
     known::{self, Known},
     letter::Letter,
 };
 use crate::{
-    connector::{CallError, Class, RecordSpec, Reply},
-    record::{Link, RecordKey, Records},
+    connector::{CallError, Class, RecordSpec, Reply, call::Caller},
+    database::{Database, Row, Written},
+    record::{Link, Record, RecordKey, Records},
     resolve::{Incoming, Origin, Resolver},
-    sync::stub::Caller,
 };
 
 /// How often a record is merged anew in one attempt.
@@ -43,6 +43,7 @@ pub(crate) struct Carrier {
     pub(crate) records: Records,
     pub(crate) known: Known,
     pub(crate) resolver: Resolver,
+    pub(crate) database: Database,
 }
 
 /// One letter with what it is about.
@@ -74,10 +75,50 @@ impl Carrier {
         delivery: &Delivery,
     ) -> Result<Carried, CallError> {
         let case = Case { account, letter, delivery };
+        if account.connector.kind() == DATABASE {
+            return self.write(&case).await;
+        }
         let instead = self.rules(&case, true).await?;
         let record = if instead { Carried::Known } else { self.record(&case).await? };
         let by_rule = self.follow(&case).await?;
         Ok(by_rule.unwrap_or(record))
+    }
+
+    /// WedSync's own database is no vendor: its rows are written.
+    async fn write(&self, case: &Case<'_>) -> Result<Carried, CallError> {
+        let integration = &case.account.integration;
+        let Some(key) = case.letter.key(&integration.organization) else {
+            return Ok(Carried::NotWanted("it is about no row".to_owned()));
+        };
+        if case.letter.deleted {
+            return Ok(Carried::NotWanted("rows are never deleted".to_owned()));
+        }
+        let record = self.records.get(&key).await.map_err(ours)?;
+        let link = self.known.link(integration, &key).await.map_err(ours)?;
+        let base = link.map(|link| link.synced).unwrap_or_default();
+        let mut fields = case.letter.fields();
+        let now = record.as_ref().map(Record::values).unwrap_or_default();
+        let allowed = fields.keys().chain(&case.letter.changed).cloned().collect();
+        known::keep_current(&mut fields, &base, &now, &case.letter.changed, &allowed);
+        let mut news = known::news(&fields, &base);
+        if news.is_empty() {
+            return Ok(Carried::Known);
+        }
+        let changed: Vec<String> = news.keys().cloned().collect();
+        let times = record.iter().flat_map(|record| changed.iter().filter_map(|name| record.fields.get(name)));
+        let at = times.map(|field| field.at).max().unwrap_or_else(|| self.known.now());
+        let row = Row { key: &key, fields: &fields, changed: &changed, base: &base, at };
+        match self.database.write(integration, &row).await? {
+            Written::Updated | Written::Inserted => {}
+            // Nothing will come back.
+            Written::Unchanged => news.clear(),
+            Written::Newer => return Ok(Carried::NotWanted("the row was changed since; that comes by itself".to_owned())),
+            Written::NotMapped => return Ok(Carried::NotWanted("none of it has a column".to_owned())),
+        }
+        fail::point("sync.answered");
+        let reply = Reply { external_id: key.id.clone(), ..Reply::nothing() };
+        self.known.written(integration, &key, &fields, &news, &reply).await.map_err(ours)?;
+        Ok(Carried::Applied)
     }
 
     /// Whether some rule takes the place of the record's own operations.
@@ -102,7 +143,7 @@ impl Carrier {
             }
             let done = self.known.is_done(integration, &case.letter.event_id, &rule.operation).await.map_err(ours)?;
             if !done {
-                let reply = self.caller.call(integration, connector, &rule.operation, &scope).await?;
+                let reply = self.caller.call(integration, &rule.operation, &scope).await?;
                 fail::point("sync.answered");
                 self.known.done(integration, &case.letter.event_id, &rule.operation).await.map_err(ours)?;
                 carried = Some(if reply.handed_over { Carried::HandedOver } else { Carried::Applied });
@@ -286,7 +327,7 @@ impl Carrier {
         if let (Some(current), Some(scope)) = (current, scope.as_object_mut()) {
             scope.insert("current".to_owned(), current.clone());
         }
-        self.caller.call(&case.account.integration, &case.account.connector, operation, &scope).await
+        self.caller.call(&case.account.integration, operation, &scope).await
     }
 
     /// What expressions see.

@@ -19,10 +19,9 @@ use serde_json::{Value, json};
 
 use super::account::{Account, Accounts};
 use crate::{
-    connector::{CallError, IncrementalKind, Position, RecordSpec},
+    connector::{CallError, call::Caller, IncrementalKind, Position, RecordSpec},
     record::RecordKind,
     resolve::{Incoming, MOST_ITEMS, Origin, Resolved, Resolver},
-    sync::stub::Caller,
 };
 
 const LOOK_EVERY: Duration = Duration::from_secs(5);
@@ -212,7 +211,7 @@ impl Polls {
     async fn page(&self, walk: &Walk<'_>, position: &Position) -> Result<(Vec<Incoming>, Option<Position>)> {
         let (integration, connector) = (&walk.account.integration, &walk.account.connector);
         let scope = json!({"since": walk.since.map(|since| since.to_string())});
-        let page = self.caller.page(integration, connector, walk.list, &scope, position).await.map_err(theirs)?;
+        let page = self.caller.page(integration, walk.list, &scope, position).await.map_err(theirs)?;
         let settings = connector.filled(&integration.settings.parameters);
         let mut items = Vec::with_capacity(page.items.len());
         for item in &page.items {

@@ -12,7 +12,7 @@ use serde_json::{Map, Value};
 
 use crate::{
     event::{Event, Operation, Payload},
-    record::{MOST_FIELDS, RecordKey, RecordKind, Source, Update},
+    record::{MOST_FIELDS, RecordKey, RecordKind, Source, Update, value},
 };
 
 /// Tables that are a record each: their name, the kind, and the column that is the record's id.
@@ -94,9 +94,10 @@ fn row(
     let deleted = operation == Operation::Delete;
     let id = text(if deleted { &old } else { &new }, id)?;
     let key = RecordKey::new(event.organization.clone(), kind, id).ok()?;
+    let before = fields(&old);
     let (changed, rest): (BTreeMap<_, _>, BTreeMap<_, _>) =
-        fields(&new).into_iter().partition(|(name, value)| old.get(name) != Some(value));
-    let before = changed.keys().filter_map(|name| Some((name.clone(), old.get(name)?.clone()))).collect();
+        fields(&new).into_iter().partition(|(name, value)| before.get(name) != Some(value));
+    let before = changed.keys().filter_map(|name| Some((name.clone(), before.get(name)?.clone()))).collect();
     let at = row_time(&old, &new).unwrap_or(event.time);
     let names = changed.keys().cloned().collect();
     let update = if deleted {
@@ -155,7 +156,11 @@ fn subject(event: &Event, content: &Map<String, Value>) -> Option<(RecordKind, S
 
 /// Under canonical names, without what says which and when; at most as many as a record has.
 fn fields(members: &Map<String, Value>) -> BTreeMap<String, Value> {
-    let named = members.iter().map(|(name, value)| (canonical(name), value.clone()));
+    let named = members.iter().map(|(name, said)| {
+        let name = canonical(name);
+        let said = value::normalize(&name, said);
+        (name, said)
+    });
     named.filter(|(name, _)| is_field(name)).take(MOST_FIELDS).collect()
 }
 

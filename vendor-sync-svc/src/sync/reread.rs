@@ -22,11 +22,10 @@ use super::{
     poll::Polls,
 };
 use crate::{
-    connector::Class,
+    connector::{Class, call::Caller},
     integration::Integration,
     record::RecordKind,
     resolve::{Incoming, Origin, Resolver},
-    sync::stub::Caller,
 };
 
 const PAGE: i64 = 100;
@@ -217,7 +216,7 @@ impl Reader {
         let scope = json!({"link": {"external_id": external_id}});
         let settings = connector.filled(&integration.settings.parameters);
         let now = self.rereads.clock.now();
-        let incoming = match self.caller.call(integration, connector, read, &scope).await {
+        let incoming = match self.caller.call(integration, read, &scope).await {
             Ok(reply) => {
                 let item = spec.item(&reply.resource, &settings);
                 let item =
