@@ -55,13 +55,14 @@ use chassis::{
 };
 use proto::vendorsync::v1::{
     delivery_service_server::DeliveryServiceServer, endpoint_service_server::EndpointServiceServer,
+    import_service_server::ImportServiceServer,
     integration_service_server::IntegrationServiceServer, webhook_service_server::WebhookServiceServer,
 };
 use tokio::sync::mpsc;
 
 pub use self::config::Config;
 use self::{
-    body::Renderer, deliver::Deliver, endpoint::book::Book, inbound::Inbound, integration::Integrations,
+    body::Renderer, configuration::{Tables, keep::Keeper}, import::{store::Imports, work::Worker}, deliver::Deliver, endpoint::book::Book, inbound::Inbound, integration::Integrations,
     manage::Endpoints, policy::Personal, replay::Replays, router::Router, credential::Connections, sync::{Engine, Ground, courier::Couriers}, webhook::Webhooks,
 };
 
@@ -126,13 +127,23 @@ pub async fn start(config: Config, chassis: &Chassis) -> Result<Service> {
     let engine = Engine::open(ground, &vendors).await?;
     engine.start(router.clone(), &tasks);
     let offers = engine.offers.clone();
-    let deliver = Deliver { book, renderer: renderer.clone(), offers, dispatcher, store: store.clone() };
+    let configuration = Keeper::new(endpoints.clone(), tables(&config.configuration_tables_file)?, &engine);
+    let rows = configuration.rows.clone();
+    let deliver =
+        Deliver { book, renderer: renderer.clone(), offers, configuration, dispatcher, store: store.clone() };
     tasks.spawn("deliver", consume::run(peer.separate(), "vendor-sync", deliver, tasks.stopping()));
+
+    // Bulk: imports, and comparisons once a day.
+    let imports = Imports::new(store.clone(), keys.clone(), clock.clone());
+    let worker = Worker::new(imports.clone(), integrations.clone(), &engine);
+    tasks.spawn("imports", worker.clone().run(tasks.clone()));
+    tasks.spawn("reconcile", worker.reconcile().run(tasks.clone()));
 
     // Inbound: the seven steps of each webhook.
     let inbound = Inbound::new(integrations.clone(), &store, &keys, &peer, clock.clone()).with_vendors(engine.vendors());
     inbound.start(&tasks);
 
+    let import_rpc = rpc::imports::Service::new(imports, integrations, rows, tasks.clone());
     let replays = Replays { endpoints: endpoints.clone(), router: router.clone(), renderer, tasks };
     let endpoint_rpc = rpc::endpoints::EndpointRpc { endpoints, webhooks, router };
     let running = server
@@ -144,6 +155,7 @@ pub async fn start(config: Config, chassis: &Chassis) -> Result<Service> {
                 .max_encoding_message_size(MESSAGE_LIMIT),
         )
         .add(IntegrationServiceServer::new(rpc::integrations::Service::new(engine.accounts.clone())))
+        .add(ImportServiceServer::new(import_rpc).max_decoding_message_size(MESSAGE_LIMIT))
         .add(WebhookServiceServer::new(rpc::webhooks::Service::new(inbound)).max_decoding_message_size(MESSAGE_LIMIT))
         .serve()?;
     Ok(Service { address: running.address, outbound })
@@ -156,4 +168,14 @@ fn personal(file: &str) -> Result<Personal> {
     }
     let text = std::fs::read_to_string(file).with_context(|| format!("[vendor_sync] personal_columns_file {file}"))?;
     Personal::parse(&text).with_context(|| format!("[vendor_sync] personal_columns_file {file}"))
+}
+
+/// The configuration tables in `file`; those that we ship if none is named.
+fn tables(file: &str) -> Result<Tables> {
+    if file.is_empty() {
+        return Ok(Tables::built_in());
+    }
+    let text = std::fs::read_to_string(file);
+    let text = text.with_context(|| format!("[vendor_sync] configuration_tables_file {file}"))?;
+    Tables::parse(&text).with_context(|| format!("[vendor_sync] configuration_tables_file {file}"))
 }

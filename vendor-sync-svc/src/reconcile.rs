@@ -11,10 +11,11 @@ mod mend;
 use chassis::{error::Result, id::OrganizationId, secret::DataKeys, store::Store, with};
 
 use crate::{
+    connector::call::Caller,
     import::{Import, store::Imports},
     record::{Link, Links, RecordKind},
     resolve::Resolver,
-    sync::{account::Accounts, stub::Caller},
+    sync::account::Accounts,
 };
 
 /// Links, or records, of one look.

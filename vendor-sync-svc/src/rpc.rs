@@ -42,6 +42,7 @@ pub(crate) const ACCESS: AccessTable = &[
     ("/wedsync.vendorsync.v1.ImportService/CancelImport", MANAGE),
     ("/wedsync.vendorsync.v1.ImportService/ResumeImport", MANAGE),
     ("/wedsync.vendorsync.v1.ImportService/Reconcile", MANAGE),
+    ("/wedsync.vendorsync.v1.ImportService/ListConfiguredRows", MANAGE),
     ("/wedsync.vendorsync.v1.WebhookService/ReceiveWebhook", Access::Service),
 ];
 

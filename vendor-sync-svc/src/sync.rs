@@ -45,7 +45,9 @@ pub(crate) struct Engine {
     pub(crate) polls: Polls,
     pub(crate) known: Known,
     pub(crate) rereads: Rereads,
-    caller: Caller,
+    pub(crate) caller: Caller,
+    pub(crate) catalogue: Catalogue,
+    pub(crate) credentials: Credentials,
 }
 
 /// What the engine stands on.
@@ -77,8 +79,8 @@ impl Engine {
         let resolver =
             Resolver::new(store.clone(), keys.clone(), clock.clone(), records.clone(), links.clone(), outbox);
         let known = Known { store: store.clone(), keys, clock: clock.clone(), links };
-        let accounts = Accounts::new(integrations, catalogue, connections, dispatcher);
-        let database = Database::new(credentials, outbound);
+        let accounts = Accounts::new(integrations, catalogue.clone(), connections, dispatcher);
+        let database = Database::new(credentials.clone(), outbound);
         let carrier =
             Carrier { caller: caller.clone(), records, known: known.clone(), resolver: resolver.clone(), database };
         let _ = vendors.set(Vendors { accounts: accounts.clone(), carrier });
@@ -87,7 +89,7 @@ impl Engine {
         let rereads = Rereads::new(store.clone(), clock.clone());
         let polls =
             Polls { store, clock, accounts: accounts.clone(), caller: caller.clone(), resolver: resolver.clone() };
-        Ok(Self { accounts, resolver, offers, polls, known, rereads, caller })
+        Ok(Self { accounts, resolver, offers, polls, known, rereads, caller, catalogue, credentials })
     }
 
     /// What runs by itself, until the process stops.

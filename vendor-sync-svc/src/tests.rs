@@ -39,6 +39,7 @@ use tokio::{net::TcpListener, sync::mpsc, time::timeout};
 use tonic::{Code, Request};
 
 use crate::{
+    configuration::{Tables, keep::Keeper},
     MIGRATIONS,
     body::Renderer,
     deliver::Deliver,
@@ -128,7 +129,14 @@ impl World {
             tasks: chassis.tasks.clone(),
         };
         Self {
-            deliver: Deliver { book, renderer, offers: engine.offers.clone(), dispatcher, store: store.clone() },
+            deliver: Deliver {
+                book,
+                renderer,
+                offers: engine.offers.clone(),
+                configuration: Keeper::new(endpoints.clone(), Tables::built_in(), &engine),
+                dispatcher,
+                store: store.clone(),
+            },
             endpoint_rpc: EndpointRpc { endpoints: endpoints.clone(), webhooks, router },
             delivery_rpc: DeliveryRpc { replays },
             endpoints,

@@ -23,12 +23,12 @@ use super::{
 };
 use crate::{
     connector::{Auth, Connector, catalogue::Catalogue},
-    credential::{Connections, Kept, State},
+    credential::{Credentials, Kept, State},
     endpoint::{DISABLE_AFTER, RATE_LIMIT, Settings as EndpointSettings, Since, TIMEOUT},
     event::{Event, Payload},
     integration::{self, DEFAULT_OVERLAP, Integration, Integrations, Kind, Settings},
     manage::Endpoints,
-    sync::account::Accounts,
+    sync::{Engine, account::Accounts},
 };
 
 /// Settings of connectors that say where the account is.
@@ -43,7 +43,7 @@ pub(crate) struct Keeper {
     pub(crate) keys: DataKeys,
     pub(crate) endpoints: Arc<Endpoints>,
     pub(crate) integrations: Integrations,
-    pub(crate) connections: Connections,
+    pub(crate) credentials: Credentials,
     pub(crate) catalogue: Catalogue,
     pub(crate) accounts: Accounts,
     pub(crate) clock: chassis::clock::Clock,
@@ -59,6 +59,22 @@ struct Case<'a> {
 }
 
 impl Keeper {
+    /// With the parts of the engine.
+    pub(crate) fn new(endpoints: Arc<Endpoints>, tables: Tables, engine: &Engine) -> Self {
+        let resolver = &engine.resolver;
+        Self {
+            tables: Arc::new(tables),
+            rows: Rows::new(resolver.store.clone(), resolver.clock.clone()),
+            keys: resolver.keys.clone(),
+            endpoints,
+            integrations: engine.accounts.integrations.clone(),
+            credentials: engine.credentials.clone(),
+            catalogue: engine.catalogue.clone(),
+            accounts: engine.accounts.clone(),
+            clock: resolver.clock.clone(),
+        }
+    }
+
     /// Follows the row that `event` changed, if its table is one of ours. What it says is in force when this returns.
     ///
     /// # Errors
@@ -174,15 +190,20 @@ impl Keeper {
     /// Keeps the key sealed; one that takes another's place is used beside it for a day.
     async fn connect(&self, integration: &Integration, connector: &Connector, wanted: &Wanted) -> Result<()> {
         let Some(kept) = kept(connector, wanted)? else { return Ok(()) };
-        let connection = self.connections.get(integration).await?.filter(|now| now.state == State::Connected);
+        let connections = &self.credentials.connections;
+        let connection = connections.get(integration).await?.filter(|now| now.state == State::Connected);
         let Some((version, before)) = connection.and_then(|now| Some((now.version, now.kept?))) else {
-            return self.connections.connect(integration, &kept, &Default::default(), None).await;
+            connections.connect(integration, &kept, &Default::default(), None).await?;
+            self.credentials.forget(integration);
+            return Ok(());
         };
         if before.credential() == kept.credential() {
             return Ok(());
         }
         let until = self.clock.now() + SignedDuration::try_from(DEFAULT_OVERLAP).unwrap_or(SignedDuration::ZERO);
-        self.connections.rotate(integration, version, (&kept, &before), until).await
+        connections.rotate(integration, version, (&kept, &before), until).await?;
+        self.credentials.forget(integration);
+        Ok(())
     }
 
     /// A row that names another connector than before is another integration.

@@ -1,6 +1,6 @@
 //! Whole imports on a real store, through the real resolver: what they count, what stops them, and what being killed leaves.
 
-use std::sync::Arc;
+use std::sync::{Arc, OnceLock};
 
 use chassis::{
     clock::Clock,
@@ -19,15 +19,10 @@ use tokio::sync::mpsc;
 
 use super::{Import, Order, Origin, Phase, State, Work, columns::Options, spool::Upload, store::Imports, work::Worker};
 use crate::{
-    brake::Brake,
-    credential::Connections,
     endpoint::book::Book,
     integration::{Integration, Integrations, Kind, tests::settings},
-    outbox::Outbox,
-    reconcile::Reconcile,
-    record::{Links, RecordKind, Records},
-    resolve::Resolver,
-    sync::{account::Accounts, stub::{Caller, Catalogue}},
+    record::RecordKind,
+    sync::{courier::Couriers, tests::engine},
     webhook::Webhooks,
 };
 
@@ -114,46 +109,16 @@ impl World {
     }
 }
 
-/// Nothing is delivered here: it is what an outbox is made of.
-async fn dispatcher(store: &Store, keys: &DataKeys, chassis: &Chassis) -> Dispatcher {
-    let outbound = Outbound::new(&OutboundSettings::default()).expect("a client");
-    let webhooks = Webhooks::new(Book::default(), outbound, Clock::System, mpsc::channel(8).0);
-    let started = Dispatcher::start(
-        store.clone(),
-        keys.clone(),
-        Arc::new(webhooks),
-        Slots::default(),
-        Clock::System,
-        &chassis.tasks,
-    );
-    started.await.expect("it starts")
-}
-
-async fn worker(
-    store: &Store,
-    keys: &DataKeys,
-    clock: &Clock,
-    integrations: Integrations,
-    chassis: &Chassis,
-) -> Worker {
-    let dispatcher = dispatcher(store, keys, chassis).await;
-    let (records, links) =
-        (Records::new(store.clone(), keys.clone(), clock.clone()), Links::new(store.clone(), keys.clone()));
-    let outbox = Outbox::new(store.clone(), keys.clone(), dispatcher.clone(), clock.clone());
-    let imports = Imports::new(store.clone(), keys.clone(), clock.clone());
-    let resolver = Resolver::new(store.clone(), keys.clone(), clock.clone(), records, links.clone(), outbox);
-    let connections = Connections::new(store.clone(), keys.clone(), clock.clone());
-    let accounts = Accounts::open(integrations.clone(), Catalogue, connections, dispatcher).await.expect("accounts");
-    let reconcile = Reconcile {
-        store: store.clone(),
-        keys: keys.clone(),
-        links,
-        imports: imports.clone(),
-        accounts,
-        caller: Caller,
-        resolver: resolver.clone(),
-    };
-    Worker { imports, integrations, resolver, reconcile, brake: Brake::default() }
+async fn worker(store: &Store, keys: &DataKeys, clock: &Clock, integrations: Integrations, chassis: &Chassis) -> Worker {
+    let loopback = OutboundSettings { allow_networks: vec!["127.0.0.0/8".to_owned()], allow_http: true };
+    let outbound = Outbound::new(&loopback).expect("a client");
+    let webhooks = Webhooks::new(Book::default(), outbound.clone(), Clock::System, mpsc::channel(8).0);
+    let vendors = Arc::new(OnceLock::new());
+    let courier = Arc::new(Couriers { webhooks, vendors: vendors.clone() });
+    let started =
+        Dispatcher::start(store.clone(), keys.clone(), courier, Slots::default(), Clock::System, &chassis.tasks);
+    let engine = engine(store, keys, &started.await.expect("it starts"), &outbound, &vendors).await;
+    Worker::new(Imports::new(store.clone(), keys.clone(), clock.clone()), integrations, &engine)
 }
 
 pub(super) fn organization(id: &str) -> OrganizationId {

@@ -20,6 +20,7 @@ use crate::{
     reconcile::Reconcile,
     record::RecordKind,
     resolve::{Incoming, Resolved, Resolver, Taking},
+    sync::Engine,
 };
 
 const REASON_CHARS: usize = 300;
@@ -43,6 +44,26 @@ pub(crate) enum Step {
 }
 
 impl Worker {
+    /// With the parts of the engine.
+    pub(crate) fn new(imports: Imports, integrations: Integrations, engine: &Engine) -> Self {
+        let resolver = engine.resolver.clone();
+        let reconcile = Reconcile {
+            store: resolver.store.clone(),
+            keys: resolver.keys.clone(),
+            links: resolver.links.clone(),
+            imports: imports.clone(),
+            accounts: engine.accounts.clone(),
+            caller: engine.caller.clone(),
+            resolver: resolver.clone(),
+        };
+        Self { imports, integrations, resolver, reconcile, brake: Brake::default() }
+    }
+
+    /// What compares, for whoever begins comparisons.
+    pub(crate) fn reconcile(&self) -> Reconcile {
+        self.reconcile.clone()
+    }
+
     /// Goes on with one import until it has ended or asks.
     ///
     /// # Errors

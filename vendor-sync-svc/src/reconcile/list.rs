@@ -64,7 +64,7 @@ impl Reconcile {
         let mut position = if is_begun { Position::parse(&import.next.page) } else { Position::default() };
         let (settings, scope) = (connector.filled(&integration.settings.parameters), json!({"since": null}));
         loop {
-            let page = self.caller.page(integration, connector, operation, &scope, &position).await.map_err(theirs)?;
+            let page = self.caller.page(integration, operation, &scope, &position).await.map_err(theirs)?;
             let mut tx = self.store.begin().await?;
             for item in &page.items {
                 self.spool_in(&mut tx, import, kind, spec, item, &settings).await?;

@@ -18,6 +18,7 @@ use tonic::{Request, Response, Status, Streaming};
 
 use super::wire::{page_size, print_timestamp};
 use crate::{
+    configuration::rows::{Row, Rows},
     import::{Import, Order, Origin, Phase, State, Work, columns::Options, spool::Upload, store::Imports},
     integration::{Integrations, Kind},
     record::RecordKind,
@@ -40,13 +41,14 @@ type Stream<T> = futures_util::stream::BoxStream<'static, Result<T, Status>>;
 pub(crate) struct Service {
     imports: Imports,
     integrations: Integrations,
+    rows: Rows,
     tasks: Tasks,
     streams: Arc<Semaphore>,
 }
 
 impl Service {
-    pub(crate) fn new(imports: Imports, integrations: Integrations, tasks: Tasks) -> Self {
-        Self { imports, integrations, tasks, streams: Arc::new(Semaphore::new(STREAMS)) }
+    pub(crate) fn new(imports: Imports, integrations: Integrations, rows: Rows, tasks: Tasks) -> Self {
+        Self { imports, integrations, rows, tasks, streams: Arc::new(Semaphore::new(STREAMS)) }
     }
 
     fn stream(&self) -> Result<OwnedSemaphorePermit> {
@@ -252,6 +254,23 @@ impl ImportService for Service {
         Ok(Response::new(wire::ResumeImportResponse { import: Some(print(import)) }))
     }
 
+    async fn list_configured_rows(
+        &self,
+        request: Request<wire::ListConfiguredRowsRequest>,
+    ) -> Result<Response<wire::ListConfiguredRowsResponse>, Status> {
+        let organization = auth::caller(&request)?.organization("")?;
+        let request = request.into_inner();
+        let size = page_size(request.page_size)? as usize;
+        let after = request.page_token.split_once('/').unwrap_or_default();
+        let mut page = self.rows.list(&organization, after, size as i64 + 1).await?;
+        let more = page.len() > size;
+        page.truncate(size);
+        let last = page.last().filter(|_| more);
+        let next_page_token = last.map(|last| format!("{}/{}", last.table, last.id)).unwrap_or_default();
+        let rows = page.into_iter().map(print_row).collect();
+        Ok(Response::new(wire::ListConfiguredRowsResponse { rows, next_page_token }))
+    }
+
     async fn reconcile(
         &self,
         request: Request<wire::ReconcileRequest>,
@@ -264,6 +283,18 @@ impl ImportService for Service {
         let import = self.imports.begin(order).await?;
         let print = |import| wire::ReconcileResponse { import: Some(print(import)) };
         Ok(Response::new(self.follow(import, permit, print)))
+    }
+}
+
+/// A row of a configuration table, and what became of it.
+fn print_row(row: Row) -> wire::ConfiguredRow {
+    wire::ConfiguredRow {
+        table: row.table,
+        id: row.id,
+        became: row.became,
+        target_id: row.target_id,
+        refused: row.refused,
+        updated_at: Some(print_timestamp(row.updated_at)),
     }
 }
 
