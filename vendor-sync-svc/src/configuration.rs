@@ -4,6 +4,9 @@
 //! [`Secret`]s from here on: they are sealed where they are kept, and no reason that a row is refused for quotes a value.
 
 pub(crate) mod keep;
+#[cfg(test)]
+#[path = "configuration/tests.rs"]
+mod kept;
 pub(crate) mod rows;
 
 use std::collections::BTreeMap;
@@ -16,9 +19,8 @@ use serde_json::{Map, Value};
 /// As which kind of integration the router's plan names what is ours to follow.
 pub(crate) const KIND: &str = "configuration";
 
-const COLUMNS: [&str; 11] = [
-    "id", "supplier", "connector", "url", "key", "user", "secret", "events", "active", "settings", "description",
-];
+const COLUMNS: [&str; 11] =
+    ["id", "supplier", "connector", "url", "key", "user", "secret", "events", "active", "settings", "description"];
 const TEXT_CHARS: usize = 256;
 
 /// Which tables, and what their columns say.
@@ -119,7 +121,8 @@ impl Tables {
 
     fn connector(&self, table: &Table, row: &Map<String, Value>) -> String {
         let given = self.text(row, "connector").to_lowercase();
-        let words: Vec<&str> = given.split(|c: char| !c.is_ascii_alphanumeric()).filter(|word| !word.is_empty()).collect();
+        let words: Vec<&str> =
+            given.split(|c: char| !c.is_ascii_alphanumeric()).filter(|word| !word.is_empty()).collect();
         let name = if words.is_empty() { table.connector.clone() } else { words.join("-") };
         self.connectors.get(&name).cloned().unwrap_or(name)
     }
@@ -132,9 +135,12 @@ impl Tables {
                 let texts = events.iter().map(|event| event.as_str().map(str::to_owned));
                 texts.collect::<Option<_>>().ok_or_else(|| "its event types are no texts".to_owned())
             }
-            Some(Value::String(text)) => {
-                Ok(text.trim_matches(['{', '}']).split(',').map(|text| text.trim().trim_matches('"').to_owned()).filter(|text| !text.is_empty()).collect())
-            }
+            Some(Value::String(text)) => Ok(text
+                .trim_matches(['{', '}'])
+                .split(',')
+                .map(|text| text.trim().trim_matches('"').to_owned())
+                .filter(|text| !text.is_empty())
+                .collect()),
             Some(_) => Err("its event types are no list".to_owned()),
         }
     }
@@ -186,8 +192,14 @@ mod tests {
         let row = json!({"id": 7, "supplier_id": "s1", "provider": "Tave", "api_key": "hush-hush", "webhook_secret": "shh",
             "settings": "{\"studio\":\"Ann\",\"n\":3}", "is_active": false});
         let wanted = read("supplier_integrations", row).expect("understood");
-        assert_eq!((wanted.becomes, wanted.connector.as_str(), wanted.is_active), (Becomes::Integration, "vsco-workspace", false));
-        assert_eq!(wanted.parameters, BTreeMap::from([("n".to_owned(), "3".to_owned()), ("studio".to_owned(), "Ann".to_owned())]));
+        assert_eq!(
+            (wanted.becomes, wanted.connector.as_str(), wanted.is_active),
+            (Becomes::Integration, "vsco-workspace", false)
+        );
+        assert_eq!(
+            wanted.parameters,
+            BTreeMap::from([("n".to_owned(), "3".to_owned()), ("studio".to_owned(), "Ann".to_owned())])
+        );
         assert_eq!(wanted.key.as_ref().map(Secret::expose), Some("hush-hush"));
         let printed = format!("{wanted:?}");
         assert!(!printed.contains("hush") && !printed.contains("shh"), "{printed}");

@@ -16,7 +16,7 @@ pub(crate) mod spool;
 pub(crate) mod store;
 mod tell;
 #[cfg(test)]
-mod tests;
+pub(crate) mod tests;
 pub(crate) mod text;
 pub(crate) mod work;
 

@@ -55,15 +55,27 @@ use chassis::{
 };
 use proto::vendorsync::v1::{
     delivery_service_server::DeliveryServiceServer, endpoint_service_server::EndpointServiceServer,
-    import_service_server::ImportServiceServer,
-    integration_service_server::IntegrationServiceServer, webhook_service_server::WebhookServiceServer,
+    import_service_server::ImportServiceServer, integration_service_server::IntegrationServiceServer,
+    webhook_service_server::WebhookServiceServer,
 };
 use tokio::sync::mpsc;
 
 pub use self::config::Config;
 use self::{
-    body::Renderer, configuration::{Tables, keep::Keeper}, import::{store::Imports, work::Worker}, deliver::Deliver, endpoint::book::Book, inbound::Inbound, integration::Integrations,
-    manage::Endpoints, policy::Personal, replay::Replays, router::Router, credential::Connections, sync::{Engine, Ground, courier::Couriers}, webhook::Webhooks,
+    body::Renderer,
+    configuration::{Tables, keep::Keeper},
+    credential::Connections,
+    deliver::Deliver,
+    endpoint::book::Book,
+    import::{store::Imports, work::Worker},
+    inbound::Inbound,
+    integration::Integrations,
+    manage::Endpoints,
+    policy::Personal,
+    replay::Replays,
+    router::Router,
+    sync::{Engine, Ground, courier::Couriers},
+    webhook::Webhooks,
 };
 
 /// Tables of this service.
@@ -129,8 +141,7 @@ pub async fn start(config: Config, chassis: &Chassis) -> Result<Service> {
     let offers = engine.offers.clone();
     let configuration = Keeper::new(endpoints.clone(), tables(&config.configuration_tables_file)?, &engine);
     let rows = configuration.rows.clone();
-    let deliver =
-        Deliver { book, renderer: renderer.clone(), offers, configuration, dispatcher, store: store.clone() };
+    let deliver = Deliver { book, renderer: renderer.clone(), offers, configuration, dispatcher, store: store.clone() };
     tasks.spawn("deliver", consume::run(peer.separate(), "vendor-sync", deliver, tasks.stopping()));
 
     // Bulk: imports, and comparisons once a day.
@@ -140,7 +151,8 @@ pub async fn start(config: Config, chassis: &Chassis) -> Result<Service> {
     tasks.spawn("reconcile", worker.reconcile().run(tasks.clone()));
 
     // Inbound: the seven steps of each webhook.
-    let inbound = Inbound::new(integrations.clone(), &store, &keys, &peer, clock.clone()).with_vendors(engine.vendors());
+    let inbound =
+        Inbound::new(integrations.clone(), &store, &keys, &peer, clock.clone()).with_vendors(engine.vendors());
     inbound.start(&tasks);
 
     let import_rpc = rpc::imports::Service::new(imports, integrations, rows, tasks.clone());

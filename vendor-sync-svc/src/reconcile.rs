@@ -7,6 +7,8 @@
 mod daily;
 mod list;
 mod mend;
+#[cfg(test)]
+mod tests;
 
 use chassis::{error::Result, id::OrganizationId, secret::DataKeys, store::Store, with};
 

@@ -18,7 +18,9 @@ pub(crate) mod tests;
 
 use std::sync::{Arc, OnceLock};
 
-use chassis::{clock::Clock, error::Result, lane::Dispatcher, outbound::Outbound, secret::DataKeys, store::Store, tasks::Tasks};
+use chassis::{
+    clock::Clock, error::Result, lane::Dispatcher, outbound::Outbound, secret::DataKeys, store::Store, tasks::Tasks,
+};
 
 use self::{
     account::Accounts, carry::Carrier, courier::Vendors, known::Known, offer::Offers, poll::Polls, reread::Reader,
@@ -71,8 +73,14 @@ impl Engine {
         let connections = Connections::new(store.clone(), keys.clone(), clock.clone());
         let credentials = Credentials::new(connections.clone());
         let limits = Limits::new(store.clone(), clock.clone());
-        let caller =
-            Caller::new(catalogue.clone(), credentials.clone(), integrations.clone(), outbound.clone(), limits, clock.clone());
+        let caller = Caller::new(
+            catalogue.clone(),
+            credentials.clone(),
+            integrations.clone(),
+            outbound.clone(),
+            limits,
+            clock.clone(),
+        );
         let records = Records::new(store.clone(), keys.clone(), clock.clone());
         let links = Links::new(store.clone(), keys.clone());
         let outbox = Outbox::new(store.clone(), keys.clone(), dispatcher.clone(), clock.clone());

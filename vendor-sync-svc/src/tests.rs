@@ -39,9 +39,9 @@ use tokio::{net::TcpListener, sync::mpsc, time::timeout};
 use tonic::{Code, Request};
 
 use crate::{
-    configuration::{Tables, keep::Keeper},
     MIGRATIONS,
     body::Renderer,
+    configuration::{Tables, keep::Keeper},
     deliver::Deliver,
     disable::Closing,
     endpoint::{Endpoint, Settings, Since, State as EndpointState, book::Book, tests::settings},
@@ -49,8 +49,8 @@ use crate::{
     policy::Personal,
     replay::Replays,
     router::Router,
-    sync::{courier::Couriers, tests::engine},
     rpc::{deliveries::DeliveryRpc, endpoints::EndpointRpc},
+    sync::{courier::Couriers, tests::engine},
     webhook::Webhooks,
 };
 

@@ -117,7 +117,14 @@ impl Keeper {
         }
     }
 
-    async fn note(&self, case: &Case<'_>, became: &str, target_id: String, hash: Vec<u8>, refused: String) -> Result<()> {
+    async fn note(
+        &self,
+        case: &Case<'_>,
+        became: &str,
+        target_id: String,
+        hash: Vec<u8>,
+        refused: String,
+    ) -> Result<()> {
         let (table, id, became) = (case.table.to_owned(), case.id.clone(), became.to_owned());
         let row = Row { table, id, became, target_id, hash, refused, updated_at: self.clock.now() };
         self.rows.put(case.organization, &row).await
@@ -139,7 +146,11 @@ impl Keeper {
             Ok(endpoint) => {
                 self.endpoints.update(organization, &id, endpoint.version, settings).await?;
             }
-            Err(_) => self.endpoints.create_as(&id, organization.clone(), settings, case.since.clone(), secret).await.map(drop)?,
+            Err(_) => self
+                .endpoints
+                .create_as(&id, organization.clone(), settings, case.since.clone(), secret)
+                .await
+                .map(drop)?,
         }
         if wanted.is_active {
             self.endpoints.resume(organization, &id).await?;
@@ -152,7 +163,9 @@ impl Keeper {
     async fn integration(&self, case: &Case<'_>, wanted: &Wanted) -> Result<String> {
         let connector = self.catalogue.get(case.organization, &wanted.connector).await;
         let unknown = |_| Error::invalid("connector", format!("no connector is named {}", wanted.connector));
-        let connector = connector.map_err(|error| if matches!(error, Error::NotFound(_)) { unknown(error) } else { error })?.connector;
+        let connector = connector
+            .map_err(|error| if matches!(error, Error::NotFound(_)) { unknown(error) } else { error })?
+            .connector;
         let settings = integration_settings(&connector, wanted).check()?;
         let checked = connector.check_settings(&settings.parameters);
         checked.map_err(|(setting, reason)| Error::invalid(format!("settings.{setting}"), reason))?;

@@ -22,18 +22,19 @@ use crate::{
     endpoint::book::Book,
     integration::{Integration, Integrations, Kind, tests::settings},
     record::RecordKind,
-    sync::{courier::Couriers, tests::engine},
+    sync::{Engine, courier::Couriers, tests::engine},
     webhook::Webhooks,
 };
 
-pub(super) struct World {
-    pub(super) worker: Worker,
-    pub(super) store: Store,
+pub(crate) struct World {
+    pub(crate) worker: Worker,
+    pub(crate) store: Store,
     integration: Option<Integration>,
-    pub(super) chassis: Chassis,
+    pub(crate) engine: Engine,
+    pub(crate) chassis: Chassis,
 }
 
-pub(super) const MIGRATIONS: &[&Migrations] =
+pub(crate) const MIGRATIONS: &[&Migrations] =
     &[&chassis::store::MIGRATIONS, &chassis::lane::MIGRATIONS, &crate::MIGRATIONS];
 
 async fn in_each_world<F: Future<Output = ()>>(test: impl Fn(World) -> F) {
@@ -42,7 +43,7 @@ async fn in_each_world<F: Future<Output = ()>>(test: impl Fn(World) -> F) {
 
 impl World {
     /// Over a fresh store, with an integration.
-    pub(super) async fn over(store: Store, chassis: Chassis) -> Self {
+    pub(crate) async fn over(store: Store, chassis: Chassis) -> Self {
         let mut world = Self::around(store, chassis).await;
         let secret = Secret::from("a secret of 24 characters".to_owned());
         let settings = settings(Kind::SignedWebhook);
@@ -52,18 +53,18 @@ impl World {
     }
 
     /// Over a store that is there.
-    pub(super) async fn open(settings: &StoreSettings, chassis: Chassis) -> Self {
+    pub(crate) async fn open(settings: &StoreSettings, chassis: Chassis) -> Self {
         Self::around(Store::open(settings, MIGRATIONS).await.expect("a store"), chassis).await
     }
 
     async fn around(store: Store, chassis: Chassis) -> Self {
         let keys = DataKeys::new(store.clone(), chassis.keyring().expect("keys"), chassis.clock.clone());
         let integrations = Integrations::new(store.clone(), keys.clone(), chassis.clock.clone());
-        let worker = worker(&store, &keys, &chassis.clock, integrations, &chassis).await;
-        Self { worker, store, integration: None, chassis }
+        let (engine, worker) = parts(&store, &keys, integrations, &chassis).await;
+        Self { worker, store, integration: None, engine, chassis }
     }
 
-    pub(super) fn order(&self, origin: Origin, kind: RecordKind) -> Order {
+    pub(crate) fn order(&self, origin: Origin, kind: RecordKind) -> Order {
         let integration = self.integration.as_ref().expect("it was made");
         Order {
             organization: integration.organization.clone(),
@@ -76,7 +77,7 @@ impl World {
         }
     }
 
-    pub(super) async fn upload(&self, order: Order, file: &[u8]) -> Import {
+    pub(crate) async fn upload(&self, order: Order, file: &[u8]) -> Import {
         let import = self.worker.imports.begin(order).await.expect("it begins");
         let mut upload = Upload::new(self.worker.imports.clone(), import);
         for piece in file.chunks(100_000) {
@@ -86,30 +87,34 @@ impl World {
     }
 
     /// Uploads clients, works at the import, and gives it as it is then.
-    async fn import(&self, file: &str) -> Import {
+    pub(crate) async fn import(&self, file: &str) -> Import {
         let import = self.upload(self.order(Origin::Csv, RecordKind::Client), file.as_bytes()).await;
         self.go_on(&import).await
     }
 
-    async fn go_on(&self, import: &Import) -> Import {
+    pub(crate) async fn go_on(&self, import: &Import) -> Import {
         self.worker.attend(&import.order.organization, &import.id).await;
         self.get(import).await
     }
 
-    pub(super) async fn get(&self, import: &Import) -> Import {
+    pub(crate) async fn get(&self, import: &Import) -> Import {
         self.worker.imports.get(&import.order.organization, &import.id).await.expect("it is there")
     }
 
-    async fn count(&self, text: &'static str) -> i64 {
+    pub(crate) async fn count(&self, text: &'static str) -> i64 {
         with!(self.store.reader(), c => sqlx::query_scalar(text).fetch_one(c).await).expect("a number")
     }
 
-    pub(super) async fn told(&self) -> i64 {
+    pub(crate) async fn age(&self, text: &'static str) {
+        with!(self.store.writer(), c => sqlx::query(text).execute(c).await.map(drop)).expect("it is older");
+    }
+
+    pub(crate) async fn told(&self) -> i64 {
         self.count("SELECT COUNT(*) FROM outbox").await
     }
 }
 
-async fn worker(store: &Store, keys: &DataKeys, clock: &Clock, integrations: Integrations, chassis: &Chassis) -> Worker {
+async fn parts(store: &Store, keys: &DataKeys, integrations: Integrations, chassis: &Chassis) -> (Engine, Worker) {
     let loopback = OutboundSettings { allow_networks: vec!["127.0.0.0/8".to_owned()], allow_http: true };
     let outbound = Outbound::new(&loopback).expect("a client");
     let webhooks = Webhooks::new(Book::default(), outbound.clone(), Clock::System, mpsc::channel(8).0);
@@ -118,14 +123,16 @@ async fn worker(store: &Store, keys: &DataKeys, clock: &Clock, integrations: Int
     let started =
         Dispatcher::start(store.clone(), keys.clone(), courier, Slots::default(), Clock::System, &chassis.tasks);
     let engine = engine(store, keys, &started.await.expect("it starts"), &outbound, &vendors).await;
-    Worker::new(Imports::new(store.clone(), keys.clone(), clock.clone()), integrations, &engine)
+    let imports = Imports::new(store.clone(), keys.clone(), Clock::System);
+    let worker = Worker::new(imports, integrations, &engine);
+    (engine, worker)
 }
 
-pub(super) fn organization(id: &str) -> OrganizationId {
+pub(crate) fn organization(id: &str) -> OrganizationId {
     OrganizationId::parse(id).expect("well-formed")
 }
 
-pub(super) fn table(rows: usize, guests: impl Fn(usize) -> usize) -> String {
+pub(crate) fn table(rows: usize, guests: impl Fn(usize) -> usize) -> String {
     let rows = (0..rows).map(|row| format!("c{row},Ann{row},ann{row}@example.com,{}\n", guests(row)));
     format!("id,first name,e-mail,guests\n{}", rows.collect::<String>())
 }

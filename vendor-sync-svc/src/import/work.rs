@@ -28,11 +28,11 @@ const REASON_CHARS: usize = 300;
 /// What works at imports. Cheap to clone.
 #[derive(Clone)]
 pub(crate) struct Worker {
-    pub(super) imports: Imports,
-    pub(super) integrations: Integrations,
-    pub(super) resolver: Resolver,
-    pub(super) reconcile: Reconcile,
-    pub(super) brake: Brake,
+    pub(crate) imports: Imports,
+    pub(crate) integrations: Integrations,
+    pub(crate) resolver: Resolver,
+    pub(crate) reconcile: Reconcile,
+    pub(crate) brake: Brake,
 }
 
 /// Whether there is more to do.
@@ -258,10 +258,12 @@ impl Import {
 
     fn keep_refusals(&mut self, refusals: &[Refusal]) {
         let room = KEPT.saturating_sub(self.refusals.len());
-        self.refusals.extend(refusals.iter().take(room).map(|refusal| Refusal {
-            reason: refusal.reason.chars().take(REASON_CHARS).collect(),
-            ..refusal.clone()
-        }));
+        self.refusals.extend(
+            refusals.iter().take(room).map(|refusal| Refusal {
+                reason: refusal.reason.chars().take(REASON_CHARS).collect(),
+                ..refusal.clone()
+            }),
+        );
     }
 
     pub(crate) fn give_example(&mut self, external_id: &str, record_id: &str, difference: &str, fields: Vec<String>) {

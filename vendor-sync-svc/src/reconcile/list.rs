@@ -101,8 +101,7 @@ impl Reconcile {
         };
         // What the vendor doesn't date is as old as the list.
         let at = item.at.unwrap_or(import.updated_at);
-        let listed =
-            Listed { external_version: item.external_version, at, fields: item.fields, deleted: item.deleted };
+        let listed = Listed { external_version: item.external_version, at, fields: item.fields, deleted: item.deleted };
         let row = spool::row(&import.id, number.cast_signed());
         let key = self.keys.of(&import.order.organization).await?;
         let body = serde_json::to_vec(&listed).map_err(Error::internal)?;

@@ -154,7 +154,10 @@ async fn a_new_word_makes_a_record_a_link_and_one_event_and_the_same_again_nothi
         }
         let (events, letters) = world.waiting().await;
         assert_eq!((events.len(), letters.len()), (1, 0));
-        assert_eq!((events[0].r#type.as_str(), events[0].source.as_str()), ("booking.updated", &*format!("integration:{}", tave.id)));
+        assert_eq!(
+            (events[0].r#type.as_str(), events[0].source.as_str()),
+            ("booking.updated", &*format!("integration:{}", tave.id))
+        );
         assert_eq!(events[0].metadata.as_ref().expect("metadata").supplier_id, "s1");
     })
     .await;
@@ -185,7 +188,8 @@ async fn our_own_write_coming_back_changes_nothing_and_is_told_nobody() {
         world.written(&tave, &id, fields(json!({"guest_count": 90})), "v2").await;
         let by_value = wedding("x1", after(1), json!({"guest_count": 90}));
         assert_eq!(world.take(&tave, by_value).await, Resolved::Echo);
-        let by_version = Incoming { external_version: "v2".to_owned(), ..wedding("x1", after(1), json!({"guest_count": 91})) };
+        let by_version =
+            Incoming { external_version: "v2".to_owned(), ..wedding("x1", after(1), json!({"guest_count": 91})) };
         assert_eq!(world.take(&tave, by_version).await, Resolved::Echo);
         assert_eq!(world.waiting().await.0.len(), 1);
     })
@@ -240,14 +244,17 @@ async fn no_supplier_is_matched_to_anothers_record_by_id_or_by_natural_key() {
         let said = || json!({"wedding_date": "2026-06-20", "bride_name": "Ann Lee", "groom_name": "Bo Ray"});
         let id = linked(&world, &mine, said()).await;
         for external_id in [id.as_str(), "y1"] {
-            let Resolved::Created { record_id } = world.take(&foreign, wedding(external_id, after(1), said())).await else {
+            let Resolved::Created { record_id } = world.take(&foreign, wedding(external_id, after(1), said())).await
+            else {
                 panic!("another record");
             };
             assert_ne!(record_id, id);
         }
         let own = integration(3, "s1");
         let same = wedding("z1", after(2), said());
-        assert!(!matches!(world.take(&own, same).await, Resolved::Created { .. }) || world.waiting().await.0.len() == 4);
+        assert!(
+            !matches!(world.take(&own, same).await, Resolved::Created { .. }) || world.waiting().await.0.len() == 4
+        );
     })
     .await;
 }

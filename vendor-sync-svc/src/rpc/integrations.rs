@@ -8,8 +8,8 @@ use proto::vendorsync::v1::{self as wire, integration_service_server::Integratio
 use tonic::{Request, Response, Status};
 
 use super::wire::{duration, page_size, print_timestamp};
-use crate::sync::account::Accounts;
 use crate::integration::{self, DEFAULT_OVERLAP, Integration, Integrations, Kind, Settings};
+use crate::sync::account::Accounts;
 
 /// Integrations over gRPC.
 #[derive(Clone)]

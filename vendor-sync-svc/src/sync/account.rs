@@ -151,7 +151,11 @@ impl Accounts {
         let connector = match self.catalogue.get(&integration.organization, name).await {
             Ok(entry) => entry.connector,
             Err(Error::NotFound(_)) => {
-                tracing::error!(integration.id, connector = name, "an integration's connector is gone; it is told of nothing");
+                tracing::error!(
+                    integration.id,
+                    connector = name,
+                    "an integration's connector is gone; it is told of nothing"
+                );
                 return Ok(());
             }
             Err(error) => return Err(error),

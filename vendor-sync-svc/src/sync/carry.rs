@@ -112,7 +112,9 @@ impl Carrier {
             Written::Updated | Written::Inserted => {}
             // Nothing will come back.
             Written::Unchanged => news.clear(),
-            Written::Newer => return Ok(Carried::NotWanted("the row was changed since; that comes by itself".to_owned())),
+            Written::Newer => {
+                return Ok(Carried::NotWanted("the row was changed since; that comes by itself".to_owned()));
+            }
             Written::NotMapped => return Ok(Carried::NotWanted("none of it has a column".to_owned())),
         }
         fail::point("sync.answered");

@@ -19,7 +19,7 @@ use serde_json::{Value, json};
 
 use super::account::{Account, Accounts};
 use crate::{
-    connector::{CallError, call::Caller, IncrementalKind, Position, RecordSpec},
+    connector::{CallError, IncrementalKind, Position, RecordSpec, call::Caller},
     record::RecordKind,
     resolve::{Incoming, MOST_ITEMS, Origin, Resolved, Resolver},
 };
