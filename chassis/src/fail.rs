@@ -9,7 +9,7 @@
 //! and its registry must be set up and torn down by the program.
 
 /// Every point, in the order in which an event meets it; those of a start come last.
-pub const POINTS: [&str; 26] = [
+pub const POINTS: [&str; 27] = [
     "router.publish.received",
     "router.append.commit",
     "router.append.committed",
@@ -21,6 +21,7 @@ pub const POINTS: [&str; 26] = [
     "resolve.committed",
     "import.commit",
     "import.committed",
+    "credential.granted",
     "outbox.publish",
     "outbox.published",
     "lane.attempt.begin",

@@ -1,12 +1,14 @@
 //! The `[vendor_sync]` section.
 
-use std::net::SocketAddr;
+use std::{collections::BTreeMap, net::SocketAddr};
 
+use anyhow::Context as _;
 use chassis::{
     config::{Secret, StoreSettings},
     lane::Slots,
 };
 use serde::{Deserialize, Serialize};
+use url::Url;
 
 /// `[vendor_sync]`
 #[derive(Debug, Clone, Serialize, Deserialize)]
@@ -26,8 +28,23 @@ pub struct Config {
     pub slots_per_organization: usize,
     /// How many deliveries may be under way altogether; default 1,024.
     pub slots: usize,
+    /// Where browsers reach the gateway, `https://sync.example.com`: OAuth sends them there. Default empty: no OAuth.
+    pub public_url: String,
+    /// Our OAuth clients at vendors, by connector: `[vendor_sync.oauth.mailchimp]`. Default: none.
+    pub oauth: BTreeMap<String, OAuthClient>,
     /// Where the data is kept.
     pub store: StoreSettings,
+}
+
+/// `[vendor_sync.oauth.<connector>]`: what the vendor gave us when we registered there. Where we are sent back to is
+/// `<public_url>/oauth/callback`.
+#[derive(Debug, Clone, Default, Serialize, Deserialize)]
+#[serde(default, deny_unknown_fields)]
+pub struct OAuthClient {
+    /// Its name at the vendor.
+    pub client_id: String,
+    /// Its secret; empty for a public client.
+    pub client_secret: Secret,
 }
 
 impl Default for Config {
@@ -41,6 +58,8 @@ impl Default for Config {
             slots_per_endpoint: slots.lane,
             slots_per_organization: slots.organization,
             slots: slots.all,
+            public_url: String::new(),
+            oauth: BTreeMap::new(),
             store: StoreSettings {
                 url: Secret::from("sqlite:./data/vendor-sync.db".to_owned()),
                 schema: "vendor_sync".to_owned(),
@@ -58,12 +77,27 @@ impl Config {
     /// Checks what types can't say.
     ///
     /// # Errors
-    /// Slots of zero, with which nothing would ever be sent.
+    /// Slots of zero, with which nothing would ever be sent; a public URL that is none.
     pub(crate) fn check(&self) -> anyhow::Result<()> {
         anyhow::ensure!(
             self.slots_per_endpoint > 0 && self.slots_per_organization > 0 && self.slots > 0,
             "[vendor_sync] slots_per_endpoint, slots_per_organization and slots must be above 0"
         );
-        Ok(())
+        self.public_url().map(drop)
+    }
+
+    /// `public_url`, if there is one.
+    ///
+    /// # Errors
+    /// It isn't the URL of a host.
+    pub(crate) fn public_url(&self) -> anyhow::Result<Option<Url>> {
+        if self.public_url.is_empty() {
+            return Ok(None);
+        }
+        let url = Url::parse(&self.public_url).context("[vendor_sync] public_url")?;
+        let plain = url.query().is_none() && url.fragment().is_none() && url.username().is_empty();
+        let fits = matches!(url.scheme(), "https" | "http") && url.has_host() && plain;
+        anyhow::ensure!(fits, "[vendor_sync] public_url must be like https://sync.example.com");
+        Ok(Some(url))
     }
 }

@@ -6,7 +6,7 @@
 pub(crate) mod keep;
 #[cfg(test)]
 #[path = "configuration/tests.rs"]
-mod kept;
+pub(crate) mod kept;
 pub(crate) mod rows;
 
 use std::collections::BTreeMap;

@@ -1,18 +1,26 @@
 //! What an integration authenticates with at its vendor, and how it is connected.
 //!
 //! [`Credentials`] hands the credential out that counts now, and knows what else to try when a vendor refuses it: the key
-//! before the last rotation, or a fresh token. [`store`] keeps them. How tokens are granted is `oauth`'s.
+//! before the last rotation, or a fresh token. [`store`] keeps them, [`renew`] refreshes tokens, [`connect`] is what people ask
+//! for. How tokens are granted is `oauth`'s.
 
+pub(crate) mod connect;
 mod held;
+mod lease;
+mod renew;
 mod store;
+#[cfg(test)]
+pub(crate) mod tests;
+pub(crate) mod vendor;
 
-use chassis::config::Secret;
+use chassis::{config::Secret, id::OrganizationId};
 use jiff::Timestamp;
 
 pub(crate) use self::{
-    held::Credentials,
+    held::{Credentials, Providers},
     store::{Connection, Connections},
 };
+use crate::integration::Integration;
 
 /// What a request to the vendor carries.
 #[derive(Clone, Debug)]
@@ -76,6 +84,19 @@ impl State {
 
     fn parse(text: &str) -> Option<Self> {
         Self::ALL.into_iter().find(|state| state.as_str() == text)
+    }
+}
+
+/// An integration whose state has changed, for those who watch.
+#[derive(Clone, Debug)]
+pub(crate) struct Changed {
+    pub(crate) organization: OrganizationId,
+    pub(crate) id: String,
+}
+
+impl Changed {
+    pub(crate) fn of(integration: &Integration) -> Self {
+        Self { organization: integration.organization.clone(), id: integration.id.clone() }
     }
 }
 

@@ -14,6 +14,7 @@ mod deliver;
 mod disable;
 mod endpoint;
 mod event;
+mod health;
 mod import;
 mod inbound;
 mod integration;
@@ -22,6 +23,7 @@ mod letter;
 mod manage;
 mod matching;
 mod notice;
+mod oauth;
 mod outbox;
 mod policy;
 mod reconcile;
@@ -38,6 +40,7 @@ mod tests;
 mod webhook;
 
 use std::{
+    collections::BTreeMap,
     net::SocketAddr,
     sync::{Arc, OnceLock},
 };
@@ -54,23 +57,27 @@ use chassis::{
     store::{self, Migrations, Store},
 };
 use proto::vendorsync::v1::{
-    delivery_service_server::DeliveryServiceServer, endpoint_service_server::EndpointServiceServer,
-    import_service_server::ImportServiceServer, integration_service_server::IntegrationServiceServer,
-    webhook_service_server::WebhookServiceServer,
+    connection_service_server::ConnectionServiceServer, delivery_service_server::DeliveryServiceServer,
+    endpoint_service_server::EndpointServiceServer, import_service_server::ImportServiceServer,
+    integration_health_service_server::IntegrationHealthServiceServer,
+    integration_service_server::IntegrationServiceServer, webhook_service_server::WebhookServiceServer,
 };
-use tokio::sync::mpsc;
+use tokio::sync::{broadcast, mpsc};
 
-pub use self::config::Config;
+pub use self::config::{Config, OAuthClient};
 use self::{
     body::Renderer,
     configuration::{Tables, keep::Keeper},
-    credential::Connections,
+    credential::{App, Connections, Credentials, connect::Connecting, vendor::Declared},
     deliver::Deliver,
     endpoint::book::Book,
+    health::{Healths, prober::Prober, view::View},
     import::{store::Imports, work::Worker},
     inbound::Inbound,
     integration::Integrations,
     manage::Endpoints,
+    oauth::authorize::Authorizations,
+    outbox::Outbox,
     policy::Personal,
     replay::Replays,
     router::Router,
@@ -81,6 +88,9 @@ use self::{
 /// Tables of this service.
 static MIGRATIONS: Migrations =
     Migrations { sqlite: sqlx::migrate!("./migrations/sqlite"), postgres: sqlx::migrate!("./migrations/postgres") };
+
+/// Changes of integrations that a watcher may be behind by, before it is shown all anew.
+const CHANGES: usize = 256;
 
 /// Closings of lanes that wait to be handled.
 const CLOSINGS: usize = 256;
@@ -116,8 +126,8 @@ pub async fn start(config: Config, chassis: &Chassis) -> Result<Service> {
     let (router, book) = (Router::new(&peer), Book::default());
     let (closing, closings) = mpsc::channel(CLOSINGS);
     let webhooks = Webhooks::new(book.clone(), outbound.clone(), clock.clone(), closing);
-    let vendors = Arc::new(OnceLock::new());
-    let courier = Arc::new(Couriers { webhooks: webhooks.clone(), vendors: vendors.clone() });
+    let told = Arc::new(OnceLock::new());
+    let courier = Arc::new(Couriers { webhooks: webhooks.clone(), vendors: told.clone() });
     let dispatcher =
         Dispatcher::start(store.clone(), keys.clone(), courier, config.slots(), clock.clone(), &tasks).await?;
     let endpoints =
@@ -125,23 +135,62 @@ pub async fn start(config: Config, chassis: &Chassis) -> Result<Service> {
             .await?;
     let endpoints = Arc::new(endpoints);
     tasks.spawn("endpoints.disable", disable::run(endpoints.clone(), router.clone(), closings, tasks.stopping()));
+    let outbox = Outbox::new(store.clone(), keys.clone(), dispatcher.clone(), clock.clone());
+    tasks.spawn("outbox", outbox.clone().run(router.clone(), tasks.clone()));
 
-    // Vendors: integrations that have a connector, what they are told, and what they say.
+    // Vendors: how each integration is connected, and how it is.
     let integrations = Integrations::new(store.clone(), keys.clone(), clock.clone());
+    let changed = broadcast::Sender::new(CHANGES);
+    let connections = Connections::new(store.clone(), keys.clone(), outbox.clone(), clock.clone(), changed.clone());
+    let healths = Healths::new(store.clone(), keys.clone(), outbox.clone(), clock.clone(), changed.clone());
+    let oauth = oauth::Client::new(outbound.clone(), clock.clone());
+    let vendors = Arc::new(Declared);
+    let credentials =
+        Credentials::new(connections, vendors.clone(), apps(&config), oauth, tasks.clone(), clock.clone());
+    tasks.spawn("credential.refresh", credentials.clone().run(integrations.clone()));
+    let connecting = Connecting {
+        credentials,
+        integrations: integrations.clone(),
+        authorizations: Authorizations::new(store.clone(), keys.clone(), clock.clone()),
+        probe: vendors.clone(),
+        public_url: config.public_url()?,
+    };
+    let prober = Prober {
+        healths: healths.clone(),
+        credentials: connecting.credentials.clone(),
+        integrations: integrations.clone(),
+        probe: vendors,
+        clock: clock.clone(),
+    };
+    tasks.spawn("health.probe", prober.run(tasks.stopping()));
+    let view = View {
+        store: store.clone(),
+        dispatcher: dispatcher.clone(),
+        integrations: integrations.clone(),
+        connections: connecting.credentials.connections.clone(),
+        healths,
+        changed: changed.clone(),
+        clock: clock.clone(),
+    };
+    let health_rpc = rpc::health::Service::new(view, tasks.clone(), chassis.draining());
+
+    // What vendors are told and what they say; events may come once their lanes are open.
     let ground = Ground {
         store: store.clone(),
         keys: keys.clone(),
         clock: clock.clone(),
+        outbox,
         dispatcher: dispatcher.clone(),
         integrations: integrations.clone(),
+        credentials: connecting.credentials.clone(),
         outbound: outbound.clone(),
     };
-    let engine = Engine::open(ground, &vendors).await?;
-    engine.start(router.clone(), &tasks);
-    let offers = engine.offers.clone();
+    let engine = Engine::open(ground, &told).await?;
+    engine.start(changed.subscribe(), &tasks);
+    let (sought, offers) = (renderer.clone(), engine.offers.clone());
     let configuration = Keeper::new(endpoints.clone(), tables(&config.configuration_tables_file)?, &engine);
     let rows = configuration.rows.clone();
-    let deliver = Deliver { book, renderer: renderer.clone(), offers, configuration, dispatcher, store: store.clone() };
+    let deliver = Deliver { book, renderer: sought, offers, configuration, dispatcher, store: store.clone() };
     tasks.spawn("deliver", consume::run(peer.separate(), "vendor-sync", deliver, tasks.stopping()));
 
     // Bulk: imports, and comparisons once a day.
@@ -166,11 +215,19 @@ pub async fn start(config: Config, chassis: &Chassis) -> Result<Service> {
             DeliveryServiceServer::new(rpc::deliveries::DeliveryRpc { replays })
                 .max_encoding_message_size(MESSAGE_LIMIT),
         )
-        .add(IntegrationServiceServer::new(rpc::integrations::Service::new(engine.accounts.clone())))
+        .add(IntegrationServiceServer::new(rpc::integrations::Service::new(connecting.clone(), engine.accounts)))
+        .add(IntegrationHealthServiceServer::new(health_rpc))
+        .add(ConnectionServiceServer::new(rpc::connections::Service(connecting)))
         .add(ImportServiceServer::new(import_rpc).max_decoding_message_size(MESSAGE_LIMIT))
         .add(WebhookServiceServer::new(rpc::webhooks::Service::new(inbound)).max_decoding_message_size(MESSAGE_LIMIT))
         .serve()?;
     Ok(Service { address: running.address, outbound })
+}
+
+/// Our OAuth clients, by connector.
+fn apps(config: &Config) -> BTreeMap<String, App> {
+    let app = |client: &OAuthClient| App { id: client.client_id.clone(), secret: client.client_secret.clone() };
+    config.oauth.iter().map(|(connector, client)| (connector.clone(), app(client))).collect()
 }
 
 /// The table in `file`; the one that we ship if none is named.

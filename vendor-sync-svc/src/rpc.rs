@@ -1,7 +1,9 @@
 //! The wire: one file per gRPC service, which parses requests, calls the domain and prints answers. Nothing is decided here.
 
+pub(crate) mod connections;
 pub(crate) mod deliveries;
 pub(crate) mod endpoints;
+pub(crate) mod health;
 pub(crate) mod imports;
 pub(crate) mod integrations;
 pub(crate) mod webhooks;
@@ -35,6 +37,15 @@ pub(crate) const ACCESS: AccessTable = &[
     ("/wedsync.vendorsync.v1.IntegrationService/UpdateIntegration", MANAGE),
     ("/wedsync.vendorsync.v1.IntegrationService/RotateIntegrationSecret", MANAGE),
     ("/wedsync.vendorsync.v1.IntegrationService/DeleteIntegration", MANAGE),
+    ("/wedsync.vendorsync.v1.IntegrationService/ConnectIntegration", MANAGE),
+    ("/wedsync.vendorsync.v1.ConnectionService/OpenConnection", Access::Service),
+    ("/wedsync.vendorsync.v1.ConnectionService/CompleteConnection", Access::Service),
+    ("/wedsync.vendorsync.v1.IntegrationService/DisconnectIntegration", MANAGE),
+    ("/wedsync.vendorsync.v1.IntegrationService/TestIntegration", MANAGE),
+    ("/wedsync.vendorsync.v1.IntegrationService/RotateIntegrationCredential", MANAGE),
+    ("/wedsync.vendorsync.v1.IntegrationHealthService/GetIntegrationHealth", MANAGE),
+    ("/wedsync.vendorsync.v1.IntegrationHealthService/ListIntegrationHealth", MANAGE),
+    ("/wedsync.vendorsync.v1.IntegrationHealthService/WatchIntegrationHealth", MANAGE),
     ("/wedsync.vendorsync.v1.ImportService/Import", MANAGE),
     ("/wedsync.vendorsync.v1.ImportService/WatchImport", MANAGE),
     ("/wedsync.vendorsync.v1.ImportService/GetImport", MANAGE),

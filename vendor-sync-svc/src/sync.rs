@@ -22,20 +22,21 @@ use chassis::{
     clock::Clock, error::Result, lane::Dispatcher, outbound::Outbound, secret::DataKeys, store::Store, tasks::Tasks,
 };
 
+use tokio::sync::broadcast;
+
 use self::{
     account::Accounts, carry::Carrier, courier::Vendors, known::Known, offer::Offers, poll::Polls, reread::Reader,
     reread::Rereads,
 };
 use crate::{
     connector::{call::Caller, catalogue::Catalogue, limits::Limits},
-    credential::{Connections, Credentials},
+    credential::{Changed, Credentials},
     database::Database,
     inbound,
     integration::Integrations,
     outbox::Outbox,
     record::{Links, Records},
     resolve::Resolver,
-    router::Router,
 };
 
 /// The engine's parts, as the service's other parts need them.
@@ -47,9 +48,9 @@ pub(crate) struct Engine {
     pub(crate) polls: Polls,
     pub(crate) known: Known,
     pub(crate) rereads: Rereads,
-    pub(crate) caller: Caller,
-    pub(crate) catalogue: Catalogue,
+    pub(crate) dispatcher: Dispatcher,
     pub(crate) credentials: Credentials,
+    pub(crate) caller: Caller,
 }
 
 /// What the engine stands on.
@@ -59,6 +60,8 @@ pub(crate) struct Ground {
     pub(crate) clock: Clock,
     pub(crate) dispatcher: Dispatcher,
     pub(crate) integrations: Integrations,
+    pub(crate) outbox: Outbox,
+    pub(crate) credentials: Credentials,
     pub(crate) outbound: Outbound,
 }
 
@@ -68,26 +71,17 @@ impl Engine {
     /// # Errors
     /// Those of the store.
     pub(crate) async fn open(ground: Ground, vendors: &Arc<OnceLock<Vendors>>) -> Result<Self> {
-        let Ground { store, keys, clock, dispatcher, integrations, outbound } = ground;
+        let Ground { store, keys, clock, dispatcher, integrations, outbox, credentials, outbound } = ground;
         let catalogue = Catalogue::new(store.clone(), clock.clone());
-        let connections = Connections::new(store.clone(), keys.clone(), clock.clone());
-        let credentials = Credentials::new(connections.clone());
-        let limits = Limits::new(store.clone(), clock.clone());
-        let caller = Caller::new(
-            catalogue.clone(),
-            credentials.clone(),
-            integrations.clone(),
-            outbound.clone(),
-            limits,
-            clock.clone(),
-        );
+        let (limits, connections) = (Limits::new(store.clone(), clock.clone()), credentials.connections.clone());
+        let (asked, way) = (catalogue.clone(), outbound.clone());
+        let caller = Caller::new(asked, credentials.clone(), integrations.clone(), way, limits, clock.clone());
         let records = Records::new(store.clone(), keys.clone(), clock.clone());
         let links = Links::new(store.clone(), keys.clone());
-        let outbox = Outbox::new(store.clone(), keys.clone(), dispatcher.clone(), clock.clone());
         let resolver =
             Resolver::new(store.clone(), keys.clone(), clock.clone(), records.clone(), links.clone(), outbox);
         let known = Known { store: store.clone(), keys, clock: clock.clone(), links };
-        let accounts = Accounts::new(integrations, catalogue.clone(), connections, dispatcher);
+        let accounts = Accounts::new(integrations, catalogue, connections, dispatcher.clone());
         let database = Database::new(credentials.clone(), outbound);
         let carrier =
             Carrier { caller: caller.clone(), records, known: known.clone(), resolver: resolver.clone(), database };
@@ -97,12 +91,12 @@ impl Engine {
         let rereads = Rereads::new(store.clone(), clock.clone());
         let polls =
             Polls { store, clock, accounts: accounts.clone(), caller: caller.clone(), resolver: resolver.clone() };
-        Ok(Self { accounts, resolver, offers, polls, known, rereads, caller, catalogue, credentials })
+        Ok(Self { accounts, resolver, offers, polls, known, rereads, dispatcher, credentials, caller })
     }
 
     /// What runs by itself, until the process stops.
-    pub(crate) fn start(&self, router: Router, tasks: &Tasks) {
-        tasks.spawn("outbox", self.resolver.outbox.clone().run(router, tasks.clone()));
+    pub(crate) fn start(&self, changed: broadcast::Receiver<Changed>, tasks: &Tasks) {
+        tasks.spawn("sync.accounts", self.accounts.clone().follow(changed, tasks.clone()));
         tasks.spawn("sync.poll", self.polls.clone().run(tasks.clone()));
         let reader = Reader {
             rereads: self.rereads.clone(),

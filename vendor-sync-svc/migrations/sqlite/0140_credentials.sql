@@ -33,11 +33,3 @@ CREATE TABLE authorizations (
     expires_at INTEGER NOT NULL
 ) STRICT;
 CREATE INDEX authorizations_age ON authorizations (expires_at);
-
--- Events about integrations that wait to be published, each written with the change that it tells of. Sealed.
-CREATE TABLE notices (
-    sequence INTEGER PRIMARY KEY,
-    organization_id TEXT NOT NULL,
-    event_id TEXT NOT NULL UNIQUE,
-    event BLOB NOT NULL
-) STRICT;

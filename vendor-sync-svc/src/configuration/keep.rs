@@ -13,7 +13,7 @@ use chassis::{
     secret::DataKeys,
     signature::WebhookSecret,
 };
-use jiff::{SignedDuration, Timestamp};
+use jiff::SignedDuration;
 use serde_json::{Map, Value, json};
 use sha2::{Digest as _, Sha256};
 
@@ -69,7 +69,7 @@ impl Keeper {
             endpoints,
             integrations: engine.accounts.integrations.clone(),
             credentials: engine.credentials.clone(),
-            catalogue: engine.catalogue.clone(),
+            catalogue: Catalogue::new(resolver.store.clone(), resolver.clock.clone()),
             accounts: engine.accounts.clone(),
             clock: resolver.clock.clone(),
         }

@@ -22,7 +22,7 @@ use crate::{
     endpoint::{State, book::Book},
     event::{Event, Payload, tests::change},
     manage::Endpoints,
-    sync::{courier::Couriers, tests::engine},
+    sync::{Engine, courier::Couriers, tests::engine},
     webhook::Webhooks,
 };
 
@@ -42,16 +42,15 @@ impl World {
         let chassis = Chassis::for_test();
         let keys = DataKeys::new(store.clone(), chassis.keyring().expect("keys"), Clock::System);
         let loopback = OutboundSettings { allow_networks: vec!["127.0.0.0/8".to_owned()], allow_http: true };
-        let (outbound, book) = (Outbound::new(&loopback).expect("a client"), Book::default());
-        let webhooks = Webhooks::new(book.clone(), outbound.clone(), Clock::System, mpsc::channel(8).0);
+        let outbound = Outbound::new(&loopback).expect("a client");
+        let webhooks = Webhooks::new(Book::default(), outbound.clone(), Clock::System, mpsc::channel(8).0);
         let vendors = Arc::new(OnceLock::new());
         let courier = Arc::new(Couriers { webhooks, vendors: vendors.clone() });
         let started =
             Dispatcher::start(store.clone(), keys.clone(), courier, Slots::default(), Clock::System, &chassis.tasks);
         let dispatcher = started.await.expect("it starts");
         let engine = engine(&store, &keys, &dispatcher, &outbound, &vendors).await;
-        let endpoints = Endpoints::open(store.clone(), keys, book, dispatcher, outbound, Clock::System).await;
-        let keeper = Keeper::new(Arc::new(endpoints.expect("they open")), Tables::built_in(), &engine);
+        let keeper = keeper(&engine, &keys).await;
         Self { keeper, store, _chassis: chassis }
     }
 
@@ -66,6 +65,15 @@ impl World {
     async fn count(&self, text: &'static str) -> i64 {
         with!(self.store.reader(), c => sqlx::query_scalar(text).fetch_one(c).await).expect("a number")
     }
+}
+
+/// What follows rows, with endpoints of its own.
+pub(crate) async fn keeper(engine: &Engine, keys: &DataKeys) -> Keeper {
+    let loopback = OutboundSettings { allow_networks: vec!["127.0.0.0/8".to_owned()], allow_http: true };
+    let (outbound, store) = (Outbound::new(&loopback).expect("a client"), engine.resolver.store.clone());
+    let dispatcher = engine.dispatcher.clone();
+    let endpoints = Endpoints::open(store, keys.clone(), Book::default(), dispatcher, outbound, Clock::System).await;
+    Keeper::new(Arc::new(endpoints.expect("they open")), Tables::built_in(), engine)
 }
 
 fn event(on: &str, old: Option<&Value>, new: Option<&Value>) -> Event {

@@ -14,7 +14,7 @@ use chassis::{
 use serde_json::Value as Json;
 
 use super::{
-    Account, CallError, Connector, Judgement, Page, Position, Reply,
+    Account, CallError, Class, Connector, Judgement, Page, Position, Reply,
     catalogue::Catalogue,
     limits::{Asker, Limits},
 };
@@ -85,8 +85,34 @@ impl Caller {
         operation: &str,
         given: &Json,
     ) -> Result<Reply, CallError> {
-        let called = self.called(integration).await?;
-        self.call_as(&called, operation, given).await
+        let (called, _, answer) = self.asked(integration, operation, given, &Position::default()).await?;
+        self.judged(&called, operation, &answer)
+    }
+
+    /// The answer to an integration's request. A credential that is refused is renewed, where it can be, and the request made
+    /// once more; where it can't, the integration needs somebody who connects it again.
+    async fn asked(
+        &self,
+        integration: &Integration,
+        operation: &str,
+        given: &Json,
+        position: &Position,
+    ) -> Result<(Called, String, Answer), CallError> {
+        let mut called = self.called(integration).await?;
+        for renewed in [false, true] {
+            let (url, answer) = self.exchange(&called, operation, given, position).await?;
+            let refused =
+                self.judged(&called, operation, &answer).is_err_and(|error| error.class == Class::Unauthorized);
+            if !refused {
+                return Ok((called, url, answer));
+            }
+            let newer = self.credentials.refused(integration, &called.credential).await.map_err(no_credential)?;
+            if renewed {
+                break;
+            }
+            called.credential = newer;
+        }
+        Err(CallError::unauthorized("the vendor refuses what it authenticates with"))
     }
 
     /// The same as an account that may not be stored yet: how a new credential is tried.
@@ -109,8 +135,7 @@ impl Caller {
         given: &Json,
         position: &Position,
     ) -> Result<Page, CallError> {
-        let called = self.called(integration).await?;
-        let (url, answer) = self.exchange(&called, operation, given, position).await?;
+        let (called, url, answer) = self.asked(integration, operation, given, position).await?;
         self.judged(&called, operation, &answer)?;
         called.connector.page(operation, position, &url, &answer)
     }

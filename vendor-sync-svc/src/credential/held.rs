@@ -1,4 +1,4 @@
-//! The credential that counts now, from memory where it can be.
+//! The credential that counts now, from memory where it can be, and what else to try when a vendor refuses it.
 
 use std::{
     collections::BTreeMap,
@@ -9,29 +9,70 @@ use std::{
     time::Duration,
 };
 
+use chassis::{clock::Clock, error::Result as Answer, tasks::Tasks};
+use futures_util::future::BoxFuture;
+use jiff::{SignedDuration, Timestamp};
 use moka::sync::Cache;
 
-use super::{Connection, Connections, Credential, CredentialError, State};
-use crate::integration::Integration;
+use super::{App, Connection, Connections, Credential, CredentialError, Kept, State, renew::Flights};
+use crate::{
+    integration::Integration,
+    oauth::{Client, Provider},
+};
 
 /// Connections in memory; the least used make room.
 const HELD: u64 = 10_000;
 /// As long as one is believed without a look at the store. Whatever changes one here drops it at once.
 const HELD_FOR: Duration = Duration::from_secs(300);
+/// A token that is refused so soon after it was granted isn't refreshed once more: that would go on for ever.
+const FRESH_FOR: Duration = Duration::from_secs(60);
+/// A token that expires sooner than this isn't worth a request.
+const MARGIN: SignedDuration = SignedDuration::from_secs(20);
+
+/// How connectors declare that tokens are granted.
+pub(crate) trait Providers: Send + Sync + 'static {
+    /// None: this integration's vendor grants none.
+    fn provider<'a>(&'a self, integration: &'a Integration) -> BoxFuture<'a, Answer<Option<Arc<Provider>>>>;
+}
 
 /// What integrations authenticate with. Cheap to clone.
 #[derive(Clone)]
 pub(crate) struct Credentials {
     pub(crate) connections: Connections,
+    pub(super) providers: Arc<dyn Providers>,
+    /// Configured clients, by connector.
+    pub(super) apps: Arc<BTreeMap<String, App>>,
+    pub(super) oauth: Client,
+    pub(super) tasks: Tasks,
+    pub(super) clock: Clock,
+    pub(super) flights: Flights,
+    pub(super) fresh: Cache<String, ()>,
     held: Cache<String, Arc<Connection>>,
     /// How often something was dropped.
     forgotten: Arc<AtomicU64>,
 }
 
 impl Credentials {
-    pub(crate) fn new(connections: Connections) -> Self {
-        let held = Cache::builder().max_capacity(HELD).time_to_live(HELD_FOR).build();
-        Self { connections, held, forgotten: Arc::default() }
+    pub(crate) fn new(
+        connections: Connections,
+        providers: Arc<dyn Providers>,
+        apps: BTreeMap<String, App>,
+        oauth: Client,
+        tasks: Tasks,
+        clock: Clock,
+    ) -> Self {
+        Self {
+            connections,
+            providers,
+            apps: Arc::new(apps),
+            oauth,
+            tasks,
+            clock,
+            flights: Flights::default(),
+            fresh: Cache::builder().max_capacity(HELD).time_to_live(FRESH_FOR).build(),
+            held: Cache::builder().max_capacity(HELD).time_to_live(HELD_FOR).build(),
+            forgotten: Arc::default(),
+        }
     }
 
     /// What a request of `integration` carries.
@@ -40,10 +81,55 @@ impl Credentials {
     /// Why there is nothing to carry.
     pub(crate) async fn of(&self, integration: &Integration) -> Result<Credential, CredentialError> {
         let connection = self.connection(integration).await?;
-        match (connection.state, &connection.kept) {
-            (State::Connected, Some(kept)) => Ok(kept.credential()),
-            (State::NeedsReconnect, _) => Err(CredentialError::NeedsReconnect(connection.reason.clone())),
-            _ => Err(not_connected()),
+        let kept = in_force(&connection)?;
+        let now = self.clock.now();
+        let Some(expires_at) = expires_at(kept).filter(|at| *at <= now + MARGIN) else { return Ok(kept.credential()) };
+        // Where refreshing failed, its next try has a time of its own.
+        let put_off = connection.failures > 0 && connection.refresh_at.is_some_and(|at| at > now);
+        let newer = match put_off {
+            true => Err(CredentialError::Unavailable(format!("no fresh token yet: {}", connection.reason))),
+            false => self.newer(integration, connection.version).await,
+        };
+        match newer {
+            Ok(newer) => Ok(in_force(&newer)?.credential()),
+            Err(CredentialError::Unavailable(_)) if now < expires_at => Ok(kept.credential()),
+            Err(error) => Err(error),
+        }
+    }
+
+    /// The vendor refused `credential`: what to try instead, once. Without anything to try, the integration must be
+    /// connected again from here on.
+    ///
+    /// # Errors
+    /// Why there is nothing else.
+    pub(crate) async fn refused(
+        &self,
+        integration: &Integration,
+        credential: &Credential,
+    ) -> Result<Credential, CredentialError> {
+        self.forget(integration);
+        let connection = self.connection(integration).await?;
+        let kept = in_force(&connection)?;
+        let old = connection.old.as_ref().map(|(old, _)| old.credential());
+        if kept.credential() != *credential && old.as_ref() != Some(credential) {
+            return Ok(kept.credential());
+        }
+        match (kept, old) {
+            (Kept::Tokens { .. }, _) if !self.fresh.contains_key(&integration.id) => {
+                let newer = self.newer(integration, connection.version).await?;
+                Ok(in_force(&newer)?.credential())
+            }
+            (_, Some(old)) if old != *credential => {
+                self.connections.old_was_needed(integration).await?;
+                self.forget(integration);
+                Ok(old)
+            }
+            _ => {
+                let reason = "the vendor refuses what it authenticates with";
+                self.connections.refuse(integration, connection.version, reason).await?;
+                self.forget(integration);
+                Err(CredentialError::NeedsReconnect(reason.to_owned()))
+            }
         }
     }
 
@@ -55,7 +141,21 @@ impl Credentials {
         Ok(self.connection(integration).await?.yielded.clone())
     }
 
-    async fn connection(&self, integration: &Integration) -> Result<Arc<Connection>, CredentialError> {
+    /// How tokens are granted to `integration`, and in whose name.
+    pub(super) async fn provider(
+        &self,
+        integration: &Integration,
+        own: Option<&App>,
+    ) -> Result<(Arc<Provider>, App), CredentialError> {
+        let unavailable = |reason: &str| CredentialError::Unavailable(reason.to_owned());
+        let provider = self.providers.provider(integration).await?;
+        let provider = provider.ok_or_else(|| unavailable("its connector grants no tokens any more"))?;
+        let app = own.or_else(|| self.apps.get(&integration.settings.connector));
+        let app = app.ok_or_else(|| unavailable("there is no OAuth client for its connector: configure one"))?;
+        Ok((provider, app.clone()))
+    }
+
+    pub(super) async fn connection(&self, integration: &Integration) -> Result<Arc<Connection>, CredentialError> {
         if let Some(held) = self.held.get(&integration.id) {
             return Ok(held);
         }
@@ -73,6 +173,21 @@ impl Credentials {
     pub(crate) fn forget(&self, integration: &Integration) {
         self.forgotten.fetch_add(1, Ordering::SeqCst);
         self.held.invalidate(&integration.id);
+    }
+}
+
+fn in_force(connection: &Connection) -> Result<&Kept, CredentialError> {
+    match (connection.state, &connection.kept) {
+        (State::Connected, Some(kept)) => Ok(kept),
+        (State::NeedsReconnect, _) => Err(CredentialError::NeedsReconnect(connection.reason.clone())),
+        _ => Err(not_connected()),
+    }
+}
+
+fn expires_at(kept: &Kept) -> Option<Timestamp> {
+    match kept {
+        Kept::Tokens { tokens, .. } => tokens.expires_at,
+        _ => None,
     }
 }
 

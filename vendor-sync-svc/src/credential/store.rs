@@ -9,15 +9,17 @@ use chassis::{
     clock::{Clock, from_micros},
     config::Secret,
     error::{Error, Result},
+    id::OrganizationId,
     secret::{DataKeys, place},
     store::{Store, Tx},
     with,
 };
 use jiff::Timestamp;
 use serde::{Deserialize, Serialize};
+use tokio::sync::broadcast;
 
-use super::{App, Kept, State, Tokens};
-use crate::{integration::Integration, notice};
+use super::{App, Changed, Kept, State, Tokens};
+use crate::{integration::Integration, notice, outbox::Outbox};
 
 const TABLE: &str = "connections";
 
@@ -46,11 +48,13 @@ pub(crate) struct Connection {
 }
 
 /// All connections. Cheap to clone.
-#[derive(Clone, Debug)]
+#[derive(Clone)]
 pub(crate) struct Connections {
-    store: Store,
-    keys: DataKeys,
-    clock: Clock,
+    pub(super) store: Store,
+    pub(super) keys: DataKeys,
+    outbox: Outbox,
+    pub(super) clock: Clock,
+    changed: broadcast::Sender<Changed>,
 }
 
 #[derive(sqlx::FromRow)]
@@ -110,9 +114,15 @@ impl Written {
 }
 
 impl Connections {
-    /// Over the tables of `store`.
-    pub(crate) fn new(store: Store, keys: DataKeys, clock: Clock) -> Self {
-        Self { store, keys, clock }
+    /// Over the tables of `store`; each change of state is told to `changed` too.
+    pub(crate) fn new(
+        store: Store,
+        keys: DataKeys,
+        outbox: Outbox,
+        clock: Clock,
+        changed: broadcast::Sender<Changed>,
+    ) -> Self {
+        Self { store, keys, outbox, clock, changed }
     }
 
     /// How `integration` is connected; none: it never was.
@@ -198,7 +208,7 @@ impl Connections {
             .map(drop)
         })?;
         self.tell(&mut tx, integration, before, State::Connected, "", now).await?;
-        tx.commit().await
+        self.commit(tx, integration).await
     }
 
     /// Puts `kept` in force in place of `version`: what was in force is tried too until `until`.
@@ -278,7 +288,7 @@ impl Connections {
             let before = Some(State::Connected);
             self.tell(&mut tx, integration, before, State::NeedsReconnect, reason, now).await?;
         }
-        tx.commit().await?;
+        self.commit(tx, integration).await?;
         Ok(changed == 1)
     }
 
@@ -301,6 +311,7 @@ impl Connections {
             .await
             .map(drop)
         })?;
+        self.show(integration);
         Ok(())
     }
 
@@ -325,19 +336,44 @@ impl Connections {
                 .await
         })?;
         let next_step = if after == State::NeedsReconnect { "connect it again" } else { "" };
-        let content = serde_json::json!({
-            "integration_id": integration.id,
-            "vendor": integration.settings.vendor,
-            "supplier_id": integration.settings.supplier_id,
-            "reason": reason,
-            "since": now.to_string(),
-            "next_step": next_step,
-        });
-        let event = notice::event(integration, event, &format!("connection:{changes}"), now, &content);
-        notice::put_in(tx, &self.keys, &event).await
+        let more = serde_json::json!({ "reason": reason, "since": now.to_string(), "next_step": next_step });
+        let content = notice::content(integration, more);
+        let event = notice::event(integration, event, &format!("connection.{changes}"), now, &content);
+        let key = self.keys.of(&integration.organization).await?;
+        self.outbox.put_in(tx, &key, &event).await
     }
 
-    async fn seal(&self, integration: &Integration, column: &'static str, kept: &Kept) -> Result<Vec<u8>> {
+    async fn commit(&self, tx: Tx, integration: &Integration) -> Result<()> {
+        tx.commit().await?;
+        self.outbox.wake();
+        self.show(integration);
+        Ok(())
+    }
+
+    /// Nobody may listen.
+    fn show(&self, integration: &Integration) {
+        drop(self.changed.send(Changed::of(integration)));
+    }
+
+    /// Those that are connected, of all organizations, after the id `after`.
+    ///
+    /// # Errors
+    /// `Error::Unavailable` while the store is away.
+    pub(crate) async fn connected(&self, after: &str, limit: i64) -> Result<Vec<(OrganizationId, String)>> {
+        let page: Vec<(String, String)> = with!(self.store.reader(), c => {
+            sqlx::query_as(
+                "SELECT organization_id, integration_id FROM connections WHERE state = 'connected' AND integration_id > $1 \
+                 ORDER BY integration_id LIMIT $2",
+            )
+            .bind(after)
+            .bind(limit)
+            .fetch_all(c)
+            .await
+        })?;
+        page.into_iter().map(|(organization, id)| Ok((OrganizationId::parse(&organization)?, id))).collect()
+    }
+
+    pub(super) async fn seal(&self, integration: &Integration, column: &'static str, kept: &Kept) -> Result<Vec<u8>> {
         let plain = serde_json::to_vec(&Written::of(kept)).map_err(Error::internal)?;
         let key = self.keys.of(&integration.organization).await?;
         Ok(key.seal(&place(TABLE, column, &integration.id), &plain))
@@ -367,7 +403,7 @@ async fn state_in(tx: &mut Tx, integration: &Integration) -> Result<Option<State
     Ok(state.and_then(|state| State::parse(&state)))
 }
 
-fn expires_at(kept: &Kept) -> Option<i64> {
+pub(super) fn expires_at(kept: &Kept) -> Option<i64> {
     match kept {
         Kept::Tokens { tokens, .. } => tokens.expires_at.map(Timestamp::as_microsecond),
         _ => None,

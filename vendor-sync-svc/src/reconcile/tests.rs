@@ -11,11 +11,12 @@ use axum::{
     extract::{Query, State as Shared},
     http::StatusCode,
 };
-use chassis::{service::Chassis, tasks::Tasks, testing::on_each_engine};
+use chassis::{clock::Clock, service::Chassis, tasks::Tasks, testing::on_each_engine};
 use serde_json::{Value, json};
 use tokio::net::TcpListener;
 
 use crate::{
+    connector::catalogue::Catalogue,
     credential::Kept,
     import::{
         Import, Order, Origin, State,
@@ -118,7 +119,8 @@ fn client(number: usize, name: &str, hour: u32) -> Value {
 async fn account(world: &World, address: SocketAddr) -> Integration {
     let reconcile = world.worker.reconcile();
     let organization = crate::import::tests::organization("acme");
-    assert!(world.engine.catalogue.put(&organization, CONNECTOR, 0).await.is_ok(), "a connector that holds");
+    let catalogue = Catalogue::new(world.store.clone(), Clock::System);
+    assert!(catalogue.put(&organization, CONNECTOR, 0).await.is_ok(), "a connector that holds");
     let parameters = BTreeMap::from([("url".to_owned(), format!("http://{address}"))]);
     let settings = Settings {
         connector: "client-book".to_owned(),

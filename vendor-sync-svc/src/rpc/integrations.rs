@@ -7,20 +7,27 @@ use chassis::{
 use proto::vendorsync::v1::{self as wire, integration_service_server::IntegrationService};
 use tonic::{Request, Response, Status};
 
-use super::wire::{duration, page_size, print_timestamp};
-use crate::integration::{self, DEFAULT_OVERLAP, Integration, Integrations, Kind, Settings};
-use crate::sync::account::Accounts;
+use super::{
+    connections,
+    wire::{duration, page_size, print_timestamp},
+};
+use crate::{
+    credential::connect::Connecting,
+    integration::{self, DEFAULT_OVERLAP, Integration, Integrations, Kind, Settings},
+    sync::account::Accounts,
+};
 
 /// Integrations over gRPC.
 #[derive(Clone)]
 pub(crate) struct Service {
     integrations: Integrations,
+    connecting: Connecting,
     accounts: Accounts,
 }
 
 impl Service {
-    pub(crate) fn new(accounts: Accounts) -> Self {
-        Self { integrations: accounts.integrations.clone(), accounts }
+    pub(crate) fn new(connecting: Connecting, accounts: Accounts) -> Self {
+        Self { integrations: connecting.integrations.clone(), connecting, accounts }
     }
 }
 
@@ -109,6 +116,34 @@ impl IntegrationService for Service {
         self.accounts.refresh(&organization, id).await?;
         Ok(Response::new(wire::DeleteIntegrationResponse {}))
     }
+
+    async fn connect_integration(
+        &self,
+        request: Request<wire::ConnectIntegrationRequest>,
+    ) -> Result<Response<wire::ConnectIntegrationResponse>, Status> {
+        Ok(Response::new(connections::connect(&self.connecting, request).await?))
+    }
+
+    async fn disconnect_integration(
+        &self,
+        request: Request<wire::DisconnectIntegrationRequest>,
+    ) -> Result<Response<wire::DisconnectIntegrationResponse>, Status> {
+        Ok(Response::new(connections::disconnect(&self.connecting, request).await?))
+    }
+
+    async fn test_integration(
+        &self,
+        request: Request<wire::TestIntegrationRequest>,
+    ) -> Result<Response<wire::TestIntegrationResponse>, Status> {
+        Ok(Response::new(connections::test(&self.connecting, request).await?))
+    }
+
+    async fn rotate_integration_credential(
+        &self,
+        request: Request<wire::RotateIntegrationCredentialRequest>,
+    ) -> Result<Response<wire::RotateIntegrationCredentialResponse>, Status> {
+        Ok(Response::new(connections::rotate(&self.connecting, request).await?))
+    }
 }
 
 fn settings(integration: wire::Integration) -> Result<Settings> {
@@ -178,7 +213,7 @@ fn print(integration: Integration) -> wire::Integration {
 }
 
 /// The last id of the page before.
-fn check_page_token(token: &str) -> Result<()> {
+pub(super) fn check_page_token(token: &str) -> Result<()> {
     let known = token.is_empty() || chassis::id::parse_uuid(token).is_some();
     if known { Ok(()) } else { Err(Error::invalid("page_token", "must be from the previous answer")) }
 }
@@ -188,11 +223,13 @@ mod tests {
     use chassis::{
         auth::{Caller, Role, Scopes},
         id::OrganizationId,
+        service::Chassis,
         testing::on_each_engine,
     };
     use tonic::Code;
 
     use super::*;
+    use crate::credential::tests::{Vendor, World};
 
     fn as_member<T>(organization: &str, message: T) -> Request<T> {
         let organization = Some(OrganizationId::parse(organization).expect("an organization"));
@@ -204,8 +241,14 @@ mod tests {
 
     async fn in_each_service<F: Future<Output = ()>>(test: impl Fn(Service) -> F) {
         let migrations = &[&chassis::store::MIGRATIONS, &chassis::lane::MIGRATIONS, &crate::MIGRATIONS];
-        on_each_engine(migrations, |store| async {
-            test(Service::new(crate::sync::tests::alone(store).await.accounts)).await;
+        on_each_engine(migrations, |store| {
+            let test = &test;
+            async move {
+                let vendor = Vendor::without_oauth("http://127.0.0.1:9/me");
+                let world = World::open(&store, &Chassis::for_test(), vendor).await;
+                let accounts = crate::sync::tests::alone(&store).await.accounts;
+                test(Service::new(world.connecting.clone(), accounts)).await;
+            }
         })
         .await;
     }

@@ -14,12 +14,16 @@ use chassis::{
     error::{Error, Result},
     id::OrganizationId,
     lane::{self, Dispatcher, State as End},
+    tasks::Tasks,
 };
-use tokio::sync::Mutex;
+use tokio::sync::{
+    Mutex,
+    broadcast::{self, error::RecvError},
+};
 
 use crate::{
     connector::{Connector, catalogue::Catalogue},
-    credential::{Connections, State},
+    credential::{Changed, Connections, State},
     database::Mapping,
     integration::{Integration, Integrations, Kind, Settings},
 };
@@ -122,6 +126,27 @@ impl Accounts {
             Ok(_) => Ok(()),
             Err(Error::NotFound(_)) => self.remove(organization, id).await,
             Err(error) => Err(error),
+        }
+    }
+
+    /// Follows what `changed` tells of connections, until the process stops.
+    pub(crate) async fn follow(self, mut changed: broadcast::Receiver<Changed>, tasks: Tasks) {
+        let stopping = tasks.stopping();
+        loop {
+            let told = match stopping.run_until_cancelled(changed.recv()).await {
+                Some(Ok(told)) => vec![(told.organization, told.id)],
+                // Which ones was missed: all are looked at.
+                Some(Err(RecvError::Lagged(_))) => {
+                    let all = self.all().into_iter().map(|account| account.integration.clone());
+                    all.map(|integration| (integration.organization, integration.id)).collect()
+                }
+                Some(Err(RecvError::Closed)) | None => return,
+            };
+            for (organization, id) in told {
+                if let Err(error) = self.refresh(&organization, &id).await {
+                    tracing::warn!(%error, integration.id = id, "how an integration is connected is seen at its next change");
+                }
+            }
         }
     }
 
