@@ -58,14 +58,13 @@ impl Upload {
     /// # Errors
     /// `Error::Invalid` for what is no text that we read; `Error::Aborted` if the import was cancelled.
     pub(crate) async fn complete(mut self) -> Result<Import> {
-        let (encoding, mark) = self.detector.end().map_err(|reason| Error::invalid("content", reason))?;
+        let (encoding, _) = self.detector.end().map_err(|reason| Error::invalid("content", reason))?;
         if !self.buffer.is_empty() {
             self.flush().await?;
         }
         let mut import = self.import;
         (import.encoding, import.total, import.state) = (encoding, self.bytes, State::Running);
         import.enter(Phase::Counting);
-        import.next.position = mark as u64;
         self.imports.save(State::Receiving, &import).await?;
         Ok(import)
     }

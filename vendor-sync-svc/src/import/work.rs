@@ -35,10 +35,10 @@ pub(crate) struct Worker {
     pub(crate) brake: Brake,
 }
 
-/// Whether there is more to do.
+/// What a phase came to.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
 pub(crate) enum Step {
-    More,
+    /// The import has entered its next phase.
     Phase,
     Ended,
 }

@@ -15,10 +15,10 @@ use serde_json::{Value, json};
 
 use super::Reconcile;
 use crate::{
-    connector::{Position, RecordSpec},
+    connector::{CallError, Class, Position, RecordSpec},
     import::{Import, Phase, Refusal, State, read::Listed, spool, work::Step},
     record::RecordKind,
-    sync::{account::Account, poll::theirs},
+    sync::{account::Account, poll},
 };
 
 /// Records of one import.
@@ -96,8 +96,11 @@ impl Reconcile {
         }
         let item = match spec.item(item, settings) {
             Ok(item) if !item.external_id.is_empty() => item,
-            Ok(_) => return Ok(import.refuse(refusal(number, "has no id".to_owned()))),
-            Err(reason) => return Ok(import.refuse(refusal(number, reason))),
+            unread => {
+                let reason = unread.err().unwrap_or_else(|| "has no id".to_owned());
+                import.refuse(refusal(number, reason));
+                return Ok(());
+            }
         };
         // What the vendor doesn't date is as old as the list.
         let at = item.at.unwrap_or(import.updated_at);
@@ -136,6 +139,14 @@ pub(super) fn listed(account: &Account) -> Result<Vec<(RecordKind, &RecordSpec, 
         return Err(Error::FailedPrecondition(reason));
     }
     Ok(listed)
+}
+
+/// What passes is tried again; what doesn't ends the walk, to be resumed once somebody has seen to it.
+fn theirs(error: CallError) -> Error {
+    match error.class {
+        Class::Retry | Class::Throttled | Class::Unknown => poll::theirs(error),
+        _ => Error::FailedPrecondition(format!("the vendor refuses its list: {}", error.reason)),
+    }
 }
 
 fn refusal(number: u64, reason: String) -> Refusal {
