@@ -7,7 +7,10 @@ mod captures;
 mod client;
 mod command;
 mod demo;
+mod imports;
+mod integrations;
 mod listen;
+mod progress;
 mod serve;
 mod settings;
 mod table;
@@ -58,6 +61,14 @@ enum Command {
     Endpoints(command::Endpoints),
     /// How far captured databases are, and changes that the log didn't take. For the operator.
     Captures(captures::Captures),
+    /// Take in everything that a vendor, a table or a calendar has.
+    Import(imports::ImportCommand),
+    /// List imports, follow one, or answer what it asks.
+    Imports(imports::ImportsCommand),
+    /// Compare a vendor's list with what is linked, and mend what differs.
+    Reconcile(imports::ReconcileCommand),
+    /// List integrations: accounts at other systems.
+    Integrations(integrations::Integrations),
     /// List deliveries, show the attempts of one, or send one again.
     Deliveries(command::Deliveries),
 }
@@ -88,6 +99,10 @@ fn run(cli: Cli) -> Result<ExitCode> {
             Some(Command::Listen(listen)) => listen.run().await,
             Some(Command::Endpoints(endpoints)) => endpoints.run().await,
             Some(Command::Captures(captures)) => captures.run().await,
+            Some(Command::Import(import)) => import.run().await,
+            Some(Command::Imports(imports)) => imports.run().await,
+            Some(Command::Reconcile(reconcile)) => reconcile.run().await,
+            Some(Command::Integrations(integrations)) => integrations.run().await,
             Some(Command::Deliveries(deliveries)) => deliveries.run().await,
         }
     });

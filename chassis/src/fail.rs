@@ -9,13 +9,12 @@
 //! and its registry must be set up and torn down by the program.
 
 /// Every point, in the order in which an event meets it; those of a start come last.
-pub const POINTS: [&str; 19] = [
+pub const POINTS: [&str; 18] = [
     "router.publish.received",
     "router.append.commit",
     "router.append.committed",
     "router.consumer.handed",
     "vendor_sync.event.taken",
-    "credential.granted",
     "lane.attempt.begin",
     "lane.attempt.sent",
     "lane.record.commit",
@@ -32,8 +31,17 @@ pub const POINTS: [&str; 19] = [
 ];
 
 /// Likewise, of what goes to vendors and comes from them.
-pub const SYNC_POINTS: [&str; 6] =
-    ["sync.observed", "sync.answered", "resolve.commit", "resolve.committed", "outbox.publish", "outbox.published"];
+pub const SYNC_POINTS: [&str; 9] = [
+    "sync.observed",
+    "sync.answered",
+    "resolve.commit",
+    "resolve.committed",
+    "outbox.publish",
+    "outbox.published",
+    "credential.granted",
+    "import.commit",
+    "import.committed",
+];
 
 /// Nothing: this build has no fail points.
 #[cfg(not(feature = "fail-points"))]

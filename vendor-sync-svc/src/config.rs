@@ -20,6 +20,8 @@ pub struct Config {
     pub router: String,
     /// TOML table of personal columns, which leave only by an endpoint owner's grant; default empty: the one we ship.
     pub personal_columns_file: String,
+    /// TOML table of configuration tables that endpoints and integrations follow; default empty: the one we ship.
+    pub configuration_tables_file: String,
     /// How many deliveries may be under way to one endpoint; default 64.
     pub slots_per_endpoint: u32,
     /// How many deliveries may be under way for one organization; default 512.
@@ -55,6 +57,7 @@ impl Default for Config {
             listen: SocketAddr::from(([127, 0, 0, 1], 7420)),
             router: "http://127.0.0.1:7410".to_owned(),
             personal_columns_file: String::new(),
+            configuration_tables_file: String::new(),
             slots_per_endpoint: slots.lane,
             slots_per_organization: slots.organization,
             slots: slots.all,

@@ -19,6 +19,7 @@ use proto::router::v1::{ConsumedEvent, destination::Kind};
 
 use crate::{
     body::Renderer,
+    configuration::{self, keep::Keeper},
     endpoint::{Endpoint, book::Book},
     event::{Event, Priority},
     rpc::wire,
@@ -30,6 +31,7 @@ pub(crate) struct Deliver {
     pub(crate) book: Book,
     pub(crate) renderer: Renderer,
     pub(crate) offers: Offers,
+    pub(crate) configuration: Keeper,
     pub(crate) dispatcher: Dispatcher,
     pub(crate) store: Store,
 }
@@ -51,6 +53,9 @@ impl Handler for Deliver {
                 return Ok(done);
             }
         };
+        if kinds.contains_key(configuration::KIND) {
+            self.configuration.take(&event).await?;
+        }
         let mut endpoints = if webhooks.is_some() { self.book.find(&event) } else { Vec::new() };
         let mut told = self.offers.of(&event, &kinds, way(&event, replayed)).await?;
         if replayed {

@@ -4,7 +4,9 @@
 //! [`start`] is its table of contents.
 
 mod body;
+mod brake;
 mod config;
+mod configuration;
 mod connector;
 mod credential;
 mod database;
@@ -13,6 +15,7 @@ mod disable;
 mod endpoint;
 mod event;
 mod health;
+mod import;
 mod inbound;
 mod integration;
 mod json;
@@ -23,6 +26,7 @@ mod notice;
 mod oauth;
 mod outbox;
 mod policy;
+mod reconcile;
 mod record;
 mod replay;
 mod resolve;
@@ -58,7 +62,7 @@ use jiff::SignedDuration;
 use proto::vendorsync::v1::{
     connection_service_server::ConnectionServiceServer, connector_service_server::ConnectorServiceServer,
     delivery_service_server::DeliveryServiceServer, endpoint_service_server::EndpointServiceServer,
-    integration_health_service_server::IntegrationHealthServiceServer,
+    import_service_server::ImportServiceServer, integration_health_service_server::IntegrationHealthServiceServer,
     integration_service_server::IntegrationServiceServer, record_service_server::RecordServiceServer,
     sync_service_server::SyncServiceServer, webhook_service_server::WebhookServiceServer,
 };
@@ -67,6 +71,7 @@ use tokio::sync::{broadcast, mpsc};
 pub use self::config::{Config, OAuthClient};
 use self::{
     body::Renderer,
+    configuration::{Tables, keep::Keeper},
     connector::catalogue::Catalogue,
     credential::{
         App, Connections, Credentials,
@@ -76,6 +81,7 @@ use self::{
     deliver::Deliver,
     endpoint::book::Book,
     health::{Healths, behind::Behind, prober::Prober, view::View},
+    import::{store::Imports, work::Worker},
     inbound::Inbound,
     integration::Integrations,
     manage::Endpoints,
@@ -164,9 +170,16 @@ pub async fn start(config: Config, chassis: &Chassis) -> Result<Service> {
     };
     let engine = Engine::open(ground, &told).await?;
     engine.start(changed.subscribe(), &tasks);
-    let offers = engine.offers.clone();
-    let deliver =
-        Deliver { book, renderer: renderer.clone(), offers, dispatcher: dispatcher.clone(), store: store.clone() };
+    let configuration = Keeper::new(endpoints.clone(), tables(&config.configuration_tables_file)?, &engine);
+    let rows = configuration.rows.clone();
+    let deliver = Deliver {
+        book,
+        renderer: renderer.clone(),
+        offers: engine.offers.clone(),
+        configuration,
+        dispatcher: dispatcher.clone(),
+        store: store.clone(),
+    };
     tasks.spawn("deliver", consume::run(peer.separate(), "vendor-sync", deliver, tasks.stopping()));
 
     // How integrations are connected, and how they stand.
@@ -208,11 +221,19 @@ pub async fn start(config: Config, chassis: &Chassis) -> Result<Service> {
     };
     let health_rpc = rpc::health::Service::new(view, tasks.clone(), chassis.draining());
 
+    // Bulk: imports, and comparisons once a day.
+    let imports = Imports::new(store.clone(), keys.clone(), clock.clone());
+    let worker = Worker::new(imports.clone(), integrations.clone(), &engine);
+    tasks.spawn("imports", worker.clone().run(tasks.clone()));
+    tasks.spawn("reconcile", worker.reconcile().run(tasks.clone()));
+
     // Inbound: the seven steps of each webhook.
-    let inbound = Inbound::new(integrations, &store, &keys, &peer, clock.clone()).with_vendors(engine.vendors());
+    let inbound =
+        Inbound::new(integrations.clone(), &store, &keys, &peer, clock.clone()).with_vendors(engine.vendors());
     inbound.start(&tasks);
 
     let connectors = rpc::connectors::Service::new(catalogue.clone(), clock.clone());
+    let import_rpc = rpc::imports::Service::new(imports, integrations, rows, tasks.clone());
     let replays = Replays { endpoints: endpoints.clone(), router: router.clone(), renderer, tasks };
     let endpoint_rpc = rpc::endpoints::EndpointRpc { endpoints, webhooks, router };
     let records = rpc::records::RecordRpc { resolver: engine.resolver.clone() };
@@ -233,6 +254,7 @@ pub async fn start(config: Config, chassis: &Chassis) -> Result<Service> {
         .add(RecordServiceServer::new(records).max_encoding_message_size(MESSAGE_LIMIT))
         .add(SyncServiceServer::new(rpc::sync::Service { engine }))
         .add(ConnectorServiceServer::new(connectors))
+        .add(ImportServiceServer::new(import_rpc).max_decoding_message_size(MESSAGE_LIMIT))
         .add(WebhookServiceServer::new(rpc::webhooks::Service::new(inbound)).max_decoding_message_size(MESSAGE_LIMIT))
         .serve()?;
     Ok(Service { address: running.address, outbound })
@@ -251,4 +273,14 @@ fn personal(file: &str) -> Result<Personal> {
     }
     let text = std::fs::read_to_string(file).with_context(|| format!("[vendor_sync] personal_columns_file {file}"))?;
     Personal::parse(&text).with_context(|| format!("[vendor_sync] personal_columns_file {file}"))
+}
+
+/// The configuration tables in `file`; those that we ship if none is named.
+fn tables(file: &str) -> Result<Tables> {
+    if file.is_empty() {
+        return Ok(Tables::built_in());
+    }
+    let text = std::fs::read_to_string(file);
+    let text = text.with_context(|| format!("[vendor_sync] configuration_tables_file {file}"))?;
+    Tables::parse(&text).with_context(|| format!("[vendor_sync] configuration_tables_file {file}"))
 }

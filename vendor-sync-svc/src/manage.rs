@@ -69,10 +69,25 @@ impl Endpoints {
         settings: Settings,
         since: Since,
     ) -> Result<(Arc<Endpoint>, WebhookSecret)> {
+        self.create_as(&id::uuid(self.clock.now()), organization, settings, since, None).await
+    }
+
+    /// The same with an id that the caller chose, a UUID, and with its own secret where it has one.
+    ///
+    /// # Errors
+    /// Likewise.
+    pub(crate) async fn create_as(
+        &self,
+        id: &str,
+        organization: OrganizationId,
+        settings: Settings,
+        since: Since,
+        secret: Option<WebhookSecret>,
+    ) -> Result<(Arc<Endpoint>, WebhookSecret)> {
         let compiled = Arc::new(settings.check()?);
-        let (now, secret) = (self.clock.now(), WebhookSecret::generate());
+        let (now, secret) = (self.clock.now(), secret.unwrap_or_else(WebhookSecret::generate));
         let endpoint = Endpoint {
-            id: id::uuid(now).into(),
+            id: id.into(),
             organization,
             settings,
             compiled,

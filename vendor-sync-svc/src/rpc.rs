@@ -5,6 +5,7 @@ pub(crate) mod connectors;
 pub(crate) mod deliveries;
 pub(crate) mod endpoints;
 pub(crate) mod health;
+pub(crate) mod imports;
 pub(crate) mod integrations;
 pub(crate) mod records;
 pub(crate) mod sync;
@@ -63,6 +64,14 @@ pub(crate) const ACCESS: AccessTable = &[
     ("/wedsync.vendorsync.v1.ConnectorService/DeleteConnector", MANAGE),
     ("/wedsync.vendorsync.v1.ConnectorService/ValidateConnector", MANAGE),
     ("/wedsync.vendorsync.v1.ConnectorService/PreviewMapping", MANAGE),
+    ("/wedsync.vendorsync.v1.ImportService/Import", MANAGE),
+    ("/wedsync.vendorsync.v1.ImportService/WatchImport", MANAGE),
+    ("/wedsync.vendorsync.v1.ImportService/GetImport", MANAGE),
+    ("/wedsync.vendorsync.v1.ImportService/ListImports", MANAGE),
+    ("/wedsync.vendorsync.v1.ImportService/CancelImport", MANAGE),
+    ("/wedsync.vendorsync.v1.ImportService/ResumeImport", MANAGE),
+    ("/wedsync.vendorsync.v1.ImportService/Reconcile", MANAGE),
+    ("/wedsync.vendorsync.v1.ImportService/ListConfiguredRows", MANAGE),
     ("/wedsync.vendorsync.v1.WebhookService/ReceiveWebhook", Access::Service),
 ];
 

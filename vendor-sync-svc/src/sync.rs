@@ -50,7 +50,6 @@ pub(crate) struct Engine {
     pub(crate) known: Known,
     pub(crate) rereads: Rereads,
     pub(crate) dispatcher: Dispatcher,
-    #[cfg_attr(not(test), expect(dead_code, reason = "tests connect accounts by it"))]
     pub(crate) credentials: Credentials,
     pub(crate) caller: Caller,
 }

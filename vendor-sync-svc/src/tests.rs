@@ -41,6 +41,7 @@ use tonic::{Code, Request};
 use crate::{
     MIGRATIONS,
     body::Renderer,
+    configuration::{Tables, keep::Keeper},
     deliver::Deliver,
     disable::Closing,
     endpoint::{Endpoint, Settings, Since, State as EndpointState, book::Book, tests::settings},
@@ -128,7 +129,14 @@ impl World {
             tasks: chassis.tasks.clone(),
         };
         Self {
-            deliver: Deliver { book, renderer, offers: engine.offers.clone(), dispatcher, store: store.clone() },
+            deliver: Deliver {
+                book,
+                renderer,
+                offers: engine.offers.clone(),
+                configuration: Keeper::new(endpoints.clone(), Tables::built_in(), &engine),
+                dispatcher,
+                store: store.clone(),
+            },
             endpoint_rpc: EndpointRpc { endpoints: endpoints.clone(), webhooks, router },
             delivery_rpc: DeliveryRpc { replays },
             endpoints,

@@ -110,8 +110,21 @@ impl Integrations {
         settings: Settings,
         secret: &Secret,
     ) -> Result<Integration> {
+        self.create_as(id::uuid(self.clock.now()), organization, settings, secret).await
+    }
+
+    /// The same with an id that the caller chose: a UUID.
+    ///
+    /// # Errors
+    /// `Error::Unavailable` while the store is away.
+    pub(crate) async fn create_as(
+        &self,
+        id: String,
+        organization: OrganizationId,
+        settings: Settings,
+        secret: &Secret,
+    ) -> Result<Integration> {
         let now = self.clock.now();
-        let id = id::uuid(now);
         let sealed = self.seal(&organization, "secret", &id, secret).await?;
         with!(self.store.writer(), c => {
             sqlx::query(

@@ -309,6 +309,7 @@ impl World {
             book: Book::default(),
             renderer: Renderer::new(Personal::built_in()),
             offers: engine.offers.clone(),
+            configuration: crate::configuration::kept::keeper(&engine, &keys).await,
             dispatcher: engine.dispatcher.clone(),
             store: store.clone(),
         };

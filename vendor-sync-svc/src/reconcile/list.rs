@@ -1,0 +1,154 @@
+//! A vendor's list, read page by page through its connector and spooled: what it had at one time, counted and then applied.
+//!
+//! Where the walk is, is committed with each page, so that it goes on there after a stop. What can't be read of an item is
+//! a refusal; it holds nothing else up.
+
+use std::collections::BTreeMap;
+
+use chassis::{
+    error::{Error, Result},
+    secret::place,
+    store::Tx,
+    with,
+};
+use serde_json::{Value, json};
+
+use super::Reconcile;
+use crate::{
+    connector::{CallError, Class, Position, RecordSpec},
+    import::{Import, Phase, Refusal, State, read::Listed, spool, work::Step},
+    record::RecordKind,
+    sync::{account::Account, poll},
+};
+
+/// Records of one import.
+const MOST: u64 = 1_000_000;
+
+impl Reconcile {
+    /// Reads the list from where it is, to its end.
+    ///
+    /// # Errors
+    /// `Error::FailedPrecondition` where the connector can't list; `Error::Unavailable` while vendor or store are away.
+    pub(crate) async fn list(&self, import: &mut Import) -> Result<Step> {
+        let account = self.accounts.of(&import.order.organization, &import.order.integration_id)?;
+        if import.next == Default::default() {
+            // One that is listed anew forgets what it had.
+            let mut tx = self.store.begin().await?;
+            spool::forget_in(&mut tx, &import.id).await?;
+            tx.commit().await?;
+        }
+        for (kind, spec, operation) in listed(&account)? {
+            if kind.as_str() >= import.next.kind.as_str() {
+                self.walk(&account, import, kind, spec, operation).await?;
+            }
+        }
+        import.total = import.next.position;
+        import.enter(Phase::Counting);
+        self.imports.save(State::Running, import).await?;
+        Ok(Step::Phase)
+    }
+
+    async fn walk(
+        &self,
+        account: &Account,
+        import: &mut Import,
+        kind: RecordKind,
+        spec: &RecordSpec,
+        operation: &str,
+    ) -> Result<()> {
+        let (integration, connector) = (&account.integration, &account.connector);
+        let is_begun = import.next.kind == kind.as_str();
+        if is_begun && import.next.page.is_empty() {
+            return Ok(());
+        }
+        let mut position = if is_begun { Position::parse(&import.next.page) } else { Position::default() };
+        let (settings, scope) = (connector.filled(&integration.settings.parameters), json!({"since": null}));
+        loop {
+            let page = self.caller.page(integration, operation, &scope, &position).await.map_err(theirs)?;
+            let mut tx = self.store.begin().await?;
+            for item in &page.items {
+                self.spool_in(&mut tx, import, kind, spec, item, &settings).await?;
+            }
+            kind.as_str().clone_into(&mut import.next.kind);
+            import.next.page = page.next.as_ref().map(Position::print).unwrap_or_default();
+            self.imports.save_in(&mut tx, State::Running, import).await?;
+            tx.commit().await?;
+            self.imports.tell();
+            match page.next {
+                Some(next) => position = next,
+                None => return Ok(()),
+            }
+        }
+    }
+
+    async fn spool_in(
+        &self,
+        tx: &mut Tx,
+        import: &mut Import,
+        kind: RecordKind,
+        spec: &RecordSpec,
+        item: &Value,
+        settings: &BTreeMap<String, String>,
+    ) -> Result<()> {
+        let number = import.next.position;
+        if number >= MOST {
+            return Err(Error::FailedPrecondition(format!("the list has more than {MOST} records")));
+        }
+        let item = match spec.item(item, settings) {
+            Ok(item) if !item.external_id.is_empty() => item,
+            unread => {
+                let reason = unread.err().unwrap_or_else(|| "has no id".to_owned());
+                import.refuse(refusal(number, reason));
+                return Ok(());
+            }
+        };
+        // What the vendor doesn't date is as old as the list.
+        let at = item.at.unwrap_or(import.updated_at);
+        let listed = Listed { external_version: item.external_version, at, fields: item.fields, deleted: item.deleted };
+        let row = spool::row(&import.id, number.cast_signed());
+        let key = self.keys.of(&import.order.organization).await?;
+        let body = serde_json::to_vec(&listed).map_err(Error::internal)?;
+        with!(tx.on(), c => sqlx::query(
+            "INSERT INTO import_items (import_id, number, record_kind, external_id, body) VALUES ($1, $2, $3, $4, $5)",
+        )
+        .bind(&import.id)
+        .bind(number.cast_signed())
+        .bind(kind.as_str())
+        .bind(&item.external_id)
+        .bind(key.seal(&place("import_items", "body", &row), &body))
+        .execute(c).await.map(drop))?;
+        import.next.position += 1;
+        import.counts.seen += 1;
+        Ok(())
+    }
+}
+
+/// What can be listed, in a fixed order.
+///
+/// # Errors
+/// `Error::FailedPrecondition` where nothing can.
+pub(super) fn listed(account: &Account) -> Result<Vec<(RecordKind, &RecordSpec, &str)>> {
+    let connector = &account.connector;
+    let mut listed: Vec<(RecordKind, &RecordSpec, &str)> = RecordKind::ALL
+        .into_iter()
+        .filter_map(|kind| connector.record(kind).and_then(|spec| Some((kind, spec, spec.list.as_deref()?))))
+        .collect();
+    listed.sort_by_key(|(kind, ..)| kind.as_str());
+    if listed.is_empty() {
+        let reason = format!("{} gives no list: import a file", connector.title());
+        return Err(Error::FailedPrecondition(reason));
+    }
+    Ok(listed)
+}
+
+/// What passes is tried again; what doesn't ends the walk, to be resumed once somebody has seen to it.
+fn theirs(error: CallError) -> Error {
+    match error.class {
+        Class::Retry | Class::Throttled | Class::Unknown => poll::theirs(error),
+        _ => Error::FailedPrecondition(format!("the vendor refuses its list: {}", error.reason)),
+    }
+}
+
+fn refusal(number: u64, reason: String) -> Refusal {
+    Refusal { line: number + 1, external_id: String::new(), reason }
+}

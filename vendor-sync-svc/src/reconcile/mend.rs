@@ -1,0 +1,107 @@
+//! What the vendor lacks, or has otherwise than we do though it never said so, is written to it by way of its lane.
+//!
+//! Whoever is told twice finds at the attempt that the vendor has it: a letter's id is that of the comparison.
+
+use std::collections::{BTreeMap, BTreeSet};
+
+use chassis::error::Result;
+use serde_json::Value;
+
+use super::{PAGE, Reconcile, list::listed};
+use crate::{
+    connector::RecordSpec,
+    import::Import,
+    record::{Link, Record},
+    resolve::sight::Sight,
+    sync::{
+        account::Account,
+        known,
+        letter::{self, Letter},
+    },
+};
+
+impl Reconcile {
+    /// Finds what differs here, counts it, and, unless it is a dry run, has it sent.
+    ///
+    /// # Errors
+    /// Those of the store.
+    pub(crate) async fn mend(&self, import: &mut Import) -> Result<()> {
+        let account = self.accounts.of(&import.order.organization, &import.order.integration_id)?;
+        import.counts.sent = 0;
+        for (kind, spec, _) in listed(&account)? {
+            let mut after = String::new();
+            loop {
+                let page = self.resolver.records.list(&import.order.organization, kind, &after, PAGE).await?;
+                let Some(last) = page.last() else { break };
+                last.key.id.clone_into(&mut after);
+                self.mend_page(&account, import, spec, &page).await?;
+            }
+        }
+        Ok(())
+    }
+
+    async fn mend_page(
+        &self,
+        account: &Account,
+        import: &mut Import,
+        spec: &RecordSpec,
+        records: &[Record],
+    ) -> Result<()> {
+        let (integration, organization) = (&account.integration, &import.order.organization.clone());
+        let key = self.keys.of(organization).await?;
+        let mut tx = self.store.begin().await?;
+        for record in records {
+            let supplier = integration.settings.supplier_id.as_str();
+            if !Sight::sees_in(&mut tx, supplier, &record.key).await? {
+                continue;
+            }
+            let link = self.links.by_record_in(&mut tx, organization, &integration.id, record.key.kind, &record.key.id);
+            let link = link.await?;
+            let news = unsent(record, link.as_ref(), spec);
+            if news.is_empty() {
+                continue;
+            }
+            import.counts.sent += 1;
+            let external = link.map(|link| link.external_id).unwrap_or_default();
+            import.give_example(&external, &record.key.id, "unsent", news.keys().cloned().collect());
+            if !import.order.dry_run {
+                let letter = self.letter(import, record, &news);
+                self.resolver.outbox.put_letter_in(&mut tx, &key, integration, &letter).await?;
+            }
+        }
+        tx.commit().await?;
+        self.resolver.outbox.wake();
+        Ok(())
+    }
+
+    fn letter(&self, import: &Import, record: &Record, news: &BTreeMap<String, Value>) -> Letter {
+        let kind = record.key.kind.as_str();
+        Letter {
+            event_id: format!("reconcile:{}:{kind}:{}", import.id, record.key.id),
+            event_type: format!("{kind}.reconciled"),
+            time: import.created_at.to_string(),
+            source: "wedsync".to_owned(),
+            kind: kind.to_owned(),
+            record_id: record.key.id.clone(),
+            fields: letter::print(&record.values()),
+            changed: news.keys().cloned().collect(),
+            ..Letter::default()
+        }
+    }
+}
+
+/// Fields that the vendor doesn't have as they stand. What it was never told of is its to make, where it can.
+fn unsent(record: &Record, link: Option<&Link>, spec: &RecordSpec) -> BTreeMap<String, Value> {
+    let can = if link.is_some() { &spec.update } else { &spec.create };
+    if can.is_none() || link.is_some_and(|link| link.handed_over) {
+        return BTreeMap::new();
+    }
+    let values = allowed(record.values(), &spec.fields);
+    let none = BTreeMap::new();
+    known::news(&values, link.map_or(&none, |link| &link.synced))
+}
+
+fn allowed(mut values: BTreeMap<String, Value>, fields: &BTreeSet<String>) -> BTreeMap<String, Value> {
+    values.retain(|name, _| fields.contains(name));
+    values
+}
