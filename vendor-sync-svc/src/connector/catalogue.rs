@@ -40,12 +40,6 @@ pub(crate) fn built_in_text(name: &str) -> Option<&'static str> {
     BUILT_IN.iter().find(|(other, _)| *other == name).map(|(_, text)| *text)
 }
 
-/// Names of the built-in connectors, in the order of the alphabet.
-#[cfg(test)]
-pub(crate) fn built_in_names() -> impl Iterator<Item = &'static str> {
-    BUILT_IN.iter().map(|(name, _)| *name)
-}
-
 /// All connectors. Cheap to clone.
 #[derive(Clone, Debug)]
 pub(crate) struct Catalogue {
