@@ -41,7 +41,7 @@ pub(crate) async fn start(settings: Settings, chassis: &Chassis) -> Result<Addre
     let at = |address: SocketAddr| format!("http://{address}");
     let router = router_svc::start(router, chassis).await.context("router")?.address;
     vendor_sync.router = at(router);
-    let vendor_sync_service = Box::pin(vendor_sync_svc::start(vendor_sync, chassis)).await.context("vendor-sync")?;
+    let vendor_sync_service = vendor_sync_svc::start(vendor_sync, chassis).await.context("vendor-sync")?;
     let vendor_sync = vendor_sync_service.address;
     notifier.router = at(router);
     let notifier = notifier_svc::start(notifier, chassis).await.context("notifier")?.address;
