@@ -5,7 +5,7 @@ use std::net::IpAddr;
 
 use axum::{
     Json,
-    extract::{FromRequest, FromRequestParts, OriginalUri, Path, Request, State, rejection::PathRejection},
+    extract::{FromRequest, FromRequestParts, Path, Request, State, rejection::PathRejection},
     response::{IntoResponse as _, Response},
 };
 use bytes::Bytes;
@@ -175,10 +175,9 @@ pub(crate) struct Webhook {
     target: String,
 }
 
-/// As the sender asked for it, whatever the router cut off.
+/// Path and query.
 fn asked_for(request: &Request) -> String {
-    let uri = request.extensions().get::<OriginalUri>().map_or(request.uri(), |original| &original.0);
-    uri.path_and_query().map(ToString::to_string).unwrap_or_default()
+    request.uri().path_and_query().map(ToString::to_string).unwrap_or_default()
 }
 
 impl FromRequest<Gateway> for Webhook {
