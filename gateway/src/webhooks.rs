@@ -175,10 +175,9 @@ pub(crate) struct Webhook {
     target: String,
 }
 
-/// As the sender asked for it, whatever the router cut off.
+/// Path and query.
 fn asked_for(request: &Request) -> String {
-    let uri = request.uri();
-    uri.path_and_query().map(ToString::to_string).unwrap_or_default()
+    request.uri().path_and_query().map(ToString::to_string).unwrap_or_default()
 }
 
 impl FromRequest<Gateway> for Webhook {
