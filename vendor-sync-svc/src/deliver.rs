@@ -57,7 +57,7 @@ impl Handler for Deliver {
             self.configuration.take(&event).await?;
         }
         let mut endpoints = if webhooks.is_some() { self.book.find(&event) } else { Vec::new() };
-        let mut told = self.offers.of(&event, &kinds, way(&event, replayed)).await?;
+        let mut told = self.offers.of(&event, &kinds, way(&event, replayed), redelivered || replayed).await?;
         if replayed {
             let known = self.known(&event).await?;
             self.reopen(&event, &endpoints, &told, &known).await?;

@@ -355,7 +355,7 @@ async fn what_was_written_comes_back_as_a_row_and_is_known_as_our_own() {
             event.id = id.to_owned();
             let said = read(&event).expect("about a wedding");
             let databases = [world.integration.id.clone()];
-            resolver.observe(&event, &said, &databases).await.expect("it is observed").expect("it is known")
+            resolver.observe(&event, &said, &databases, false).await.expect("it is observed").expect("it is known")
         };
         assert!(!observe(&json!({}), &before, "e0").await.is_echo);
         let wanted = json!({

@@ -28,11 +28,20 @@ impl Resolver {
     /// Merges what `event` says of a record. `databases` are the integrations that write to WedSync's own database. None
     /// for an event of an integration that may not see the record, and for a record that nothing is known of.
     ///
+    /// With `again`, the event may have been merged before and nobody told: that the database's links know it says nothing
+    /// then. Who has it finds so at the attempt.
+    ///
     /// # Errors
     /// `Error::Unavailable` while the store is away.
-    pub(crate) async fn observe(&self, event: &Event, said: &Said, databases: &[String]) -> Result<Option<Seen>> {
+    pub(crate) async fn observe(
+        &self,
+        event: &Event,
+        said: &Said,
+        databases: &[String],
+        again: bool,
+    ) -> Result<Option<Seen>> {
         let mut taking = self.begin_at_once(&event.organization).await?;
-        let seen = taking.observe(event, said, databases).await?;
+        let seen = taking.observe(event, said, databases, again).await?;
         if seen.is_some() {
             taking.tx.commit().await?;
         }
@@ -42,7 +51,13 @@ impl Resolver {
 }
 
 impl Taking {
-    async fn observe(&mut self, event: &Event, said: &Said, databases: &[String]) -> Result<Option<Seen>> {
+    async fn observe(
+        &mut self,
+        event: &Event,
+        said: &Said,
+        databases: &[String],
+        again: bool,
+    ) -> Result<Option<Seen>> {
         let (records, suppliers) = (self.resolver.records.clone(), event.suppliers().collect::<Vec<_>>());
         let known = records.get_in(&mut self.tx, &said.key).await?;
         let foreign = origin(event).is_some() && known.is_some();
@@ -56,10 +71,13 @@ impl Taking {
         };
         let own = if said.is_row { self.own(event, said, databases).await? } else { BTreeSet::new() };
         let update = without(update, &own, known.as_ref(), &said.rest);
-        let is_echo = !own.is_empty() && update.fields.is_empty() && !update.deleted;
+        let is_echo = !again && !own.is_empty() && update.fields.is_empty() && !update.deleted;
         let mut changed: BTreeSet<String> = update.fields.keys().cloned().collect();
         let applied = records.apply_in(&mut self.tx, &said.key, &update).await?;
         Sight::set_in(&mut self.tx, &said.key, &suppliers).await?;
+        if again {
+            changed.extend(said.changed.iter().cloned());
+        }
         changed.extend(applied.changes.into_iter().map(|change| change.field));
         Ok(Some(Seen { record: applied.record, changed: changed.into_iter().collect(), is_echo }))
     }

@@ -29,11 +29,12 @@ pub(crate) struct Offers {
 }
 
 impl Offers {
-    /// What integrations of these kinds are told of `event`. Its record is up to date when this returns.
+    /// What integrations of these kinds are told of `event`. Its record is up to date when this returns. With `again`, the
+    /// event may have come before.
     ///
     /// # Errors
     /// `Error::Unavailable` while the store is away: the event must come again.
-    pub(crate) async fn of(&self, event: &Event, kinds: &Kinds, way: &str) -> Result<Vec<Offer>> {
+    pub(crate) async fn of(&self, event: &Event, kinds: &Kinds, way: &str, again: bool) -> Result<Vec<Offer>> {
         let accounts = self.accounts.all_of(&event.organization);
         if accounts.is_empty() {
             return Ok(Vec::new());
@@ -41,7 +42,7 @@ impl Offers {
         let letter = match read(event) {
             Some(said) => {
                 let databases = databases(&accounts);
-                let Some(seen) = self.resolver.observe(event, &said, &databases).await? else { return Ok(Vec::new()) };
+                let Some(seen) = self.resolver.observe(event, &said, &databases, again).await? else { return Ok(Vec::new()) };
                 if seen.is_echo {
                     return Ok(Vec::new());
                 }

@@ -1,0 +1,60 @@
+//! Events that come again, and those that nothing can be made of: nobody misses a change, and nothing stands still.
+
+use proto::router::v1 as wire;
+use serde_json::json;
+
+use super::*;
+use crate::rpc::wire::event as read;
+
+/// As the router hands it out to all that want it.
+fn consumed(event: wire::Event) -> wire::ConsumedEvent {
+    let kinds = ["photography_crm", "database", "configuration"];
+    let destinations = kinds.map(|kind| {
+        let kind = wire::destination::Kind::Integration(wire::Integration { kind: kind.to_owned() });
+        wire::Destination { kind: Some(kind), ..wire::Destination::default() }
+    });
+    let plan = wire::Plan { destinations: destinations.to_vec(), priority: 3, ..wire::Plan::default() };
+    wire::ConsumedEvent { event: Some(event), plan: Some(plan), ..wire::ConsumedEvent::default() }
+}
+
+impl World {
+    async fn takes(&self, consumed: wire::ConsumedEvent) {
+        self.deliver.take(consumed).await.expect("it is taken").await.expect("it is durable");
+    }
+
+    /// An integration that writes to WedSync's own database, waiting to be connected.
+    async fn database(&self) -> Integration {
+        let settings = Settings {
+            connector: "database".to_owned(),
+            vendor: "database".to_owned(),
+            parameters: BTreeMap::new(),
+            ..settings(Kind::Connector)
+        };
+        let integrations = &self.engine.accounts.integrations;
+        let integration = integrations.create(acme(), settings, &Secret::from(SECRET.to_owned())).await.expect("made");
+        self.engine.accounts.refresh(&acme(), &integration.id).await.expect("known");
+        integration
+    }
+}
+
+#[tokio::test]
+async fn a_change_that_was_merged_before_the_process_died_is_offered_when_it_comes_again() {
+    in_a_world(async |world: World| {
+        let peer = Peer::start().await;
+        let integration = world.account(&peer, "").await;
+        world.database().await;
+        let change = changed(1, "w1", guests(80, 90), &[]);
+        let kinds = [("photography_crm".to_owned(), crate::event::Priority::Normal)].into();
+        let event = read(change.clone()).expect("an event");
+        let lost = world.engine.offers.of(&event, &kinds, "realtime", false).await.expect("they are made");
+        assert_eq!(lost.len(), 1, "the process dies with them");
+        world.takes(wire::ConsumedEvent { redelivered: true, ..consumed(change.clone()) }).await;
+        world.settled(&integration, 1).await;
+        assert_eq!(peer.asked().len(), 1);
+        // A replay is offered too, and ends where the vendor has it.
+        world.takes(wire::ConsumedEvent { replayed: true, ..consumed(change) }).await;
+        let records = world.settled(&integration, 1).await;
+        assert_eq!((records[0].state, peer.asked().len()), (Stage::Delivered as i64, 1));
+    })
+    .await;
+}
