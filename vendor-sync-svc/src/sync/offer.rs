@@ -5,7 +5,11 @@
 
 use std::{collections::BTreeMap, sync::Arc};
 
-use chassis::{error::Result, id, lane::Offer};
+use chassis::{
+    error::{Error, Result},
+    id,
+    lane::Offer,
+};
 use serde_json::Value;
 
 use super::{
@@ -42,11 +46,16 @@ impl Offers {
         let letter = match read(event) {
             Some(said) => {
                 let databases = databases(&accounts);
-                let Some(seen) = self.resolver.observe(event, &said, &databases, again).await? else { return Ok(Vec::new()) };
-                if seen.is_echo {
-                    return Ok(Vec::new());
+                match self.resolver.observe(event, &said, &databases, again).await {
+                    Ok(Some(seen)) if !seen.is_echo => of_record(event, &said, &seen),
+                    Ok(_) => return Ok(Vec::new()),
+                    // It would come again for ever, and hold back everybody's. What it asks for itself is done all the same.
+                    Err(error @ Error::Invalid { .. }) => {
+                        tracing::warn!(%error, "an event says more of a record than there is room for; it is told without");
+                        of_event(event)
+                    }
+                    Err(error) => return Err(error),
                 }
-                of_record(event, &said, &seen)
             }
             None => of_event(event),
         };

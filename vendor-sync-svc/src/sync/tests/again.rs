@@ -1,7 +1,7 @@
 //! Events that come again, and those that nothing can be made of: nobody misses a change, and nothing stands still.
 
 use proto::router::v1 as wire;
-use serde_json::json;
+use serde_json::{Map, json};
 
 use super::*;
 use crate::rpc::wire::event as read;
@@ -55,6 +55,41 @@ async fn a_change_that_was_merged_before_the_process_died_is_offered_when_it_com
         world.takes(wire::ConsumedEvent { replayed: true, ..consumed(change) }).await;
         let records = world.settled(&integration, 1).await;
         assert_eq!((records[0].state, peer.asked().len()), (Stage::Delivered as i64, 1));
+    })
+    .await;
+}
+
+#[tokio::test]
+async fn an_event_that_no_record_has_room_for_holds_nobody_back() {
+    in_a_world(async |world: World| {
+        let peer = Peer::start().await;
+        let integration = world.account(&peer, "").await;
+        let huge = (json!({"venue_name": "Barn"}), json!({"venue_name": "B".repeat(70 << 10)}));
+        world.takes(consumed(changed(1, "w1", huge, &[]))).await;
+        let wide = (0..200).map(|number| (format!("field_{number}"), json!(1))).collect();
+        for (number, half) in [(2, "a"), (3, "b")] {
+            let named: serde_json::Map<String, Value> =
+                Map::clone(&wide).into_iter().take(100).map(|(name, value)| (format!("{half}_{name}"), value)).collect();
+            world.takes(consumed(changed(number, "w2", (json!({}), Value::Object(named)), &[]))).await;
+        }
+        world.takes(consumed(changed(4, "w3", guests(80, 90), &[]))).await;
+        world.settled(&integration, 4).await;
+        assert!(peer.asked().iter().any(|(_, body)| body["reference"] == json!("w3")));
+        let key = RecordKey::new(acme(), RecordKind::Wedding, "w1").expect("well-formed");
+        assert!(world.engine.resolver.records.get(&key).await.expect("it is read").is_none());
+    })
+    .await;
+}
+
+#[tokio::test]
+async fn a_configuration_row_that_no_store_takes_holds_nobody_back() {
+    in_a_world(async |world: World| {
+        let row = json!({"id": "\u{0}", "provider": "shop\u{0}", "is_active": true}).to_string();
+        let mut event = changed(1, "w1", guests(80, 90), &[]);
+        let Some(wire::event::Payload::Change(change)) = &mut event.payload else { panic!("a change") };
+        (change.table, change.new_record) = ("supplier_integrations".to_owned(), Bytes::from(row));
+        event.r#type = "supplier_integrations.update".to_owned();
+        world.takes(consumed(event)).await;
     })
     .await;
 }
