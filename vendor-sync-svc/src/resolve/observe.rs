@@ -20,6 +20,8 @@ use crate::{
 pub(crate) struct Seen {
     pub(crate) record: Record,
     pub(crate) changed: Vec<String>,
+    /// Who else than the event says may know: a change that we merged is told to all whose record it is.
+    pub(crate) suppliers: Vec<String>,
     /// All that it says is what we wrote there.
     pub(crate) is_echo: bool,
 }
@@ -66,20 +68,32 @@ impl Taking {
         }
         let Some(update) = said.update.clone() else {
             let Some(record) = known else { return Ok(None) };
-            Sight::set_in(&mut self.tx, &said.key, &suppliers).await?;
-            return Ok(Some(Seen { record, changed: said.changed.clone(), is_echo: false }));
+            let suppliers = Sight::of_in(&mut self.tx, &said.key).await?;
+            return Ok(Some(Seen { record, changed: said.changed.clone(), suppliers, is_echo: false }));
         };
         let own = if said.is_row { self.own(event, said, databases).await? } else { BTreeSet::new() };
         let update = without(update, &own, known.as_ref(), &said.rest);
         let is_echo = !again && !own.is_empty() && update.fields.is_empty() && !update.deleted;
         let mut changed: BTreeSet<String> = update.fields.keys().cloned().collect();
         let applied = records.apply_in(&mut self.tx, &said.key, &update).await?;
-        Sight::set_in(&mut self.tx, &said.key, &suppliers).await?;
+        self.show(said, &suppliers).await?;
         if again {
             changed.extend(said.changed.iter().cloned());
         }
         changed.extend(applied.changes.into_iter().map(|change| change.field));
-        Ok(Some(Seen { record: applied.record, changed: changed.into_iter().collect(), is_echo }))
+        let (changed, suppliers) = (changed.into_iter().collect(), Vec::new());
+        Ok(Some(Seen { record: applied.record, changed, suppliers, is_echo }))
+    }
+
+    /// A row's event names everybody whose record it is; another only some of them.
+    async fn show(&mut self, said: &Said, suppliers: &[&str]) -> Result<()> {
+        if said.is_row {
+            return Sight::set_in(&mut self.tx, &said.key, suppliers).await;
+        }
+        for supplier in suppliers {
+            Sight::add_in(&mut self.tx, &said.key, supplier).await?;
+        }
+        Ok(())
     }
 
     /// The columns of a row that are what we wrote there, or known to be so there. What the row has is what its database's links have.

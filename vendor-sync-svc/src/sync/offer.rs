@@ -43,11 +43,15 @@ impl Offers {
         if accounts.is_empty() {
             return Ok(Vec::new());
         }
+        let mut suppliers: Vec<String> = event.suppliers().map(str::to_owned).collect();
         let letter = match read(event) {
             Some(said) => {
                 let databases = databases(&accounts);
                 match self.resolver.observe(event, &said, &databases, again).await {
-                    Ok(Some(seen)) if !seen.is_echo => of_record(event, &said, &seen),
+                    Ok(Some(seen)) if !seen.is_echo => {
+                        suppliers.extend_from_slice(&seen.suppliers);
+                        of_record(event, &said, &seen)
+                    }
                     Ok(_) => return Ok(Vec::new()),
                     // It would come again for ever, and hold back everybody's. What it asks for itself is done all the same.
                     Err(error @ Error::Invalid { .. }) => {
@@ -59,7 +63,7 @@ impl Offers {
             }
             None => of_event(event),
         };
-        let told = accounts.iter().filter(|account| is_for(account, event));
+        let told = accounts.iter().filter(|account| is_for(account, event, &suppliers));
         let offers = told.filter_map(|account| {
             let priority = kinds.get(account.connector.kind())?;
             Some(letter.offer(&account.integration.id, *priority as i64, way))
@@ -73,7 +77,7 @@ fn databases(accounts: &[Arc<Account>]) -> Vec<String> {
     databases.map(|account| account.integration.id.clone()).collect()
 }
 
-fn is_for(account: &Account, event: &Event) -> bool {
+fn is_for(account: &Account, event: &Event, suppliers: &[String]) -> bool {
     let integration = &account.integration;
     let supplier = integration.settings.supplier_id.as_str();
     let is_row = matches!(event.payload, Payload::Change { .. }) && account.connector.kind() == DATABASE;
@@ -81,7 +85,7 @@ fn is_for(account: &Account, event: &Event) -> bool {
         && !is_row
         && origin(event) != Some(&integration.id)
         && !event.names(&integration.id)
-        && (supplier.is_empty() || event.suppliers().any(|other| other == supplier))
+        && (supplier.is_empty() || suppliers.iter().any(|other| other == supplier))
 }
 
 /// What stands of the record, and what of it changed.

@@ -93,3 +93,28 @@ async fn a_configuration_row_that_no_store_takes_holds_nobody_back() {
     })
     .await;
 }
+
+#[tokio::test]
+async fn what_one_suppliers_vendor_changes_reaches_the_others_and_takes_nobodys_sight() {
+    in_a_world(async |world: World| {
+        let (one, two, other) = (Peer::start().await, Peer::start().await, Peer::start().await);
+        let (a, b) = (world.account(&one, "s1").await, world.account(&two, "s2").await);
+        let foreign = world.account(&other, "s3").await;
+        world.handle(changed(1, "w1", guests(80, 90), &["s1", "s2"])).await;
+        world.settled(&a, 1).await;
+        world.settled(&b, 1).await;
+        for (number, guests) in [(2, 120), (3, 130)] {
+            let said = json!({"id": "job-1", "version": number.to_string() + "0", "guests": guests, "date": null});
+            assert!(matches!(world.says(&a, &said).await, Answer::Accepted { .. }));
+            assert_eq!(world.pass_on().await, 1);
+            world.settled(&b, number).await;
+            assert_eq!(two.asked().last().expect("asked").1["guests"], json!(guests));
+        }
+        assert_eq!((one.asked().len(), world.deliveries(&foreign).await.len()), (1, 0));
+        // Who left the wedding hears no more of it.
+        world.handle(changed(4, "w1", guests(130, 140), &["s1"])).await;
+        world.settled(&a, 2).await;
+        assert_eq!(world.deliveries(&b).await.len(), 3);
+    })
+    .await;
+}
