@@ -38,6 +38,7 @@ use crate::{
     outbox::Outbox,
     record::{Links, Records},
     resolve::Resolver,
+    router::Router,
 };
 
 /// The engine's parts, as the service's other parts need them.
@@ -102,8 +103,10 @@ impl Engine {
         Ok(Self { accounts, resolver, offers, polls, known, rereads, dispatcher, credentials, caller })
     }
 
-    /// What runs by itself, until the process stops.
-    pub(crate) fn start(&self, changed: broadcast::Receiver<Changed>, tasks: &Tasks) {
+    /// What runs by itself, until the process stops. What waits to be told is told from now on, since the lanes are open: a
+    /// letter to one that isn't is dropped.
+    pub(crate) fn start(&self, changed: broadcast::Receiver<Changed>, router: Router, tasks: &Tasks) {
+        tasks.spawn("outbox", self.resolver.outbox.clone().run(router, tasks.clone()));
         tasks.spawn("sync.accounts", self.accounts.clone().follow(changed, tasks.clone()));
         tasks.spawn("sync.purge", self.known.clone().purge_at_times(tasks.clone()));
         tasks.spawn("sync.poll", self.polls.clone().run(tasks.clone()));

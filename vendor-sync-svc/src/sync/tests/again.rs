@@ -4,7 +4,7 @@ use proto::router::v1 as wire;
 use serde_json::{Map, json};
 
 use super::*;
-use crate::rpc::wire::event as read;
+use crate::{rpc::wire::event as read, sync::letter::Letter};
 
 /// As the router hands it out to all that want it.
 fn consumed(event: wire::Event) -> wire::ConsumedEvent {
@@ -115,6 +115,33 @@ async fn what_one_suppliers_vendor_changes_reaches_the_others_and_takes_nobodys_
         world.handle(changed(4, "w1", guests(130, 140), &["s1"])).await;
         world.settled(&a, 2).await;
         assert_eq!(world.deliveries(&b).await.len(), 3);
+    })
+    .await;
+}
+
+#[tokio::test]
+async fn a_letter_that_waits_when_the_process_stops_is_carried_by_the_next() {
+    in_a_world(async |world: World| {
+        let (peer, chassis) = (Peer::start().await, Chassis::for_test());
+        let integration = world.account(&peer, "").await;
+        let (resolver, fields) = (&world.engine.resolver, json!({"guest_count": 90}).to_string());
+        let letter = Letter {
+            event_id: "correction:1".to_owned(),
+            event_type: "wedding.corrected".to_owned(),
+            kind: "wedding".to_owned(),
+            record_id: "w1".to_owned(),
+            fields,
+            ..Letter::default()
+        };
+        let key = resolver.keys.of(&acme()).await.expect("a key");
+        let mut tx = world.store.begin().await.expect("it begins");
+        resolver.outbox.put_letter_in(&mut tx, &key, &integration, &letter).await.expect("it is put");
+        tx.commit().await.expect("it is committed");
+        let (_, to_router) = inbound::tests::Router::serve(&chassis).await;
+        let next = alone(&world.store).await;
+        next.start(broadcast::Sender::new(1).subscribe(), crate::router::Router::new(&to_router), &chassis.tasks);
+        let records = world.settled(&integration, 1).await;
+        assert_eq!((records[0].state, peer.asked().len()), (Stage::Delivered as i64, 1));
     })
     .await;
 }
