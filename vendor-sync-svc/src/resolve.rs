@@ -40,6 +40,7 @@ use crate::{
     integration::Integration,
     outbox::Outbox,
     record::{Applied, Change, Link, Links, RecordKind, Records, Source, Update, value},
+    sync::making::Making,
 };
 
 /// Items of one transaction.
@@ -118,6 +119,7 @@ pub(crate) struct Resolver {
     pub(crate) records: Records,
     pub(crate) links: Links,
     pub(crate) outbox: Outbox,
+    pub(crate) making: Making,
     turns: Arc<Turns>,
 }
 
@@ -158,7 +160,7 @@ impl Resolver {
         links: Links,
         outbox: Outbox,
     ) -> Self {
-        Self { store, keys, clock, records, links, outbox, turns: Arc::default() }
+        Self { store, keys, clock, records, links, outbox, making: Making::default(), turns: Arc::default() }
     }
 
     /// Takes at most [`MOST_ITEMS`] in one transaction; what came of each, in their order.
@@ -170,7 +172,10 @@ impl Resolver {
         loop {
             match self.try_take(integration, &incoming).await {
                 // Somebody who takes no turns changed the same: a person who decides, or a vendor's answer to us.
-                Err(Error::Aborted(_) | Error::AlreadyExists(_)) if tries < TRIES => tries += 1,
+                Err(Error::Aborted(_) | Error::AlreadyExists(_)) if tries < TRIES => {
+                    tries += 1;
+                    self.making.ended(&integration.id).await;
+                }
                 other => return other,
             }
         }
@@ -244,6 +249,9 @@ impl Taking {
         let found = self.find(integration, incoming).await?;
         if found.is_new && incoming.deleted {
             return Ok(Resolved::Unchanged);
+        }
+        if found.is_new && self.resolver.making.is_any(&integration.id, incoming.kind) {
+            return Err(Error::Aborted("it may be what is being made there: it is known soon".to_owned()));
         }
         let news = self.news(integration, incoming, &found).await?;
         if let (Some(link), false, true) = (&found.link, incoming.deleted, news.fields.is_empty()) {

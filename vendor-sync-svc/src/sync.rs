@@ -10,6 +10,7 @@ pub(crate) mod carry;
 pub(crate) mod courier;
 pub(crate) mod known;
 pub(crate) mod letter;
+pub(crate) mod making;
 pub(crate) mod offer;
 pub(crate) mod poll;
 pub(crate) mod read;
@@ -88,8 +89,8 @@ impl Engine {
         let records = Records::new(store.clone(), keys.clone(), clock.clone());
         let links = Links::new(store.clone(), keys.clone());
         let resolver =
-            Resolver::new(store.clone(), keys.clone(), clock.clone(), records.clone(), links.clone(), outbox);
-        let known = Known { store: store.clone(), keys, clock: clock.clone(), links };
+            Resolver::new(store.clone(), keys, clock.clone(), records.clone(), links, outbox);
+        let known = Known::over(&resolver);
         let accounts = Accounts::new(integrations, catalogue, connections, dispatcher.clone());
         let database = Database::new(credentials.clone(), outbound);
         let carrier =

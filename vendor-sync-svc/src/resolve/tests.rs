@@ -61,8 +61,8 @@ impl World {
         let records = Records::new(store.clone(), keys.clone(), time.clone());
         let links = Links::new(store.clone(), keys.clone());
         let outbox = Outbox::new(store.clone(), keys.clone(), dispatcher, time.clone());
-        let known = Known { store: store.clone(), keys: keys.clone(), clock: time.clone(), links: links.clone() };
-        Self { resolver: Resolver::new(store, keys, time, records, links, outbox), known, clock }
+        let resolver = Resolver::new(store, keys, time, records, links, outbox);
+        Self { known: Known::over(&resolver), resolver, clock }
     }
 
     async fn take(&self, integration: &Integration, incoming: Incoming) -> Resolved {
@@ -90,7 +90,8 @@ impl World {
             external_version: version.to_owned(),
             handed_over: false,
         };
-        self.known.written(integration, &key, &fields, &fields, &reply).await.expect("it is noted");
+        self.known.intends(integration, &key, &fields).await.expect("it is noted");
+        self.known.written(integration, &key, &fields, &reply).await.expect("it is noted");
     }
 }
 

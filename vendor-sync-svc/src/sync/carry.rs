@@ -7,6 +7,7 @@
 use std::collections::BTreeMap;
 
 use chassis::{error::Error, fail, lane::Delivery};
+use jiff::Timestamp;
 use serde_json::{Map, Value, json};
 
 use super::{
@@ -17,6 +18,7 @@ use super::{
 use crate::{
     connector::{CallError, Class, EventRule, RecordSpec, Reply, call::Caller},
     database::{Database, Row, Written},
+    integration::Integration,
     record::{Link, Record, RecordKey, RecordKind, Records},
     resolve::{Incoming, Origin, Resolver},
 };
@@ -45,6 +47,8 @@ pub(crate) struct Carrier {
     pub(crate) resolver: Resolver,
     pub(crate) database: Database,
 }
+
+type Fields = BTreeMap<String, Value>;
 
 /// One letter with what it is about.
 struct Case<'a> {
@@ -100,7 +104,7 @@ impl Carrier {
         let now = record.as_ref().map(Record::values).unwrap_or_default();
         let allowed = fields.keys().chain(&case.letter.changed).cloned().collect();
         known::keep_current(&mut fields, &base, &now, &case.letter.changed, &allowed);
-        let mut news = known::news(&fields, &base);
+        let news = known::news(&fields, &base);
         if news.is_empty() {
             return Ok(Carried::Known);
         }
@@ -108,10 +112,14 @@ impl Carrier {
         let times = record.iter().flat_map(|record| changed.iter().filter_map(|name| record.fields.get(name)));
         let at = times.map(|field| field.at).max().unwrap_or_else(|| self.known.now());
         let row = Row { key: &key, fields: &fields, changed: &changed, base: &base, at };
-        match self.database.write(integration, &row).await? {
-            Written::Updated | Written::Inserted => {}
+        let noted = self.known.intends(integration, &key, &news).await.map_err(ours)?;
+        let written = self.database.write(integration, &row).await;
+        if !matches!(written, Ok(Written::Updated | Written::Inserted)) && !written.as_ref().is_err_and(may_have_arrived) {
             // Nothing will come back.
-            Written::Unchanged => news.clear(),
+            self.withdraw(integration, &key, &news, noted).await;
+        }
+        match written? {
+            Written::Updated | Written::Inserted | Written::Unchanged => {}
             Written::Newer => {
                 return Ok(Carried::NotWanted("the row was changed since; that comes by itself".to_owned()));
             }
@@ -119,7 +127,7 @@ impl Carrier {
         }
         fail::point("sync.answered");
         let reply = Reply { external_id: key.id.clone(), ..Reply::nothing() };
-        self.known.written(integration, &key, &fields, &news, &reply).await.map_err(ours)?;
+        self.known.written(integration, &key, &fields, &reply).await.map_err(ours)?;
         Ok(Carried::Applied)
     }
 
@@ -269,15 +277,17 @@ impl Carrier {
         let Some(create) = spec.create.as_ref().or(spec.update.as_ref()) else {
             return Ok(Carried::NotWanted("the vendor takes no new ones".to_owned()));
         };
-        match self.call(case, create, wanted, None).await {
-            Ok(reply) => self.remember(case, wanted, &reply).await,
+        let making = self.resolver.making.begin(&case.account.integration.id, wanted.key.kind);
+        let put = self.put(case, create, wanted, None).await;
+        drop(making);
+        match put {
             Err(error) if error.class == Class::Duplicate && spec.update.is_some() => {
                 // It has another like it: that one is meant, if it can be found.
                 let Some(found) = self.find(case, wanted).await? else { return Err(error) };
                 self.adopt(case, wanted, &found).await?;
                 if wanted.news.is_empty() { Ok(Carried::Known) } else { self.update(case, wanted).await }
             }
-            Err(error) => Err(error),
+            other => other,
         }
     }
 
@@ -289,8 +299,35 @@ impl Carrier {
             Some(read) if wanted.spec.reads_before_update() => Some(self.read(case, read, wanted).await?),
             _ => None,
         };
-        let reply = self.call(case, update, wanted, current.as_ref()).await?;
-        self.remember(case, wanted, &reply).await
+        self.put(case, update, wanted, current.as_ref()).await
+    }
+
+    /// Has the vendor take it. Our own words are noted before: they may come back before the answer does.
+    async fn put(
+        &self,
+        case: &Case<'_>,
+        operation: &str,
+        wanted: &Wanted<'_>,
+        current: Option<&Value>,
+    ) -> Result<Carried, CallError> {
+        let (integration, key, news) = (&case.account.integration, &wanted.key, &wanted.news);
+        let noted = self.known.intends(integration, key, news).await.map_err(ours)?;
+        match self.call(case, operation, wanted, current).await {
+            Ok(reply) => self.remember(case, wanted, &reply).await,
+            Err(error) => {
+                if !may_have_arrived(&error) {
+                    self.withdraw(integration, key, news, noted).await;
+                }
+                Err(error)
+            }
+        }
+    }
+
+    /// What stays noted though it was refused excuses one return too many: no reason to fail.
+    async fn withdraw(&self, integration: &Integration, key: &RecordKey, news: &Fields, noted: Timestamp) {
+        if let Err(error) = self.known.withdraw(integration, key, news, noted).await {
+            tracing::warn!(%error, integration.id, "what a vendor refused stays noted as written");
+        }
     }
 
     /// The vendor's resource, if it is the version that we know; else it must be merged first.
@@ -345,7 +382,7 @@ impl Carrier {
     async fn remember(&self, case: &Case<'_>, wanted: &Wanted<'_>, reply: &Reply) -> Result<Carried, CallError> {
         fail::point("sync.answered");
         let integration = &case.account.integration;
-        self.known.written(integration, &wanted.key, &wanted.fields, &wanted.news, reply).await.map_err(ours)?;
+        self.known.written(integration, &wanted.key, &wanted.fields, reply).await.map_err(ours)?;
         Ok(if reply.handed_over { Carried::HandedOver } else { Carried::Applied })
     }
 
@@ -397,6 +434,11 @@ impl Carrier {
             },
         }))
     }
+}
+
+/// Whether the vendor may have taken it all the same.
+fn may_have_arrived(error: &CallError) -> bool {
+    matches!(error.class, Class::Retry | Class::Unknown)
 }
 
 /// What our own store has against it passes.

@@ -1,7 +1,7 @@
 //! What vendors are known to have: links, brought up to date with each answer, and event operations that were done.
 //!
-//! Invariant: the link, its synced fields and the note of our own write are one transaction, committed before the attempt
-//! counts.
+//! Invariant: our own write is noted before the vendor is asked, since it may come back before the answer does; the link
+//! and its synced fields are committed before the attempt counts.
 
 use std::{
     collections::{BTreeMap, BTreeSet},
@@ -16,7 +16,10 @@ use crate::{
     connector::Reply,
     integration::Integration,
     record::{Link, Links, RecordKey},
-    resolve::echo::{OwnWrites, equal},
+    resolve::{
+        Resolver,
+        echo::{OwnWrites, equal},
+    },
 };
 
 const PURGE_EVERY: Duration = Duration::from_secs(3600);
@@ -32,6 +35,12 @@ pub(crate) struct Known {
 }
 
 impl Known {
+    /// Over the store of `resolver`.
+    pub(crate) fn over(resolver: &Resolver) -> Self {
+        let Resolver { store, keys, clock, links, .. } = resolver.clone();
+        Self { store, keys, clock, links }
+    }
+
     pub(crate) fn now(&self) -> Timestamp {
         self.clock.now()
     }
@@ -60,16 +69,45 @@ impl Known {
         Ok(link)
     }
 
-    /// The vendor took `fields`, of which `news` were new to it.
+    /// The vendor is about to be told `news`; when that was noted.
+    pub(crate) async fn intends(
+        &self,
+        integration: &Integration,
+        key: &RecordKey,
+        news: &BTreeMap<String, Value>,
+    ) -> Result<Timestamp> {
+        let (now, data_key) = (self.now(), self.keys.of(&key.organization).await?);
+        let own = OwnWrites { key: &data_key, integration: &integration.id, record: key, word: "" };
+        let mut tx = self.store.begin().await?;
+        own.note_in(&mut tx, news, now).await?;
+        tx.commit().await?;
+        Ok(now)
+    }
+
+    /// It took nothing of what was noted `at` this time.
+    pub(crate) async fn withdraw(
+        &self,
+        integration: &Integration,
+        key: &RecordKey,
+        news: &BTreeMap<String, Value>,
+        at: Timestamp,
+    ) -> Result<()> {
+        let data_key = self.keys.of(&key.organization).await?;
+        let own = OwnWrites { key: &data_key, integration: &integration.id, record: key, word: "" };
+        let mut tx = self.store.begin().await?;
+        own.withdraw_in(&mut tx, news, at).await?;
+        tx.commit().await
+    }
+
+    /// The vendor took `fields`.
     pub(crate) async fn written(
         &self,
         integration: &Integration,
         key: &RecordKey,
         fields: &BTreeMap<String, Value>,
-        news: &BTreeMap<String, Value>,
         reply: &Reply,
     ) -> Result<()> {
-        let (now, data_key) = (self.now(), self.keys.of(&key.organization).await?);
+        let now = self.now();
         let mut tx = self.store.begin().await?;
         // As it is now: what came in since the attempt began is not forgotten.
         let known = self.links.by_record_in(&mut tx, &key.organization, &integration.id, key.kind, &key.id).await?;
@@ -85,8 +123,6 @@ impl Known {
         link.synced_at = now;
         link.handed_over = reply.handed_over;
         self.links.put_in(&mut tx, &link).await?;
-        let own = OwnWrites { key: &data_key, integration: &integration.id, record: key, word: "" };
-        own.note_in(&mut tx, news, now).await?;
         tx.commit().await
     }
 

@@ -1,6 +1,7 @@
 //! The engine from an event to a vendor on loopback and back, on each engine of the store.
 
 mod again;
+mod own;
 
 use std::{
     collections::BTreeMap,
