@@ -4,11 +4,13 @@
 //! looked for before it is made, read before it is replaced, and merged anew where the vendor has another version. What the
 //! vendor then has is committed before the letter counts as delivered.
 
-use std::collections::BTreeMap;
+mod scope;
+
+use std::{collections::BTreeMap, time::Duration};
 
 use chassis::{error::Error, fail, lane::Delivery};
 use jiff::Timestamp;
-use serde_json::{Map, Value, json};
+use serde_json::Value;
 
 use super::{
     account::{Account, is_sql},
@@ -16,15 +18,17 @@ use super::{
     letter::Letter,
 };
 use crate::{
-    connector::{CallError, Class, EventRule, RecordSpec, Reply, call::Caller},
+    connector::{CallError, Class, RecordSpec, Reply, call::Caller},
     database::{Database, Row, Written},
     integration::Integration,
-    record::{Link, Record, RecordKey, RecordKind, Records},
+    record::{Link, Record, RecordKey, Records},
     resolve::{Incoming, Origin, Resolver},
 };
 
 /// How often a record is merged anew in one attempt.
 const MERGES: usize = 3;
+/// After each try to note what a vendor did.
+const NOTE_WAITS: [Duration; 7] = [100, 200, 400, 800, 1_600, 3_200, 6_400].map(Duration::from_millis);
 
 /// What came of a letter.
 #[derive(Clone, Debug, PartialEq, Eq)]
@@ -127,7 +131,7 @@ impl Carrier {
         }
         fail::point("sync.answered");
         let reply = Reply { external_id: key.id.clone(), ..Reply::nothing() };
-        self.known.written(integration, &key, &fields, &reply).await.map_err(ours)?;
+        self.noted(|| self.known.written(integration, &key, &fields, &reply)).await?;
         Ok(Carried::Applied)
     }
 
@@ -156,41 +160,12 @@ impl Carrier {
             if !done {
                 let reply = self.caller.call(integration, &rule.operation, &scope).await?;
                 fail::point("sync.answered");
-                self.known.done(integration, &case.letter.event_id, &rule.operation).await.map_err(ours)?;
+                let id = &case.letter.event_id;
+                self.noted(|| self.known.done(integration, id, &rule.operation)).await?;
                 carried = Some(if reply.handed_over { Carried::HandedOver } else { Carried::Applied });
             }
         }
         Ok(carried)
-    }
-
-    /// What a rule sees: the record that it wants, which need not be the one that the event is about, with its link. What the
-    /// event says is newer than what is known of that record, and fills what it hasn't.
-    async fn seen(&self, case: &Case<'_>, rule: &EventRule) -> Result<Value, CallError> {
-        let (letter, integration) = (case.letter, &case.account.integration);
-        let mut scope = self.scope(case, None).await?;
-        let id = match rule.record {
-            Some(kind) if kind.as_str() == letter.kind => &letter.record_id,
-            Some(RecordKind::Client) => &letter.couple_id,
-            Some(RecordKind::Wedding) => &letter.wedding_id,
-            Some(RecordKind::Booking) | None => return Ok(scope),
-        };
-        let key = rule.record.map(|kind| RecordKey::new(integration.organization.clone(), kind, id.clone()));
-        let Some(Ok(key)) = key else { return Ok(scope) };
-        let known = self.records.get(&key).await.map_err(ours)?;
-        let mut record = known.as_ref().map(Record::values).unwrap_or_default();
-        for (name, value) in letter.fields() {
-            if letter.changed.contains(&name) || !record.contains_key(&name) {
-                record.insert(name, value);
-            }
-        }
-        record.insert("id".to_owned(), json!(key.id));
-        scope["record"] = json!(record);
-        if let Some(link) = self.known.link(integration, &key).await.map_err(ours)? {
-            scope["link"] = json!({
-                "external_id": link.external_id, "external_version": link.external_version, "handed_over": link.handed_over,
-            });
-        }
-        Ok(scope)
     }
 
     async fn record(&self, case: &Case<'_>) -> Result<Carried, CallError> {
@@ -382,8 +357,22 @@ impl Carrier {
     async fn remember(&self, case: &Case<'_>, wanted: &Wanted<'_>, reply: &Reply) -> Result<Carried, CallError> {
         fail::point("sync.answered");
         let integration = &case.account.integration;
-        self.known.written(integration, &wanted.key, &wanted.fields, reply).await.map_err(ours)?;
+        self.noted(|| self.known.written(integration, &wanted.key, &wanted.fields, reply)).await?;
         Ok(if reply.handed_over { Carried::HandedOver } else { Carried::Applied })
+    }
+
+    /// Notes what a vendor did, though the store may be away for a moment: to be asked again, it might do it twice.
+    async fn noted<F: Future<Output = Result<(), Error>>>(&self, note: impl Fn() -> F) -> Result<(), CallError> {
+        for wait in NOTE_WAITS {
+            match note().await {
+                Ok(()) => return Ok(()),
+                Err(error @ Error::AlreadyExists(_)) => return Err(ours(error)),
+                Err(error) => tracing::error!(%error, "what a vendor did can't be noted yet; trying again"),
+            }
+            self.known.clock.sleep(wait).await;
+        }
+        let unknown = CallError::retry("the vendor has it, but our own store was away");
+        Err(CallError { class: Class::Unknown, ..unknown })
     }
 
     async fn call(
@@ -399,41 +388,6 @@ impl Carrier {
         }
         self.caller.call(&case.account.integration, operation, &scope).await
     }
-
-    /// What expressions see.
-    async fn scope(&self, case: &Case<'_>, wanted: Option<&Wanted<'_>>) -> Result<Value, CallError> {
-        let letter = case.letter;
-        let fields = wanted.map_or_else(
-            || letter.fields(),
-            |wanted| letter.fields().into_iter().chain(wanted.fields.clone()).collect(),
-        );
-        let mut record: Map<String, Value> = fields.into_iter().collect();
-        record.insert("id".to_owned(), json!(letter.record_id));
-        let link = wanted.and_then(|wanted| wanted.link.as_ref());
-        let given: Value = serde_json::from_str(&letter.content).unwrap_or_default();
-        Ok(json!({
-            "record": record,
-            "old": letter.old(),
-            "changed": letter.changed,
-            "given": given,
-            "link": link.map(|link| json!({
-                "external_id": link.external_id,
-                "external_version": link.external_version,
-                "handed_over": link.handed_over,
-            })),
-            "event": {
-                "id": letter.event_id,
-                "delivery_id": format!("msg_{}", letter.event_uid),
-                "type": letter.event_type,
-                "time": letter.time,
-                "source": letter.source,
-                "origin": case.delivery.origin,
-                "wedding_id": letter.wedding_id,
-                "couple_id": letter.couple_id,
-                "supplier_id": letter.supplier_id,
-            },
-        }))
-    }
 }
 
 /// Whether the vendor may have taken it all the same.
@@ -441,8 +395,11 @@ fn may_have_arrived(error: &CallError) -> bool {
     matches!(error.class, Class::Retry | Class::Unknown)
 }
 
-/// What our own store has against it passes.
+/// What our own store has against it passes, but for what another record has.
 fn ours(error: Error) -> CallError {
     tracing::warn!(error = format!("{error:?}"), "what a vendor has could not be read or noted");
-    CallError::retry("our own store is away")
+    match error {
+        Error::AlreadyExists(reason) => CallError::permanent(reason),
+        _ => CallError::retry("our own store is away"),
+    }
 }

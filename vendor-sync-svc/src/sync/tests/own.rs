@@ -108,3 +108,53 @@ async fn what_a_vendor_refuses_excuses_nothing_that_it_says_later() {
     })
     .await;
 }
+
+/// A connector that can't find what is there.
+fn blind() -> String {
+    CONNECTOR.replace("find = \"find_job\"\n", "").replace("idempotency = \"look_up\"\n", "")
+}
+
+#[tokio::test]
+async fn two_records_that_are_one_thing_there_are_a_dead_letter_and_no_endless_overwriting() {
+    in_a_world(async |world: World| {
+        let peer = Peer::start().await;
+        assert!(Catalogue::new(world.store.clone(), Clock::System).put(&acme(), &blind(), 1).await.is_ok(), "it parses");
+        let integration = world.account(&peer, "").await;
+        world.handle(changed(1, "w1", guests(80, 90), &[])).await;
+        world.settled(&integration, 1).await;
+        // The next that is made gets the same id.
+        peer.shop().jobs.clear();
+        world.handle(changed(2, "w2", guests(80, 90), &[])).await;
+        let records = world.settled(&integration, 2).await;
+        assert_eq!((records[0].state, peer.asked().len()), (Stage::Dead as i64, 2));
+        assert!(records[0].reason.contains("another record"), "{}", records[0].reason);
+    })
+    .await;
+}
+
+#[tokio::test]
+async fn what_a_vendor_made_while_our_store_was_away_is_not_made_twice() {
+    in_a_world(async |world: World| {
+        let slow = Slow::start().await;
+        assert!(Catalogue::new(world.store.clone(), Clock::System).put(&acme(), &blind(), 1).await.is_ok(), "it parses");
+        let integration = world.account(&slow.peer, "").await;
+        let rename = async |from: &str, to: &str| {
+            let text = format!("ALTER TABLE {from} RENAME TO {to}");
+            let renamed = with!(world.store.writer(), c => {
+                sqlx::query(sqlx::AssertSqlSafe(text.as_str())).execute(c).await.map(drop)
+            });
+            renamed.expect("renamed");
+        };
+        world.handle(changed(1, "w1", guests(80, 90), &[])).await;
+        slow.asked(1).await;
+        rename("record_links", "links_away").await;
+        slow.answers.add_permits(1);
+        // Whether it has tried by now or not, it must go on until they are back.
+        drop(timeout(Duration::from_millis(250), std::future::pending::<()>()).await);
+        rename("links_away", "record_links").await;
+        let records = world.settled(&integration, 1).await;
+        assert_eq!((records[0].state, slow.peer.asked().len()), (Stage::Delivered as i64, 1));
+        assert_eq!(world.link(&integration, "w1").await.external_id, "job-1");
+    })
+    .await;
+}
