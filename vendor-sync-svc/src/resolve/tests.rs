@@ -1,5 +1,7 @@
 //! What is resolved, on each engine: a real store, and what waits in the outbox read back.
 
+mod refused;
+
 use std::{collections::BTreeMap, sync::Arc};
 
 use chassis::{

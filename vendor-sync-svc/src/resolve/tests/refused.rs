@@ -1,0 +1,29 @@
+//! What is not taken in, and doesn't stand in the way of what is.
+
+use super::*;
+
+/// A deletion, as of so many minutes.
+fn gone(external_id: &str, minutes: i64, said: Value) -> Incoming {
+    Incoming { deleted: true, ..wedding(external_id, after(minutes), said) }
+}
+
+async fn is_deleted(world: &World, id: &str) -> bool {
+    let key = RecordKey::new(organization(), RecordKind::Wedding, id).expect("well-formed");
+    world.resolver.records.get(&key).await.expect("it is read").expect("it is there").deleted.is_some()
+}
+
+#[tokio::test]
+async fn what_was_never_linked_is_not_deleted_by_a_guess() {
+    on_each_engine(MIGRATIONS, async |store| {
+        let (world, mine, other) = (World::open(store).await, integration(1, ""), integration(2, ""));
+        let said = || json!({"wedding_date": "2026-06-20", "bride_name": "Ann Lee", "groom_name": "Bo Ray"});
+        let id = linked(&world, &mine, said()).await;
+        for external_id in ["y1", &id] {
+            assert_eq!(world.take(&other, gone(external_id, 60, said())).await, Resolved::Unchanged);
+        }
+        assert!(!is_deleted(&world, &id).await);
+        assert!(matches!(world.take(&mine, gone("x1", 61, json!({}))).await, Resolved::Changed { .. }));
+        assert!(is_deleted(&world, &id).await);
+    })
+    .await;
+}
