@@ -108,6 +108,10 @@ pub(crate) enum Resolved {
     Asked {
         record_id: String,
     },
+    /// It breaks a limit; nothing of it was taken.
+    Refused {
+        reason: String,
+    },
 }
 
 /// Brings what is said into the records. Cheap to clone.
@@ -219,7 +223,7 @@ impl Taking {
         let mut resolved = Vec::with_capacity(incoming.len());
         for incoming in incoming {
             let incoming = incoming.normalized();
-            resolved.push(self.take_one(integration, &incoming).await?);
+            resolved.push(self.take_or_refuse(integration, &incoming).await?);
         }
         Ok(resolved)
     }
@@ -243,6 +247,17 @@ impl Taking {
         fail::point("resolve.committed");
         self.resolver.outbox.wake();
         Ok(())
+    }
+
+    /// What breaks a limit is refused alone: it would hold back all others, for ever.
+    async fn take_or_refuse(&mut self, integration: &Integration, incoming: &Incoming) -> Result<Resolved> {
+        match self.take_one(integration, incoming).await {
+            Err(error @ Error::Invalid { .. }) => {
+                tracing::warn!(%error, integration.id, kind = incoming.kind.as_str(), "what a vendor says is refused");
+                Ok(Resolved::Refused { reason: error.to_string() })
+            }
+            other => other,
+        }
     }
 
     async fn take_one(&mut self, integration: &Integration, incoming: &Incoming) -> Result<Resolved> {

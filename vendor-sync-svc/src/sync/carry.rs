@@ -22,7 +22,7 @@ use crate::{
     database::{Database, Row, Written},
     integration::Integration,
     record::{Link, Record, RecordKey, Records},
-    resolve::{Incoming, Origin, Resolver},
+    resolve::{Incoming, Origin, Resolved, Resolver},
 };
 
 /// How often a record is merged anew in one attempt.
@@ -335,7 +335,10 @@ impl Carrier {
             priority_low: false,
             origin: Origin::Poll,
         };
-        self.resolver.take(integration, vec![incoming]).await.map(drop).map_err(ours)
+        match self.resolver.take(integration, vec![incoming]).await.map_err(ours)?.pop() {
+            Some(Resolved::Refused { reason }) => Err(CallError::permanent(reason)),
+            _ => Ok(()),
+        }
     }
 
     async fn delete(&self, case: &Case<'_>, spec: &RecordSpec, key: &RecordKey) -> Result<Carried, CallError> {

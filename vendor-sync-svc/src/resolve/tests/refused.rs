@@ -27,3 +27,24 @@ async fn what_was_never_linked_is_not_deleted_by_a_guess() {
     })
     .await;
 }
+
+#[tokio::test]
+async fn one_word_beyond_a_limit_is_refused_alone() {
+    on_each_engine(MIGRATIONS, async |store| {
+        let (world, tave) = (World::open(store).await, integration(1, ""));
+        let huge = json!({"venue_notes": "x".repeat(70 << 10)});
+        let said = vec![
+            wedding("x1", noon(), json!({"guest_count": 80})),
+            wedding("x2", noon(), huge),
+            wedding("x3", noon(), json!({"guest_count": 90})),
+        ];
+        let resolved = world.resolver.take(&tave, said).await.expect("they are taken");
+        let is_expected = matches!(
+            resolved.as_slice(),
+            [Resolved::Created { .. }, Resolved::Refused { .. }, Resolved::Created { .. }]
+        );
+        assert!(is_expected, "{resolved:?}");
+        assert_eq!(world.waiting().await.0.len(), 2);
+    })
+    .await;
+}
