@@ -197,7 +197,7 @@ impl Resolver {
     /// # Errors
     /// As [`Resolver::take`].
     pub(crate) async fn begin(&self, organization: &OrganizationId) -> Result<Taking> {
-        self.outbox.check().await?;
+        self.outbox.check(organization).await?;
         self.begin_at_once(organization).await
     }
 
