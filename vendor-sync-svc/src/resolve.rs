@@ -124,11 +124,11 @@ pub(crate) struct Resolver {
     pub(crate) links: Links,
     pub(crate) outbox: Outbox,
     pub(crate) making: Making,
-    turns: Arc<Turns>,
+    pub(crate) turns: Arc<Turns>,
 }
 
 /// One lock for the organizations that share its number.
-struct Turns {
+pub(crate) struct Turns {
     hasher: RandomState,
     locks: Vec<Arc<Mutex<()>>>,
 }
@@ -140,7 +140,7 @@ impl Default for Turns {
 }
 
 impl Turns {
-    async fn of(&self, organization: &OrganizationId) -> OwnedMutexGuard<()> {
+    pub(crate) async fn of(&self, organization: &OrganizationId) -> OwnedMutexGuard<()> {
         let number = self.hasher.hash_one(organization.as_str()) % TURNS as u64;
         self.locks[usize::try_from(number).unwrap_or_default()].clone().lock_owned().await
     }
@@ -175,7 +175,7 @@ impl Resolver {
         let mut tries = 1;
         loop {
             match self.try_take(integration, &incoming).await {
-                // Somebody who takes no turns changed the same: a person who decides, or a vendor's answer to us.
+                // Somebody who takes no turns changed the same: a person who decides.
                 Err(Error::Aborted(_) | Error::AlreadyExists(_)) if tries < TRIES => {
                     tries += 1;
                     self.making.ended(&integration.id).await;

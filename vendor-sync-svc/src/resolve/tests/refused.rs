@@ -48,3 +48,22 @@ async fn one_word_beyond_a_limit_is_refused_alone() {
     })
     .await;
 }
+
+#[tokio::test]
+async fn a_vendors_answer_writes_over_nothing_that_comes_in_meanwhile() {
+    on_each_engine(MIGRATIONS, async |store| {
+        let (world, tave) = (World::open(store).await, integration(1, ""));
+        let id = linked(&world, &tave, json!({"guest_count": 80})).await;
+        let mut taking = world.resolver.begin(&organization()).await.expect("it begins");
+        taking.take(&tave, &[wedding("x1", after(1), json!({"venue_name": "Barn"}))]).await.expect("it is taken");
+        let mut written = Box::pin(world.written(&tave, &id, fields(json!({"guest_count": 90})), "v2"));
+        let early = tokio::time::timeout(std::time::Duration::from_millis(200), &mut written).await;
+        assert!(early.is_err(), "it takes its turn");
+        taking.commit().await.expect("it is committed");
+        written.await;
+        let key = RecordKey::new(organization(), RecordKind::Wedding, id).expect("well-formed");
+        let link = world.known.link(&tave, &key).await.expect("it is read").expect("it is linked");
+        assert_eq!((&link.synced["venue_name"], &link.synced["guest_count"]), (&json!("Barn"), &json!(90)));
+    })
+    .await;
+}
