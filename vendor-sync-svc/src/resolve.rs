@@ -262,6 +262,9 @@ impl Taking {
 
     async fn take_one(&mut self, integration: &Integration, incoming: &Incoming) -> Result<Resolved> {
         let found = self.find(integration, incoming).await?;
+        if !found.is_seen {
+            return Ok(Resolved::Unchanged);
+        }
         // Who never had it here takes nothing away: that it matches a record of ours is a guess.
         if incoming.deleted && found.link.is_none() {
             return Ok(Resolved::Unchanged);

@@ -67,3 +67,22 @@ async fn a_vendors_answer_writes_over_nothing_that_comes_in_meanwhile() {
     })
     .await;
 }
+
+#[tokio::test]
+async fn a_supplier_that_has_left_a_wedding_changes_it_no_more() {
+    on_each_engine(MIGRATIONS, async |store| {
+        let (world, tave) = (World::open(store).await, integration(1, "s1"));
+        let id = linked(&world, &tave, json!({"guest_count": 80})).await;
+        let row = |guests: u32| format!(r#"{{"id":"{id}","guest_count":{guests}}}"#);
+        let mut event = change(&row(80), &row(90));
+        event.channels = vec!["supplier:dashboard:s2".to_owned()];
+        let said = read(&event).expect("about a wedding");
+        world.resolver.observe(&event, &said, &[], false).await.expect("it is observed").expect("it is known");
+        let later = wedding("x1", after(60), json!({"guest_count": 120}));
+        assert_eq!(world.take(&tave, later).await, Resolved::Unchanged);
+        assert_eq!(world.take(&tave, gone("x1", 61, json!({}))).await, Resolved::Unchanged);
+        assert_eq!(world.record(&id).await["guest_count"], json!(90));
+        assert!(!is_deleted(&world, &id).await);
+    })
+    .await;
+}
