@@ -176,7 +176,7 @@ impl Resolver {
         loop {
             match self.try_take(integration, &incoming).await {
                 // Somebody who takes no turns changed the same: a person who decides.
-                Err(Error::Aborted(_) | Error::AlreadyExists(_)) if tries < TRIES => {
+                Err(Error::Aborted(_)) if tries < TRIES => {
                     tries += 1;
                     self.making.ended(&integration.id).await;
                 }
@@ -215,7 +215,7 @@ impl Taking {
     /// What came of each, in their order.
     ///
     /// # Errors
-    /// `Error::Invalid` for too many; those of the store.
+    /// `Error::Invalid` for too many; `Error::Aborted` if another changed the same meanwhile; those of the store.
     pub(crate) async fn take(&mut self, integration: &Integration, incoming: &[Incoming]) -> Result<Vec<Resolved>> {
         if incoming.len() > MOST_ITEMS {
             return Err(Error::invalid("items", format!("must be at most {MOST_ITEMS}")));
@@ -256,6 +256,8 @@ impl Taking {
                 tracing::warn!(%error, integration.id, kind = incoming.kind.as_str(), "what a vendor says is refused");
                 Ok(Resolved::Refused { reason: error.to_string() })
             }
+            // Another linked it meanwhile: it is found by whoever tries again.
+            Err(Error::AlreadyExists(reason)) => Err(Error::Aborted(reason)),
             other => other,
         }
     }

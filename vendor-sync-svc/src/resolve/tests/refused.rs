@@ -86,3 +86,27 @@ async fn a_supplier_that_has_left_a_wedding_changes_it_no_more() {
     })
     .await;
 }
+
+#[tokio::test]
+async fn who_comes_second_to_a_link_is_asked_to_try_again() {
+    on_each_engine(MIGRATIONS, async |store| {
+        let (world, tave) = (World::open(store.clone()).await, integration(1, ""));
+        let id = linked(&world, &tave, json!({"guest_count": 80})).await;
+        let key = RecordKey::new(organization(), RecordKind::Wedding, id).expect("well-formed");
+        let link = world.known.link(&tave, &key).await.expect("it is read").expect("it is linked");
+        let link = Link { record_id: "w9".to_owned(), external_id: "x9".to_owned(), ..link };
+        // Another process, which takes no turns of ours.
+        let mut tx = store.begin().await.expect("it begins");
+        world.resolver.links.put_in(&mut tx, &link).await.expect("it is put");
+        let mut second = Box::pin(async {
+            let mut taking = world.resolver.begin(&organization()).await?;
+            taking.take(&tave, &[wedding("x9", after(1), json!({"guest_count": 90}))]).await
+        });
+        let early = tokio::time::timeout(std::time::Duration::from_millis(200), &mut second).await;
+        assert!(early.is_err(), "the store has it wait");
+        tx.commit().await.expect("it is committed");
+        let resolved = second.await;
+        assert!(matches!(resolved, Ok(_) | Err(Error::Aborted(_))), "{resolved:?}");
+    })
+    .await;
+}
