@@ -15,7 +15,7 @@ use crate::{
     resolve::sight::Sight,
     sync::{
         account::Account,
-        known,
+        bulk, known,
         letter::{self, Letter},
     },
 };
@@ -82,6 +82,7 @@ impl Reconcile {
             event_type: format!("{kind}.reconciled"),
             time: import.created_at.to_string(),
             source: "wedsync".to_owned(),
+            wedding_id: bulk::wedding(record),
             kind: kind.to_owned(),
             record_id: record.key.id.clone(),
             fields: letter::print(&record.values()),

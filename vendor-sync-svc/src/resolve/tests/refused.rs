@@ -110,3 +110,27 @@ async fn who_comes_second_to_a_link_is_asked_to_try_again() {
     })
     .await;
 }
+
+#[tokio::test]
+async fn a_correction_keeps_the_order_of_its_wedding() {
+    on_each_engine(MIGRATIONS, async |store| {
+        let (world, tave, other) = (World::open(store).await, integration(1, ""), integration(2, ""));
+        let client = |minutes, said| Incoming {
+            kind: RecordKind::Client,
+            origin: Origin::Poll,
+            ..wedding("x1", after(minutes), said)
+        };
+        let said = json!({"first_name": "Ann", "email": "ann@example.com", "wedding_id": "w7"});
+        let id = match world.take(&tave, client(0, said)).await {
+            Resolved::Created { record_id } => record_id,
+            made => panic!("{made:?}"),
+        };
+        world.clock.advance(std::time::Duration::from_secs(3600));
+        let newer = Incoming { external_id: id, ..client(50, json!({"first_name": "Anna"})) };
+        assert!(matches!(world.take(&other, newer).await, Resolved::Changed { .. }));
+        let lost = world.take(&tave, client(10, json!({"first_name": "Ana"}))).await;
+        assert!(matches!(lost, Resolved::Conflicted { .. }), "{lost:?}");
+        assert_eq!(world.waiting().await.1[0].ordering_key(), "w7");
+    })
+    .await;
+}
