@@ -89,7 +89,8 @@ impl Tables {
     /// The id of a row, if its table is one of ours.
     pub(crate) fn id(&self, table: &str, row: &Map<String, Value>) -> Option<String> {
         self.tables.get(table)?;
-        Some(self.text(row, "id")).filter(|id| !id.is_empty() && id.chars().count() <= TEXT_CHARS)
+        let is_id = |id: &String| (1..=TEXT_CHARS).contains(&id.chars().count()) && !id.chars().any(char::is_control);
+        Some(self.text(row, "id")).filter(is_id)
     }
 
     /// What a row asks for.

@@ -39,6 +39,20 @@ pub(crate) struct Deliver {
 impl Handler for Deliver {
     async fn take(&self, consumed: ConsumedEvent) -> Result<BoxFuture<'static, Result<()>>> {
         chassis::fail::point("vendor_sync.event.taken");
+        match self.handle(consumed).await {
+            // It would come again for ever, and hold back what follows, of every organization.
+            Err(error) if !error.is_retryable() => {
+                tracing::error!(error = format!("{error:?}"), "an event can't be handled; it goes to nobody");
+                metrics::counter!("events_given_up_total").increment(1);
+                Ok(future::ready(Ok(())).boxed())
+            }
+            other => other,
+        }
+    }
+}
+
+impl Deliver {
+    async fn handle(&self, consumed: ConsumedEvent) -> Result<BoxFuture<'static, Result<()>>> {
         let done = future::ready(Ok(())).boxed();
         let Wanted { webhooks, kinds } = wanted(&consumed);
         if webhooks.is_none() && kinds.is_empty() {
@@ -54,10 +68,10 @@ impl Handler for Deliver {
             }
         };
         if kinds.contains_key(configuration::KIND) {
-            self.configuration.take(&event).await?;
+            self.follow(&event).await?;
         }
         let mut endpoints = if webhooks.is_some() { self.book.find(&event) } else { Vec::new() };
-        let mut told = self.offers.of(&event, &kinds, way(&event, replayed)).await?;
+        let mut told = self.offers.of(&event, &kinds, way(&event, replayed), redelivered || replayed).await?;
         if replayed {
             let known = self.known(&event).await?;
             self.reopen(&event, &endpoints, &told, &known).await?;
@@ -70,6 +84,17 @@ impl Handler for Deliver {
         offers.extend(told);
         let durable = self.dispatcher.offer(offers, redelivered && !replayed).await?;
         Ok(durable.wait().boxed())
+    }
+
+    /// A row that can't be followed keeps nobody from hearing of it.
+    async fn follow(&self, event: &Event) -> Result<()> {
+        match self.configuration.take(event).await {
+            Err(error) if !error.is_retryable() => {
+                tracing::error!(error = format!("{error:?}"), "a configuration row can't be followed");
+                Ok(())
+            }
+            other => other,
+        }
     }
 }
 

@@ -148,7 +148,6 @@ pub async fn start(config: Config, chassis: &Chassis) -> Result<Service> {
     // Vendors: what integrations authenticate with, what they are told, and what they say.
     let integrations = Integrations::new(store.clone(), keys.clone(), clock.clone());
     let outbox = Outbox::new(store.clone(), keys.clone(), dispatcher.clone(), clock.clone());
-    tasks.spawn("outbox", outbox.clone().run(router.clone(), tasks.clone()));
     let changed = broadcast::Sender::new(CHANGES);
     let connections = Connections::new(store.clone(), keys.clone(), outbox.clone(), clock.clone(), changed.clone());
     let catalogue = Catalogue::new(store.clone(), clock.clone());
@@ -169,7 +168,7 @@ pub async fn start(config: Config, chassis: &Chassis) -> Result<Service> {
         credentials: credentials.clone(),
     };
     let engine = Engine::open(ground, &told).await?;
-    engine.start(changed.subscribe(), &tasks);
+    engine.start(changed.subscribe(), router.clone(), &tasks);
     let configuration = Keeper::new(endpoints.clone(), tables(&config.configuration_tables_file)?, &engine);
     let rows = configuration.rows.clone();
     let deliver = Deliver {

@@ -5,8 +5,8 @@
 //! one event. Events of one ordering key are published in the order of their commits: a batch holds one of each key.
 //!
 //! Organizations take turns, a batch each. While the router is away everything waits in the store, never in memory;
-//! beyond [`BACKLOG`] rows `Outbox::check` refuses new changes, so that webhooks are answered 503, and polls, imports and
-//! spools wait. What the router will never take is set aside with its reason for 30 days.
+//! beyond [`BACKLOG`] rows of one organization `Outbox::check` refuses its new changes, so that its webhooks are answered
+//! 503, and its polls, imports and spools wait. What the router will never take is set aside with its reason for 30 days.
 
 use std::{
     collections::{HashMap, HashSet},
@@ -31,13 +31,13 @@ use prost::Message as _;
 use proto::router::v1 as wire;
 use tokio::sync::Notify;
 
-use crate::{integration::Integration, router::Router, sync::letter::Letter};
+use crate::{event::Priority, integration::Integration, router::Router, sync::letter::Letter};
 
 /// Rows in one look; and bytes in one batch, unless one event is larger.
 const PAGE: i64 = 128;
 const BATCH_BYTES: usize = 3 << 20;
-/// Rows that may wait.
-const BACKLOG: i64 = 200_000;
+/// Rows of one organization that may wait.
+const BACKLOG: i64 = 50_000;
 const PURGE_STEP: i64 = 100;
 const KEEP_REFUSED: SignedDuration = SignedDuration::from_hours(30 * 24);
 const PURGE_EVERY: Duration = Duration::from_secs(600);
@@ -47,8 +47,6 @@ const LONGEST_WAIT: Duration = Duration::from_secs(5);
 /// A look without being woken, should a wake-up be missed by a failed turn.
 const IDLE_WAIT: Duration = Duration::from_secs(30);
 const REASON_CHARS: usize = 300;
-/// Of what one integration is told.
-const NORMAL: i64 = 3;
 
 /// The outbox. Cheap to clone.
 #[derive(Clone)]
@@ -94,7 +92,9 @@ impl Batch {
             let event = wire::Event::decode(plain).map_err(|error| Error::internal(anyhow::Error::new(error)))?;
             self.events.push((row.sequence, event));
         } else {
-            self.letters.push((row.sequence, Letter::open(plain)?.offer(&row.lane_id, NORMAL, "realtime")));
+            let letter = Letter::open(plain)?;
+            let priority = if letter.low { Priority::Low } else { Priority::Normal };
+            self.letters.push((row.sequence, letter.offer(&row.lane_id, priority as i64, "realtime")));
         }
         Ok(())
     }
@@ -111,18 +111,29 @@ impl Outbox {
         Self { store, keys, dispatcher, clock, filled: Arc::default() }
     }
 
-    /// Whether there is room for more.
+    /// Whether there is room for more of an organization.
     ///
     /// # Errors
-    /// `Error::Unavailable` when too much waits for the router.
-    pub(crate) async fn check(&self) -> Result<()> {
-        let waiting: i64 = with!(self.store.reader(), c => {
-            sqlx::query_scalar("SELECT COALESCE(MAX(sequence) - MIN(sequence), 0) FROM outbox WHERE refused = ''").fetch_one(c).await
-        })?;
-        if waiting < BACKLOG {
-            return Ok(());
+    /// `Error::Unavailable` when too much of it waits for the router.
+    pub(crate) async fn check(&self, organization: &OrganizationId) -> Result<()> {
+        if self.holds(organization, BACKLOG).await? {
+            return Err(Error::Unavailable("too many changes wait for the router".to_owned()));
         }
-        Err(Error::Unavailable("too many changes wait for the router".to_owned()))
+        Ok(())
+    }
+
+    /// Whether more than `count` wait of an organization. No more are looked at.
+    async fn holds(&self, organization: &OrganizationId, count: i64) -> Result<bool> {
+        let beyond: Option<i64> = with!(self.store.reader(), c => {
+            sqlx::query_scalar(
+                "SELECT sequence FROM outbox WHERE refused = '' AND organization_id = $1 ORDER BY sequence LIMIT 1 OFFSET $2",
+            )
+            .bind(organization.as_str())
+            .bind(count)
+            .fetch_optional(c)
+            .await
+        })?;
+        Ok(beyond.is_some())
     }
 
     /// Adds an event to a transaction. Its id must be the same whenever the same change is made again.

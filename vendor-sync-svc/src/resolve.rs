@@ -40,6 +40,7 @@ use crate::{
     integration::Integration,
     outbox::Outbox,
     record::{Applied, Change, Link, Links, RecordKind, Records, Source, Update, value},
+    sync::making::Making,
 };
 
 /// Items of one transaction.
@@ -107,6 +108,10 @@ pub(crate) enum Resolved {
     Asked {
         record_id: String,
     },
+    /// It breaks a limit; nothing of it was taken.
+    Refused {
+        reason: String,
+    },
 }
 
 /// Brings what is said into the records. Cheap to clone.
@@ -118,11 +123,12 @@ pub(crate) struct Resolver {
     pub(crate) records: Records,
     pub(crate) links: Links,
     pub(crate) outbox: Outbox,
-    turns: Arc<Turns>,
+    pub(crate) making: Making,
+    pub(crate) turns: Arc<Turns>,
 }
 
 /// One lock for the organizations that share its number.
-struct Turns {
+pub(crate) struct Turns {
     hasher: RandomState,
     locks: Vec<Arc<Mutex<()>>>,
 }
@@ -134,7 +140,7 @@ impl Default for Turns {
 }
 
 impl Turns {
-    async fn of(&self, organization: &OrganizationId) -> OwnedMutexGuard<()> {
+    pub(crate) async fn of(&self, organization: &OrganizationId) -> OwnedMutexGuard<()> {
         let number = self.hasher.hash_one(organization.as_str()) % TURNS as u64;
         self.locks[usize::try_from(number).unwrap_or_default()].clone().lock_owned().await
     }
@@ -158,7 +164,7 @@ impl Resolver {
         links: Links,
         outbox: Outbox,
     ) -> Self {
-        Self { store, keys, clock, records, links, outbox, turns: Arc::default() }
+        Self { store, keys, clock, records, links, outbox, making: Making::default(), turns: Arc::default() }
     }
 
     /// Takes at most [`MOST_ITEMS`] in one transaction; what came of each, in their order.
@@ -169,8 +175,11 @@ impl Resolver {
         let mut tries = 1;
         loop {
             match self.try_take(integration, &incoming).await {
-                // Somebody who takes no turns changed the same: a person who decides, or a vendor's answer to us.
-                Err(Error::Aborted(_) | Error::AlreadyExists(_)) if tries < TRIES => tries += 1,
+                // Somebody who takes no turns changed the same: a person who decides.
+                Err(Error::Aborted(_)) if tries < TRIES => {
+                    tries += 1;
+                    self.making.ended(&integration.id).await;
+                }
                 other => return other,
             }
         }
@@ -188,7 +197,7 @@ impl Resolver {
     /// # Errors
     /// As [`Resolver::take`].
     pub(crate) async fn begin(&self, organization: &OrganizationId) -> Result<Taking> {
-        self.outbox.check().await?;
+        self.outbox.check(organization).await?;
         self.begin_at_once(organization).await
     }
 
@@ -206,7 +215,7 @@ impl Taking {
     /// What came of each, in their order.
     ///
     /// # Errors
-    /// `Error::Invalid` for too many; those of the store.
+    /// `Error::Invalid` for too many; `Error::Aborted` if another changed the same meanwhile; those of the store.
     pub(crate) async fn take(&mut self, integration: &Integration, incoming: &[Incoming]) -> Result<Vec<Resolved>> {
         if incoming.len() > MOST_ITEMS {
             return Err(Error::invalid("items", format!("must be at most {MOST_ITEMS}")));
@@ -214,7 +223,7 @@ impl Taking {
         let mut resolved = Vec::with_capacity(incoming.len());
         for incoming in incoming {
             let incoming = incoming.normalized();
-            resolved.push(self.take_one(integration, &incoming).await?);
+            resolved.push(self.take_or_refuse(integration, &incoming).await?);
         }
         Ok(resolved)
     }
@@ -240,10 +249,30 @@ impl Taking {
         Ok(())
     }
 
+    /// What breaks a limit is refused alone: it would hold back all others, for ever.
+    async fn take_or_refuse(&mut self, integration: &Integration, incoming: &Incoming) -> Result<Resolved> {
+        match self.take_one(integration, incoming).await {
+            Err(error @ Error::Invalid { .. }) => {
+                tracing::warn!(%error, integration.id, kind = incoming.kind.as_str(), "what a vendor says is refused");
+                Ok(Resolved::Refused { reason: error.to_string() })
+            }
+            // Another linked it meanwhile: it is found by whoever tries again.
+            Err(Error::AlreadyExists(reason)) => Err(Error::Aborted(reason)),
+            other => other,
+        }
+    }
+
     async fn take_one(&mut self, integration: &Integration, incoming: &Incoming) -> Result<Resolved> {
         let found = self.find(integration, incoming).await?;
-        if found.is_new && incoming.deleted {
+        if !found.is_seen {
             return Ok(Resolved::Unchanged);
+        }
+        // Who never had it here takes nothing away: that it matches a record of ours is a guess.
+        if incoming.deleted && found.link.is_none() {
+            return Ok(Resolved::Unchanged);
+        }
+        if found.is_new && self.resolver.making.is_any(&integration.id, incoming.kind) {
+            return Err(Error::Aborted("it may be what is being made there: it is known soon".to_owned()));
         }
         let news = self.news(integration, incoming, &found).await?;
         if let (Some(link), false, true) = (&found.link, incoming.deleted, news.fields.is_empty()) {

@@ -10,6 +10,7 @@ pub(crate) mod carry;
 pub(crate) mod courier;
 pub(crate) mod known;
 pub(crate) mod letter;
+pub(crate) mod making;
 pub(crate) mod offer;
 pub(crate) mod poll;
 pub(crate) mod read;
@@ -38,6 +39,7 @@ use crate::{
     outbox::Outbox,
     record::{Links, Records},
     resolve::Resolver,
+    router::Router,
 };
 
 /// The engine's parts, as the service's other parts need them.
@@ -87,8 +89,8 @@ impl Engine {
         let records = Records::new(store.clone(), keys.clone(), clock.clone());
         let links = Links::new(store.clone(), keys.clone());
         let resolver =
-            Resolver::new(store.clone(), keys.clone(), clock.clone(), records.clone(), links.clone(), outbox);
-        let known = Known { store: store.clone(), keys, clock: clock.clone(), links };
+            Resolver::new(store.clone(), keys, clock.clone(), records.clone(), links, outbox);
+        let known = Known::over(&resolver);
         let accounts = Accounts::new(integrations, catalogue, connections, dispatcher.clone());
         let database = Database::new(credentials.clone(), outbound);
         let carrier =
@@ -102,8 +104,10 @@ impl Engine {
         Ok(Self { accounts, resolver, offers, polls, known, rereads, dispatcher, credentials, caller })
     }
 
-    /// What runs by itself, until the process stops.
-    pub(crate) fn start(&self, changed: broadcast::Receiver<Changed>, tasks: &Tasks) {
+    /// What runs by itself, until the process stops. What waits to be told is told from now on, since the lanes are open: a
+    /// letter to one that isn't is dropped.
+    pub(crate) fn start(&self, changed: broadcast::Receiver<Changed>, router: Router, tasks: &Tasks) {
+        tasks.spawn("outbox", self.resolver.outbox.clone().run(router, tasks.clone()));
         tasks.spawn("sync.accounts", self.accounts.clone().follow(changed, tasks.clone()));
         tasks.spawn("sync.purge", self.known.clone().purge_at_times(tasks.clone()));
         tasks.spawn("sync.poll", self.polls.clone().run(tasks.clone()));

@@ -120,8 +120,9 @@ impl World {
         let (records, links) =
             (Records::new(store.clone(), keys.clone(), Clock::System), Links::new(store.clone(), keys.clone()));
         let outbox = Outbox::new(store.clone(), keys.clone(), dispatcher.expect("it starts"), Clock::System);
-        let known = Known { store: store.clone(), keys: keys.clone(), clock: Clock::System, links: links.clone() };
-        (Resolver::new(store, keys, Clock::System, records, links, outbox), known)
+        let resolver = Resolver::new(store, keys, Clock::System, records, links, outbox);
+        let known = Known::over(&resolver);
+        (resolver, known)
     }
 
     async fn connect(&self, url: &str) {
@@ -355,7 +356,7 @@ async fn what_was_written_comes_back_as_a_row_and_is_known_as_our_own() {
             event.id = id.to_owned();
             let said = read(&event).expect("about a wedding");
             let databases = [world.integration.id.clone()];
-            resolver.observe(&event, &said, &databases).await.expect("it is observed").expect("it is known")
+            resolver.observe(&event, &said, &databases, false).await.expect("it is observed").expect("it is known")
         };
         assert!(!observe(&json!({}), &before, "e0").await.is_echo);
         let wanted = json!({
@@ -365,7 +366,8 @@ async fn what_was_written_comes_back_as_a_row_and_is_known_as_our_own() {
         assert_eq!(world.write(&wanted, &json!({}), minutes(1)).await, Ok(Written::Updated));
         let key = RecordKey::new(world.integration.organization.clone(), RecordKind::Wedding, ID).expect("well-formed");
         let fields = serde_json::from_value(wanted).expect("an object");
-        known.written(&world.integration, &key, &fields, &fields, &Reply::nothing()).await.expect("it is noted");
+        known.intends(&world.integration, &key, &fields).await.expect("it is noted");
+        known.written(&world.integration, &key, &fields, &Reply::nothing()).await.expect("it is noted");
 
         let after = world.row().await;
         assert!(observe(&before, &after, "e1").await.is_echo);

@@ -231,6 +231,10 @@ impl Import {
                     self.counts.unchanged += 1;
                     continue;
                 }
+                Resolved::Refused { reason } => {
+                    self.refuse_resolved(&incoming.external_id, reason);
+                    continue;
+                }
                 Resolved::Created { record_id } => {
                     self.counts.created += 1;
                     ("new", record_id, Vec::new())
@@ -254,6 +258,16 @@ impl Import {
     pub(crate) fn refuse(&mut self, refusal: Refusal) {
         (self.counts.seen, self.counts.refused) = (self.counts.seen + 1, self.counts.refused + 1);
         self.keep_refusals(&[refusal]);
+    }
+
+    /// What was read, and seen, but breaks a limit: once, though a list is resolved twice.
+    fn refuse_resolved(&mut self, external_id: &str, reason: &str) {
+        let (external_id, reason) = (external_id.to_owned(), reason.to_owned());
+        let refusal = Refusal { line: 0, external_id, reason };
+        if !self.refusals.contains(&refusal) {
+            self.counts.refused += 1;
+            self.keep_refusals(&[refusal]);
+        }
     }
 
     fn keep_refusals(&mut self, refusals: &[Refusal]) {

@@ -110,7 +110,10 @@ impl Vendors {
         let mut tries = 1;
         loop {
             match self.try_take(inbound, integration, connector, said, key, request, now).await {
-                Err(Error::Aborted(_)) if tries < TRIES => tries += 1,
+                Err(Error::Aborted(_)) if tries < TRIES => {
+                    tries += 1;
+                    self.resolver.making.ended(&integration.id).await;
+                }
                 Ok(answer) => return Ok(answer),
                 Err(error) => return Err(error.into()),
             }

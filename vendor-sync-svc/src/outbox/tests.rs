@@ -117,3 +117,21 @@ async fn while_the_router_refuses_for_now_all_waits_and_what_it_never_takes_is_s
     })
     .await;
 }
+
+#[tokio::test]
+async fn what_waits_of_one_organization_refuses_no_others_changes() {
+    in_a_world(async |world: World| {
+        let organization = |name: &str| OrganizationId::parse(name).expect("well-formed");
+        for number in 0..3 {
+            world.put(&format!("a{number}"), "w1", "{}").await;
+        }
+        let holds = async |name: &str, count| world.outbox.holds(&organization(name), count).await.expect("looked");
+        assert_eq!((holds("acme", 2).await, holds("acme", 3).await, holds("other", 0).await), (true, false, false));
+        let refused = with!(world.outbox.store.writer(), c => {
+            sqlx::query("UPDATE outbox SET refused = 'no' WHERE event_id = 'a1'").execute(c).await.map(drop)
+        });
+        refused.expect("it is refused");
+        assert!(!holds("acme", 2).await, "what was refused doesn't wait");
+    })
+    .await;
+}

@@ -15,7 +15,7 @@ use crate::{
     resolve::sight::Sight,
     sync::{
         account::Account,
-        known,
+        bulk, known,
         letter::{self, Letter},
     },
 };
@@ -24,7 +24,7 @@ impl Reconcile {
     /// Finds what differs here, counts it, and, unless it is a dry run, has it sent.
     ///
     /// # Errors
-    /// Those of the store.
+    /// Those of the store; `Error::Unavailable` while too much waits: it is begun anew then, and who was told isn't twice.
     pub(crate) async fn mend(&self, import: &mut Import) -> Result<()> {
         let account = self.accounts.of(&import.order.organization, &import.order.integration_id)?;
         import.counts.sent = 0;
@@ -48,6 +48,7 @@ impl Reconcile {
         records: &[Record],
     ) -> Result<()> {
         let (integration, organization) = (&account.integration, &import.order.organization.clone());
+        self.resolver.outbox.check(organization).await?;
         let key = self.keys.of(organization).await?;
         let mut tx = self.store.begin().await?;
         for record in records {
@@ -81,10 +82,12 @@ impl Reconcile {
             event_type: format!("{kind}.reconciled"),
             time: import.created_at.to_string(),
             source: "wedsync".to_owned(),
+            wedding_id: bulk::wedding(record),
             kind: kind.to_owned(),
             record_id: record.key.id.clone(),
             fields: letter::print(&record.values()),
             changed: news.keys().cloned().collect(),
+            low: true,
             ..Letter::default()
         }
     }

@@ -28,7 +28,7 @@ pub(crate) struct OwnWrites<'a> {
 }
 
 impl OwnWrites<'_> {
-    /// Notes what was written, in the transaction that says so.
+    /// Notes what is written, in a transaction before the vendor is asked.
     pub(crate) async fn note_in(&self, tx: &mut Tx, fields: &BTreeMap<String, Value>, now: Timestamp) -> Result<()> {
         for (field, value) in fields {
             with!(tx.on(), c => {
@@ -49,6 +49,28 @@ impl OwnWrites<'_> {
             })?;
         }
         self.forget_in(tx, now).await
+    }
+
+    /// Forgets what was noted at this time: it wasn't written after all.
+    pub(crate) async fn withdraw_in(&self, tx: &mut Tx, fields: &BTreeMap<String, Value>, at: Timestamp) -> Result<()> {
+        for (field, value) in fields {
+            with!(tx.on(), c => {
+                sqlx::query(
+                    "DELETE FROM own_writes WHERE integration_id = $1 AND kind = $2 AND record_id = $3 AND field = $4 \
+                     AND hash = $5 AND written_at = $6 AND echoed = 0",
+                )
+                .bind(self.integration)
+                .bind(self.record.kind.as_str())
+                .bind(&self.record.id)
+                .bind(field)
+                .bind(&self.hash(field, value)[..])
+                .bind(at.as_microsecond())
+                .execute(c)
+                .await
+                .map(drop)
+            })?;
+        }
+        Ok(())
     }
 
     /// Which of these fields are our own word: each is excused this once.

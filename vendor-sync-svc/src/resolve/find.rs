@@ -1,7 +1,8 @@
 //! Which record a vendor means: the linked one; else the one whose own id it gives; else the only one with its natural key;
 //! else a new one.
 //!
-//! Invariant: an integration of a supplier is never matched to a record that isn't that supplier's, whatever it says.
+//! Invariant: an integration of a supplier means no record that isn't that supplier's, whatever it says; nor one that it is
+//! linked with from when it was.
 
 use chassis::{error::Result, id};
 
@@ -16,6 +17,8 @@ pub(super) struct Found {
     pub(super) key: RecordKey,
     pub(super) link: Option<Link>,
     pub(super) is_new: bool,
+    /// False: its supplier has left the wedding.
+    pub(super) is_seen: bool,
 }
 
 impl Taking {
@@ -26,7 +29,8 @@ impl Taking {
             .await?;
         if let Some(link) = linked {
             let key = RecordKey::new(organization.clone(), incoming.kind, link.record_id.as_str())?;
-            return Ok(Found { key, link: Some(link), is_new: false });
+            let is_seen = Sight::sees_in(&mut self.tx, &integration.settings.supplier_id, &key).await?;
+            return Ok(Found { key, link: Some(link), is_new: false, is_seen });
         }
         if let Some(found) = self.by_own_id(integration, incoming).await? {
             return Ok(found);
@@ -35,7 +39,7 @@ impl Taking {
             return Ok(found);
         }
         let key = RecordKey::new(organization.clone(), incoming.kind, id::uuid(self.now))?;
-        Ok(Found { key, link: None, is_new: true })
+        Ok(Found { key, link: None, is_new: true, is_seen: true })
     }
 
     async fn by_own_id(&mut self, integration: &Integration, incoming: &Incoming) -> Result<Option<Found>> {
@@ -72,6 +76,6 @@ impl Taking {
         if link.as_ref().is_some_and(is_other) {
             return Ok(None);
         }
-        Ok(Some(Found { key, link, is_new: false }))
+        Ok(Some(Found { key, link, is_new: false, is_seen: true }))
     }
 }

@@ -20,6 +20,8 @@ use crate::{
 pub(crate) struct Seen {
     pub(crate) record: Record,
     pub(crate) changed: Vec<String>,
+    /// Who else than the event says may know: a change that we merged is told to all whose record it is.
+    pub(crate) suppliers: Vec<String>,
     /// All that it says is what we wrote there.
     pub(crate) is_echo: bool,
 }
@@ -28,11 +30,20 @@ impl Resolver {
     /// Merges what `event` says of a record. `databases` are the integrations that write to WedSync's own database. None
     /// for an event of an integration that may not see the record, and for a record that nothing is known of.
     ///
+    /// With `again`, the event may have been merged before and nobody told: that the database's links know it says nothing
+    /// then. Who has it finds so at the attempt.
+    ///
     /// # Errors
     /// `Error::Unavailable` while the store is away.
-    pub(crate) async fn observe(&self, event: &Event, said: &Said, databases: &[String]) -> Result<Option<Seen>> {
+    pub(crate) async fn observe(
+        &self,
+        event: &Event,
+        said: &Said,
+        databases: &[String],
+        again: bool,
+    ) -> Result<Option<Seen>> {
         let mut taking = self.begin_at_once(&event.organization).await?;
-        let seen = taking.observe(event, said, databases).await?;
+        let seen = taking.observe(event, said, databases, again).await?;
         if seen.is_some() {
             taking.tx.commit().await?;
         }
@@ -42,7 +53,13 @@ impl Resolver {
 }
 
 impl Taking {
-    async fn observe(&mut self, event: &Event, said: &Said, databases: &[String]) -> Result<Option<Seen>> {
+    async fn observe(
+        &mut self,
+        event: &Event,
+        said: &Said,
+        databases: &[String],
+        again: bool,
+    ) -> Result<Option<Seen>> {
         let (records, suppliers) = (self.resolver.records.clone(), event.suppliers().collect::<Vec<_>>());
         let known = records.get_in(&mut self.tx, &said.key).await?;
         let foreign = origin(event).is_some() && known.is_some();
@@ -51,17 +68,32 @@ impl Taking {
         }
         let Some(update) = said.update.clone() else {
             let Some(record) = known else { return Ok(None) };
-            Sight::set_in(&mut self.tx, &said.key, &suppliers).await?;
-            return Ok(Some(Seen { record, changed: said.changed.clone(), is_echo: false }));
+            let suppliers = Sight::of_in(&mut self.tx, &said.key).await?;
+            return Ok(Some(Seen { record, changed: said.changed.clone(), suppliers, is_echo: false }));
         };
         let own = if said.is_row { self.own(event, said, databases).await? } else { BTreeSet::new() };
         let update = without(update, &own, known.as_ref(), &said.rest);
-        let is_echo = !own.is_empty() && update.fields.is_empty() && !update.deleted;
+        let is_echo = !again && !own.is_empty() && update.fields.is_empty() && !update.deleted;
         let mut changed: BTreeSet<String> = update.fields.keys().cloned().collect();
         let applied = records.apply_in(&mut self.tx, &said.key, &update).await?;
-        Sight::set_in(&mut self.tx, &said.key, &suppliers).await?;
+        self.show(said, &suppliers).await?;
+        if again {
+            changed.extend(said.changed.iter().cloned());
+        }
         changed.extend(applied.changes.into_iter().map(|change| change.field));
-        Ok(Some(Seen { record: applied.record, changed: changed.into_iter().collect(), is_echo }))
+        let (changed, suppliers) = (changed.into_iter().collect(), Vec::new());
+        Ok(Some(Seen { record: applied.record, changed, suppliers, is_echo }))
+    }
+
+    /// A row's event names everybody whose record it is; another only some of them.
+    async fn show(&mut self, said: &Said, suppliers: &[&str]) -> Result<()> {
+        if said.is_row {
+            return Sight::set_in(&mut self.tx, &said.key, suppliers).await;
+        }
+        for supplier in suppliers {
+            Sight::add_in(&mut self.tx, &said.key, supplier).await?;
+        }
+        Ok(())
     }
 
     /// The columns of a row that are what we wrote there, or known to be so there. What the row has is what its database's links have.

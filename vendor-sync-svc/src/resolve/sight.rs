@@ -1,4 +1,4 @@
-//! Whose a record is. The router says so with each event; a supplier's integration makes records that are its supplier's.
+//! Whose a record is. The router says so with each row; a supplier's integration makes records that are its supplier's.
 
 use chassis::{error::Result, store::Tx, with};
 
@@ -50,19 +50,24 @@ impl Sight {
         Ok(())
     }
 
-    /// Puts these in place of those before: who left a wedding sees it no more. None says nothing.
-    pub(crate) async fn set_in(tx: &mut Tx, key: &RecordKey, suppliers: &[&str]) -> Result<()> {
-        if suppliers.is_empty() {
-            return Ok(());
-        }
-        let mut known: Vec<String> = with!(tx.on(), c => {
+    /// Whose the record is.
+    pub(crate) async fn of_in(tx: &mut Tx, key: &RecordKey) -> Result<Vec<String>> {
+        Ok(with!(tx.on(), c => {
             sqlx::query_scalar("SELECT supplier_id FROM record_suppliers WHERE organization_id = $1 AND kind = $2 AND record_id = $3")
                 .bind(key.organization.as_str())
                 .bind(key.kind.as_str())
                 .bind(&key.id)
                 .fetch_all(c)
                 .await
-        })?;
+        })?)
+    }
+
+    /// Puts these in place of those before: who left a wedding sees it no more. None says nothing.
+    pub(crate) async fn set_in(tx: &mut Tx, key: &RecordKey, suppliers: &[&str]) -> Result<()> {
+        if suppliers.is_empty() {
+            return Ok(());
+        }
+        let mut known = Self::of_in(tx, key).await?;
         known.retain(|supplier| !suppliers.contains(&supplier.as_str()));
         for gone in known {
             with!(tx.on(), c => {

@@ -10,7 +10,10 @@ use sha2::{Digest as _, Sha256};
 use crate::{
     record::{Applied, Change, Record, RecordKind, Update},
     rpc::wire::print_timestamp,
-    sync::letter::{self, Letter},
+    sync::{
+        bulk,
+        letter::{self, Letter},
+    },
 };
 
 /// What is the same for all events of one change.
@@ -149,6 +152,7 @@ pub(crate) fn correction(applied: &Applied, update: &Update, now: Timestamp) -> 
         event_type: format!("{}.corrected", key.kind.as_str()),
         time: now.to_string(),
         source: "wedsync".to_owned(),
+        wedding_id: bulk::wedding(record),
         kind: key.kind.as_str().to_owned(),
         record_id: key.id.clone(),
         fields: letter::print(&record.values()),

@@ -1,5 +1,7 @@
 //! What is resolved, on each engine: a real store, and what waits in the outbox read back.
 
+mod refused;
+
 use std::{collections::BTreeMap, sync::Arc};
 
 use chassis::{
@@ -61,8 +63,8 @@ impl World {
         let records = Records::new(store.clone(), keys.clone(), time.clone());
         let links = Links::new(store.clone(), keys.clone());
         let outbox = Outbox::new(store.clone(), keys.clone(), dispatcher, time.clone());
-        let known = Known { store: store.clone(), keys: keys.clone(), clock: time.clone(), links: links.clone() };
-        Self { resolver: Resolver::new(store, keys, time, records, links, outbox), known, clock }
+        let resolver = Resolver::new(store, keys, time, records, links, outbox);
+        Self { known: Known::over(&resolver), resolver, clock }
     }
 
     async fn take(&self, integration: &Integration, incoming: Incoming) -> Resolved {
@@ -90,7 +92,8 @@ impl World {
             external_version: version.to_owned(),
             handed_over: false,
         };
-        self.known.written(integration, &key, &fields, &fields, &reply).await.expect("it is noted");
+        self.known.intends(integration, &key, &fields).await.expect("it is noted");
+        self.known.written(integration, &key, &fields, &reply).await.expect("it is noted");
     }
 }
 
@@ -299,7 +302,7 @@ async fn the_databases_own_echo_is_recognised_however_late_and_its_row_is_what_i
             let mut event = change(old, new);
             event.id = format!("e{number}");
             let said = read(&event).expect("about a wedding");
-            world.resolver.observe(&event, &said, &databases).await.expect("it is observed").expect("it is known")
+            world.resolver.observe(&event, &said, &databases, false).await.expect("it is observed").expect("it is known")
         };
         let row = |guests: u32| format!(r#"{{"id":"w1","guest_count":{guests},"venue_name":"Barn"}}"#);
         assert!(!observe("", &row(80), 1).await.is_echo);

@@ -173,7 +173,7 @@ impl Engine {
 }
 
 /// The wedding that a record belongs to, by which it keeps its order.
-fn wedding(record: &Record) -> String {
+pub(crate) fn wedding(record: &Record) -> String {
     if record.key.kind == RecordKind::Wedding {
         return record.key.id.clone();
     }

@@ -4,10 +4,13 @@
 //! looked for before it is made, read before it is replaced, and merged anew where the vendor has another version. What the
 //! vendor then has is committed before the letter counts as delivered.
 
-use std::collections::BTreeMap;
+mod scope;
+
+use std::{collections::BTreeMap, time::Duration};
 
 use chassis::{error::Error, fail, lane::Delivery};
-use serde_json::{Map, Value, json};
+use jiff::Timestamp;
+use serde_json::Value;
 
 use super::{
     account::{Account, is_sql},
@@ -15,14 +18,17 @@ use super::{
     letter::Letter,
 };
 use crate::{
-    connector::{CallError, Class, EventRule, RecordSpec, Reply, call::Caller},
+    connector::{CallError, Class, RecordSpec, Reply, call::Caller},
     database::{Database, Row, Written},
-    record::{Link, Record, RecordKey, RecordKind, Records},
-    resolve::{Incoming, Origin, Resolver},
+    integration::Integration,
+    record::{Link, Record, RecordKey, Records},
+    resolve::{Incoming, Origin, Resolved, Resolver},
 };
 
 /// How often a record is merged anew in one attempt.
 const MERGES: usize = 3;
+/// After each try to note what a vendor did.
+const NOTE_WAITS: [Duration; 7] = [100, 200, 400, 800, 1_600, 3_200, 6_400].map(Duration::from_millis);
 
 /// What came of a letter.
 #[derive(Clone, Debug, PartialEq, Eq)]
@@ -45,6 +51,8 @@ pub(crate) struct Carrier {
     pub(crate) resolver: Resolver,
     pub(crate) database: Database,
 }
+
+type Fields = BTreeMap<String, Value>;
 
 /// One letter with what it is about.
 struct Case<'a> {
@@ -100,7 +108,7 @@ impl Carrier {
         let now = record.as_ref().map(Record::values).unwrap_or_default();
         let allowed = fields.keys().chain(&case.letter.changed).cloned().collect();
         known::keep_current(&mut fields, &base, &now, &case.letter.changed, &allowed);
-        let mut news = known::news(&fields, &base);
+        let news = known::news(&fields, &base);
         if news.is_empty() {
             return Ok(Carried::Known);
         }
@@ -108,10 +116,14 @@ impl Carrier {
         let times = record.iter().flat_map(|record| changed.iter().filter_map(|name| record.fields.get(name)));
         let at = times.map(|field| field.at).max().unwrap_or_else(|| self.known.now());
         let row = Row { key: &key, fields: &fields, changed: &changed, base: &base, at };
-        match self.database.write(integration, &row).await? {
-            Written::Updated | Written::Inserted => {}
+        let noted = self.known.intends(integration, &key, &news).await.map_err(ours)?;
+        let written = self.database.write(integration, &row).await;
+        if !matches!(written, Ok(Written::Updated | Written::Inserted)) && !written.as_ref().is_err_and(may_have_arrived) {
             // Nothing will come back.
-            Written::Unchanged => news.clear(),
+            self.withdraw(integration, &key, &news, noted).await;
+        }
+        match written? {
+            Written::Updated | Written::Inserted | Written::Unchanged => {}
             Written::Newer => {
                 return Ok(Carried::NotWanted("the row was changed since; that comes by itself".to_owned()));
             }
@@ -119,7 +131,7 @@ impl Carrier {
         }
         fail::point("sync.answered");
         let reply = Reply { external_id: key.id.clone(), ..Reply::nothing() };
-        self.known.written(integration, &key, &fields, &news, &reply).await.map_err(ours)?;
+        self.noted(|| self.known.written(integration, &key, &fields, &reply)).await?;
         Ok(Carried::Applied)
     }
 
@@ -148,41 +160,12 @@ impl Carrier {
             if !done {
                 let reply = self.caller.call(integration, &rule.operation, &scope).await?;
                 fail::point("sync.answered");
-                self.known.done(integration, &case.letter.event_id, &rule.operation).await.map_err(ours)?;
+                let id = &case.letter.event_id;
+                self.noted(|| self.known.done(integration, id, &rule.operation)).await?;
                 carried = Some(if reply.handed_over { Carried::HandedOver } else { Carried::Applied });
             }
         }
         Ok(carried)
-    }
-
-    /// What a rule sees: the record that it wants, which need not be the one that the event is about, with its link. What the
-    /// event says is newer than what is known of that record, and fills what it hasn't.
-    async fn seen(&self, case: &Case<'_>, rule: &EventRule) -> Result<Value, CallError> {
-        let (letter, integration) = (case.letter, &case.account.integration);
-        let mut scope = self.scope(case, None).await?;
-        let id = match rule.record {
-            Some(kind) if kind.as_str() == letter.kind => &letter.record_id,
-            Some(RecordKind::Client) => &letter.couple_id,
-            Some(RecordKind::Wedding) => &letter.wedding_id,
-            Some(RecordKind::Booking) | None => return Ok(scope),
-        };
-        let key = rule.record.map(|kind| RecordKey::new(integration.organization.clone(), kind, id.clone()));
-        let Some(Ok(key)) = key else { return Ok(scope) };
-        let known = self.records.get(&key).await.map_err(ours)?;
-        let mut record = known.as_ref().map(Record::values).unwrap_or_default();
-        for (name, value) in letter.fields() {
-            if letter.changed.contains(&name) || !record.contains_key(&name) {
-                record.insert(name, value);
-            }
-        }
-        record.insert("id".to_owned(), json!(key.id));
-        scope["record"] = json!(record);
-        if let Some(link) = self.known.link(integration, &key).await.map_err(ours)? {
-            scope["link"] = json!({
-                "external_id": link.external_id, "external_version": link.external_version, "handed_over": link.handed_over,
-            });
-        }
-        Ok(scope)
     }
 
     async fn record(&self, case: &Case<'_>) -> Result<Carried, CallError> {
@@ -269,15 +252,17 @@ impl Carrier {
         let Some(create) = spec.create.as_ref().or(spec.update.as_ref()) else {
             return Ok(Carried::NotWanted("the vendor takes no new ones".to_owned()));
         };
-        match self.call(case, create, wanted, None).await {
-            Ok(reply) => self.remember(case, wanted, &reply).await,
+        let making = self.resolver.making.begin(&case.account.integration.id, wanted.key.kind);
+        let put = self.put(case, create, wanted, None).await;
+        drop(making);
+        match put {
             Err(error) if error.class == Class::Duplicate && spec.update.is_some() => {
                 // It has another like it: that one is meant, if it can be found.
                 let Some(found) = self.find(case, wanted).await? else { return Err(error) };
                 self.adopt(case, wanted, &found).await?;
                 if wanted.news.is_empty() { Ok(Carried::Known) } else { self.update(case, wanted).await }
             }
-            Err(error) => Err(error),
+            other => other,
         }
     }
 
@@ -289,8 +274,35 @@ impl Carrier {
             Some(read) if wanted.spec.reads_before_update() => Some(self.read(case, read, wanted).await?),
             _ => None,
         };
-        let reply = self.call(case, update, wanted, current.as_ref()).await?;
-        self.remember(case, wanted, &reply).await
+        self.put(case, update, wanted, current.as_ref()).await
+    }
+
+    /// Has the vendor take it. Our own words are noted before: they may come back before the answer does.
+    async fn put(
+        &self,
+        case: &Case<'_>,
+        operation: &str,
+        wanted: &Wanted<'_>,
+        current: Option<&Value>,
+    ) -> Result<Carried, CallError> {
+        let (integration, key, news) = (&case.account.integration, &wanted.key, &wanted.news);
+        let noted = self.known.intends(integration, key, news).await.map_err(ours)?;
+        match self.call(case, operation, wanted, current).await {
+            Ok(reply) => self.remember(case, wanted, &reply).await,
+            Err(error) => {
+                if !may_have_arrived(&error) {
+                    self.withdraw(integration, key, news, noted).await;
+                }
+                Err(error)
+            }
+        }
+    }
+
+    /// What stays noted though it was refused excuses one return too many: no reason to fail.
+    async fn withdraw(&self, integration: &Integration, key: &RecordKey, news: &Fields, noted: Timestamp) {
+        if let Err(error) = self.known.withdraw(integration, key, news, noted).await {
+            tracing::warn!(%error, integration.id, "what a vendor refused stays noted as written");
+        }
     }
 
     /// The vendor's resource, if it is the version that we know; else it must be merged first.
@@ -323,7 +335,10 @@ impl Carrier {
             priority_low: false,
             origin: Origin::Poll,
         };
-        self.resolver.take(integration, vec![incoming]).await.map(drop).map_err(ours)
+        match self.resolver.take(integration, vec![incoming]).await.map_err(ours)?.pop() {
+            Some(Resolved::Refused { reason }) => Err(CallError::permanent(reason)),
+            _ => Ok(()),
+        }
     }
 
     async fn delete(&self, case: &Case<'_>, spec: &RecordSpec, key: &RecordKey) -> Result<Carried, CallError> {
@@ -345,8 +360,22 @@ impl Carrier {
     async fn remember(&self, case: &Case<'_>, wanted: &Wanted<'_>, reply: &Reply) -> Result<Carried, CallError> {
         fail::point("sync.answered");
         let integration = &case.account.integration;
-        self.known.written(integration, &wanted.key, &wanted.fields, &wanted.news, reply).await.map_err(ours)?;
+        self.noted(|| self.known.written(integration, &wanted.key, &wanted.fields, reply)).await?;
         Ok(if reply.handed_over { Carried::HandedOver } else { Carried::Applied })
+    }
+
+    /// Notes what a vendor did, though the store may be away for a moment: to be asked again, it might do it twice.
+    async fn noted<F: Future<Output = Result<(), Error>>>(&self, note: impl Fn() -> F) -> Result<(), CallError> {
+        for wait in NOTE_WAITS {
+            match note().await {
+                Ok(()) => return Ok(()),
+                Err(error @ Error::AlreadyExists(_)) => return Err(ours(error)),
+                Err(error) => tracing::error!(%error, "what a vendor did can't be noted yet; trying again"),
+            }
+            self.known.clock.sleep(wait).await;
+        }
+        let unknown = CallError::retry("the vendor has it, but our own store was away");
+        Err(CallError { class: Class::Unknown, ..unknown })
     }
 
     async fn call(
@@ -362,45 +391,18 @@ impl Carrier {
         }
         self.caller.call(&case.account.integration, operation, &scope).await
     }
-
-    /// What expressions see.
-    async fn scope(&self, case: &Case<'_>, wanted: Option<&Wanted<'_>>) -> Result<Value, CallError> {
-        let letter = case.letter;
-        let fields = wanted.map_or_else(
-            || letter.fields(),
-            |wanted| letter.fields().into_iter().chain(wanted.fields.clone()).collect(),
-        );
-        let mut record: Map<String, Value> = fields.into_iter().collect();
-        record.insert("id".to_owned(), json!(letter.record_id));
-        let link = wanted.and_then(|wanted| wanted.link.as_ref());
-        let given: Value = serde_json::from_str(&letter.content).unwrap_or_default();
-        Ok(json!({
-            "record": record,
-            "old": letter.old(),
-            "changed": letter.changed,
-            "given": given,
-            "link": link.map(|link| json!({
-                "external_id": link.external_id,
-                "external_version": link.external_version,
-                "handed_over": link.handed_over,
-            })),
-            "event": {
-                "id": letter.event_id,
-                "delivery_id": format!("msg_{}", letter.event_uid),
-                "type": letter.event_type,
-                "time": letter.time,
-                "source": letter.source,
-                "origin": case.delivery.origin,
-                "wedding_id": letter.wedding_id,
-                "couple_id": letter.couple_id,
-                "supplier_id": letter.supplier_id,
-            },
-        }))
-    }
 }
 
-/// What our own store has against it passes.
+/// Whether the vendor may have taken it all the same.
+fn may_have_arrived(error: &CallError) -> bool {
+    matches!(error.class, Class::Retry | Class::Unknown)
+}
+
+/// What our own store has against it passes, but for what another record has.
 fn ours(error: Error) -> CallError {
     tracing::warn!(error = format!("{error:?}"), "what a vendor has could not be read or noted");
-    CallError::retry("our own store is away")
+    match error {
+        Error::AlreadyExists(reason) => CallError::permanent(reason),
+        _ => CallError::retry("our own store is away"),
+    }
 }

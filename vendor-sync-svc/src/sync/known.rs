@@ -1,22 +1,36 @@
 //! What vendors are known to have: links, brought up to date with each answer, and event operations that were done.
 //!
-//! Invariant: the link, its synced fields and the note of our own write are one transaction, committed before the attempt
-//! counts.
+//! Invariant: our own write is noted before the vendor is asked, since it may come back before the answer does; the link
+//! and its synced fields are committed before the attempt counts, in a turn of the organization: what comes in meanwhile is
+//! not written over.
 
 use std::{
     collections::{BTreeMap, BTreeSet},
+    sync::Arc,
     time::Duration,
 };
 
-use chassis::{clock::Clock, error::Result, secret::DataKeys, store::Store, tasks::Tasks, with};
+use chassis::{
+    clock::Clock,
+    error::Result,
+    id::OrganizationId,
+    secret::DataKeys,
+    store::{Store, Tx},
+    tasks::Tasks,
+    with,
+};
 use jiff::{SignedDuration, Timestamp};
 use serde_json::Value;
+use tokio::sync::OwnedMutexGuard;
 
 use crate::{
     connector::Reply,
     integration::Integration,
     record::{Link, Links, RecordKey},
-    resolve::echo::{OwnWrites, equal},
+    resolve::{
+        Resolver, Turns,
+        echo::{OwnWrites, equal},
+    },
 };
 
 const PURGE_EVERY: Duration = Duration::from_secs(3600);
@@ -29,9 +43,16 @@ pub(crate) struct Known {
     pub(crate) keys: DataKeys,
     pub(crate) clock: Clock,
     pub(crate) links: Links,
+    turns: Arc<Turns>,
 }
 
 impl Known {
+    /// Over the store of `resolver`.
+    pub(crate) fn over(resolver: &Resolver) -> Self {
+        let Resolver { store, keys, clock, links, turns, .. } = resolver.clone();
+        Self { store, keys, clock, links, turns }
+    }
+
     pub(crate) fn now(&self) -> Timestamp {
         self.clock.now()
     }
@@ -42,6 +63,13 @@ impl Known {
         self.links.by_record(&key.organization, &integration.id, key.kind, &key.id).await
     }
 
+    /// A transaction in a turn of the organization, in the order in which the resolver takes both.
+    async fn begin(&self, organization: &OrganizationId) -> Result<(OwnedMutexGuard<()>, Tx)> {
+        self.keys.of(organization).await?;
+        let turn = self.turns.of(organization).await;
+        Ok((turn, self.store.begin().await?))
+    }
+
     /// The record is what was found there under this id, and has these fields.
     pub(crate) async fn adopt(
         &self,
@@ -50,7 +78,7 @@ impl Known {
         found: &Reply,
         has: BTreeMap<String, Value>,
     ) -> Result<Link> {
-        let mut tx = self.store.begin().await?;
+        let (_turn, mut tx) = self.begin(&key.organization).await?;
         let mut link = new(integration, key, self.now());
         link.external_id.clone_from(&found.external_id);
         link.external_version.clone_from(&found.external_version);
@@ -60,17 +88,46 @@ impl Known {
         Ok(link)
     }
 
-    /// The vendor took `fields`, of which `news` were new to it.
+    /// The vendor is about to be told `news`; when that was noted.
+    pub(crate) async fn intends(
+        &self,
+        integration: &Integration,
+        key: &RecordKey,
+        news: &BTreeMap<String, Value>,
+    ) -> Result<Timestamp> {
+        let (now, data_key) = (self.now(), self.keys.of(&key.organization).await?);
+        let own = OwnWrites { key: &data_key, integration: &integration.id, record: key, word: "" };
+        let mut tx = self.store.begin().await?;
+        own.note_in(&mut tx, news, now).await?;
+        tx.commit().await?;
+        Ok(now)
+    }
+
+    /// It took nothing of what was noted `at` this time.
+    pub(crate) async fn withdraw(
+        &self,
+        integration: &Integration,
+        key: &RecordKey,
+        news: &BTreeMap<String, Value>,
+        at: Timestamp,
+    ) -> Result<()> {
+        let data_key = self.keys.of(&key.organization).await?;
+        let own = OwnWrites { key: &data_key, integration: &integration.id, record: key, word: "" };
+        let mut tx = self.store.begin().await?;
+        own.withdraw_in(&mut tx, news, at).await?;
+        tx.commit().await
+    }
+
+    /// The vendor took `fields`.
     pub(crate) async fn written(
         &self,
         integration: &Integration,
         key: &RecordKey,
         fields: &BTreeMap<String, Value>,
-        news: &BTreeMap<String, Value>,
         reply: &Reply,
     ) -> Result<()> {
-        let (now, data_key) = (self.now(), self.keys.of(&key.organization).await?);
-        let mut tx = self.store.begin().await?;
+        let now = self.now();
+        let (_turn, mut tx) = self.begin(&key.organization).await?;
         // As it is now: what came in since the attempt began is not forgotten.
         let known = self.links.by_record_in(&mut tx, &key.organization, &integration.id, key.kind, &key.id).await?;
         let mut link = known.unwrap_or_else(|| new(integration, key, now));
@@ -85,14 +142,12 @@ impl Known {
         link.synced_at = now;
         link.handed_over = reply.handed_over;
         self.links.put_in(&mut tx, &link).await?;
-        let own = OwnWrites { key: &data_key, integration: &integration.id, record: key, word: "" };
-        own.note_in(&mut tx, news, now).await?;
         tx.commit().await
     }
 
     /// The vendor no longer has it.
     pub(crate) async fn forget(&self, link: &Link) -> Result<()> {
-        let mut tx = self.store.begin().await?;
+        let (_turn, mut tx) = self.begin(&link.organization).await?;
         self.links.delete_in(&mut tx, link).await?;
         tx.commit().await
     }

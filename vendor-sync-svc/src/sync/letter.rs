@@ -59,6 +59,9 @@ pub(crate) struct Letter {
     /// What the event itself says, as JSON: for event operations.
     #[prost(string, tag = "16")]
     pub(crate) content: String,
+    /// Nobody is in a hurry for it.
+    #[prost(bool, tag = "17")]
+    pub(crate) low: bool,
 }
 
 impl Letter {

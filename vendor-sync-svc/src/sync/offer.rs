@@ -5,7 +5,11 @@
 
 use std::{collections::BTreeMap, sync::Arc};
 
-use chassis::{error::Result, id, lane::Offer};
+use chassis::{
+    error::{Error, Result},
+    id,
+    lane::Offer,
+};
 use serde_json::Value;
 
 use super::{
@@ -29,27 +33,37 @@ pub(crate) struct Offers {
 }
 
 impl Offers {
-    /// What integrations of these kinds are told of `event`. Its record is up to date when this returns.
+    /// What integrations of these kinds are told of `event`. Its record is up to date when this returns. With `again`, the
+    /// event may have come before.
     ///
     /// # Errors
     /// `Error::Unavailable` while the store is away: the event must come again.
-    pub(crate) async fn of(&self, event: &Event, kinds: &Kinds, way: &str) -> Result<Vec<Offer>> {
+    pub(crate) async fn of(&self, event: &Event, kinds: &Kinds, way: &str, again: bool) -> Result<Vec<Offer>> {
         let accounts = self.accounts.all_of(&event.organization);
         if accounts.is_empty() {
             return Ok(Vec::new());
         }
+        let mut suppliers: Vec<String> = event.suppliers().map(str::to_owned).collect();
         let letter = match read(event) {
             Some(said) => {
                 let databases = databases(&accounts);
-                let Some(seen) = self.resolver.observe(event, &said, &databases).await? else { return Ok(Vec::new()) };
-                if seen.is_echo {
-                    return Ok(Vec::new());
+                match self.resolver.observe(event, &said, &databases, again).await {
+                    Ok(Some(seen)) if !seen.is_echo => {
+                        suppliers.extend_from_slice(&seen.suppliers);
+                        of_record(event, &said, &seen)
+                    }
+                    Ok(_) => return Ok(Vec::new()),
+                    // It would come again for ever, and hold back everybody's. What it asks for itself is done all the same.
+                    Err(error @ Error::Invalid { .. }) => {
+                        tracing::warn!(%error, "an event says more of a record than there is room for; it is told without");
+                        of_event(event)
+                    }
+                    Err(error) => return Err(error),
                 }
-                of_record(event, &said, &seen)
             }
             None => of_event(event),
         };
-        let told = accounts.iter().filter(|account| is_for(account, event));
+        let told = accounts.iter().filter(|account| is_for(account, event, &suppliers));
         let offers = told.filter_map(|account| {
             let priority = kinds.get(account.connector.kind())?;
             Some(letter.offer(&account.integration.id, *priority as i64, way))
@@ -63,7 +77,7 @@ fn databases(accounts: &[Arc<Account>]) -> Vec<String> {
     databases.map(|account| account.integration.id.clone()).collect()
 }
 
-fn is_for(account: &Account, event: &Event) -> bool {
+fn is_for(account: &Account, event: &Event, suppliers: &[String]) -> bool {
     let integration = &account.integration;
     let supplier = integration.settings.supplier_id.as_str();
     let is_row = matches!(event.payload, Payload::Change { .. }) && account.connector.kind() == DATABASE;
@@ -71,7 +85,7 @@ fn is_for(account: &Account, event: &Event) -> bool {
         && !is_row
         && origin(event) != Some(&integration.id)
         && !event.names(&integration.id)
-        && (supplier.is_empty() || event.suppliers().any(|other| other == supplier))
+        && (supplier.is_empty() || suppliers.iter().any(|other| other == supplier))
 }
 
 /// What stands of the record, and what of it changed.

@@ -235,7 +235,9 @@ impl Polls {
                 self.advance_in(&mut taking.tx, walk).await?;
             }
             taking.commit().await?;
-            let is_change = |resolved: &&Resolved| !matches!(resolved, Resolved::Unchanged | Resolved::Echo);
+            let is_change = |resolved: &&Resolved| {
+                !matches!(resolved, Resolved::Unchanged | Resolved::Echo | Resolved::Refused { .. })
+            };
             found.items += resolved.len() as u64;
             found.changed += resolved.iter().filter(is_change).count() as u64;
         }

@@ -1,5 +1,8 @@
 //! The engine from an event to a vendor on loopback and back, on each engine of the store.
 
+mod again;
+mod own;
+
 use std::{
     collections::BTreeMap,
     net::SocketAddr,

@@ -86,8 +86,8 @@ impl World {
         let links = Links::new(store.clone(), keys.clone());
         let outbox = Outbox::new(store.clone(), keys.clone(), dispatcher.expect("it starts"), clock.clone());
         let resolver =
-            Resolver::new(store.clone(), keys.clone(), clock.clone(), records.clone(), links.clone(), outbox);
-        let known = Known { store: store.clone(), keys, clock, links };
+            Resolver::new(store.clone(), keys, clock, records.clone(), links, outbox);
+        let known = Known::over(&resolver);
         let database = Database::new(credentials, outbound);
         let carrier = Carrier { caller, records: records.clone(), known, resolver, database };
         Self { store, carrier, records, catalogue, integrations, connections }
