@@ -16,7 +16,7 @@ use super::{
     linked::{KEY, Linked, Profiled, Viewer, on_each_engine_linked, taken},
     linked_out::open_conflicts,
     provider::Taken,
-    story::now,
+    story::{eventually, now},
     web,
 };
 use crate::harness::{PATIENCE, client};
@@ -133,6 +133,18 @@ impl Stage {
         self.studio.vendor().jobs()[&self.job]["eventDate"].clone()
     }
 
+    /// The photographer edits the job; a second after it was last written, since its version is a time in seconds.
+    async fn edits_job(&self, members: &Value) {
+        let modified = self.studio.vendor().jobs()[&self.job]["modified"].clone();
+        let modified: jiff::Timestamp = modified.as_str().and_then(|at| at.parse().ok()).expect("a time");
+        eventually("the next second", async || {
+            let now = now();
+            if now.as_second() > modified.as_second() { Ok(()) } else { Err(now.to_string()) }
+        })
+        .await;
+        self.studio.vendor().edit_job(&self.job, members, now());
+    }
+
     fn written(&self) -> usize {
         self.studio.asked().iter().filter(|asked| asked.method != "GET").count()
     }
@@ -155,8 +167,7 @@ async fn a_date_that_a_photographer_moves_in_their_crm_is_everywhere_once_and_no
         let written = stage.written();
 
         // In the studio's own system: its hook says no more than that something is there.
-        let at = now() + jiff::SignedDuration::from_secs(1);
-        stage.studio.vendor().edit_job(&stage.job, &json!({ "eventDate": "2027-07-03" }), at);
+        stage.edits_job(&json!({ "eventDate": "2027-07-03" })).await;
         let hook = Vsco::hook("order.booked", &stage.job).to_string();
         let secret: String = url::form_urlencoded::byte_serialize(stage.ada.secret.as_bytes()).collect();
         let path = format!("{}?secret={secret}", stage.ada.integration.path);

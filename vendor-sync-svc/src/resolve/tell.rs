@@ -124,6 +124,9 @@ fn content(applied: &Applied, changes: &[&Change]) -> Value {
     content.insert("record".to_owned(), json!(key.kind.as_str()));
     content.insert("changed".to_owned(), json!(changed));
     content.insert("old".to_owned(), Value::Object(old));
+    // As routes and people's messages read what a domain event changed: it is told once, though its row follows.
+    let changes = changes.iter().map(|it| (it.field.clone(), json!({ "old": it.old, "new": it.new })));
+    content.insert("changes".to_owned(), Value::Object(changes.collect()));
     content.insert("deleted".to_owned(), json!(record.deleted.is_some()));
     Value::Object(content)
 }
