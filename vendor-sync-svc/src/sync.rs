@@ -88,8 +88,7 @@ impl Engine {
         );
         let records = Records::new(store.clone(), keys.clone(), clock.clone());
         let links = Links::new(store.clone(), keys.clone());
-        let resolver =
-            Resolver::new(store.clone(), keys, clock.clone(), records.clone(), links, outbox);
+        let resolver = Resolver::new(store.clone(), keys, clock.clone(), records.clone(), links, outbox);
         let known = Known::over(&resolver);
         let accounts = Accounts::new(integrations, catalogue, connections, dispatcher.clone());
         let database = Database::new(credentials.clone(), outbound);

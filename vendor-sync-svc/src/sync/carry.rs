@@ -118,7 +118,9 @@ impl Carrier {
         let row = Row { key: &key, fields: &fields, changed: &changed, base: &base, at };
         let noted = self.known.intends(integration, &key, &news).await.map_err(ours)?;
         let written = self.database.write(integration, &row).await;
-        if !matches!(written, Ok(Written::Updated | Written::Inserted)) && !written.as_ref().is_err_and(may_have_arrived) {
+        if !matches!(written, Ok(Written::Updated | Written::Inserted))
+            && !written.as_ref().is_err_and(may_have_arrived)
+        {
             // Nothing will come back.
             self.withdraw(integration, &key, &news, noted).await;
         }
