@@ -53,13 +53,7 @@ impl Resolver {
 }
 
 impl Taking {
-    async fn observe(
-        &mut self,
-        event: &Event,
-        said: &Said,
-        databases: &[String],
-        again: bool,
-    ) -> Result<Option<Seen>> {
+    async fn observe(&mut self, event: &Event, said: &Said, databases: &[String], again: bool) -> Result<Option<Seen>> {
         let (records, suppliers) = (self.resolver.records.clone(), event.suppliers().collect::<Vec<_>>());
         let known = records.get_in(&mut self.tx, &said.key).await?;
         let foreign = origin(event).is_some() && known.is_some();

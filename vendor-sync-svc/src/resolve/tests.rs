@@ -302,7 +302,12 @@ async fn the_databases_own_echo_is_recognised_however_late_and_its_row_is_what_i
             let mut event = change(old, new);
             event.id = format!("e{number}");
             let said = read(&event).expect("about a wedding");
-            world.resolver.observe(&event, &said, &databases, false).await.expect("it is observed").expect("it is known")
+            world
+                .resolver
+                .observe(&event, &said, &databases, false)
+                .await
+                .expect("it is observed")
+                .expect("it is known")
         };
         let row = |guests: u32| format!(r#"{{"id":"w1","guest_count":{guests},"venue_name":"Barn"}}"#);
         assert!(!observe("", &row(80), 1).await.is_echo);

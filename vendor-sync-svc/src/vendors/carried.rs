@@ -85,8 +85,7 @@ impl World {
         let records = Records::new(store.clone(), keys.clone(), clock.clone());
         let links = Links::new(store.clone(), keys.clone());
         let outbox = Outbox::new(store.clone(), keys.clone(), dispatcher.expect("it starts"), clock.clone());
-        let resolver =
-            Resolver::new(store.clone(), keys, clock, records.clone(), links, outbox);
+        let resolver = Resolver::new(store.clone(), keys, clock, records.clone(), links, outbox);
         let known = Known::over(&resolver);
         let database = Database::new(credentials, outbound);
         let carrier = Carrier { caller, records: records.clone(), known, resolver, database };

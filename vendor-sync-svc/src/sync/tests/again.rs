@@ -68,8 +68,11 @@ async fn an_event_that_no_record_has_room_for_holds_nobody_back() {
         world.takes(consumed(changed(1, "w1", huge, &[]))).await;
         let wide = (0..200).map(|number| (format!("field_{number}"), json!(1))).collect();
         for (number, half) in [(2, "a"), (3, "b")] {
-            let named: serde_json::Map<String, Value> =
-                Map::clone(&wide).into_iter().take(100).map(|(name, value)| (format!("{half}_{name}"), value)).collect();
+            let named: serde_json::Map<String, Value> = Map::clone(&wide)
+                .into_iter()
+                .take(100)
+                .map(|(name, value)| (format!("{half}_{name}"), value))
+                .collect();
             world.takes(consumed(changed(number, "w2", (json!({}), Value::Object(named)), &[]))).await;
         }
         world.takes(consumed(changed(4, "w3", guests(80, 90), &[]))).await;

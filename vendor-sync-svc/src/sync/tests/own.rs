@@ -118,7 +118,10 @@ fn blind() -> String {
 async fn two_records_that_are_one_thing_there_are_a_dead_letter_and_no_endless_overwriting() {
     in_a_world(async |world: World| {
         let peer = Peer::start().await;
-        assert!(Catalogue::new(world.store.clone(), Clock::System).put(&acme(), &blind(), 1).await.is_ok(), "it parses");
+        assert!(
+            Catalogue::new(world.store.clone(), Clock::System).put(&acme(), &blind(), 1).await.is_ok(),
+            "it parses"
+        );
         let integration = world.account(&peer, "").await;
         world.handle(changed(1, "w1", guests(80, 90), &[])).await;
         world.settled(&integration, 1).await;
@@ -136,7 +139,10 @@ async fn two_records_that_are_one_thing_there_are_a_dead_letter_and_no_endless_o
 async fn what_a_vendor_made_while_our_store_was_away_is_not_made_twice() {
     in_a_world(async |world: World| {
         let slow = Slow::start().await;
-        assert!(Catalogue::new(world.store.clone(), Clock::System).put(&acme(), &blind(), 1).await.is_ok(), "it parses");
+        assert!(
+            Catalogue::new(world.store.clone(), Clock::System).put(&acme(), &blind(), 1).await.is_ok(),
+            "it parses"
+        );
         let integration = world.account(&slow.peer, "").await;
         let rename = async |from: &str, to: &str| {
             let text = format!("ALTER TABLE {from} RENAME TO {to}");
