@@ -1,15 +1,17 @@
-//! `wedsync demo`: three stories, played on a system of its own and shown as they happen.
+//! `wedsync demo`: seven stories, played on a system of its own and shown as they happen.
 //!
 //! The four services are real, on SQLite, with gRPC between them; vendors' receivers verify with the public
 //! `standardwebhooks` library, and webhooks come in over HTTP. What isn't ours stands on loopback and keeps to its contract: a
-//! mail server, and the providers of messages. The exit code is 0 only if every expected message arrived, verified, nothing
-//! came twice, and everybody who was to confirm has.
+//! mail server, the providers of messages, vendors' systems, and WedSync's own database as PostgREST serves it. The exit code
+//! is 0 only if every expected message arrived, verified, nothing came twice, and everybody who was to confirm has.
 
 mod cast;
 mod mail;
 mod people;
 mod provider;
+mod system;
 mod tally;
+mod vendors;
 
 use std::{process::ExitCode, time::Duration};
 
@@ -41,7 +43,7 @@ const PATIENCE: Duration = Duration::from_secs(20);
 /// After the last expected message: long enough to see one that comes twice.
 const AFTERMATH: Duration = Duration::from_millis(500);
 
-/// Play three stories on a temporary system and show who received what.
+/// Play seven stories on a temporary system and show who received what.
 #[derive(Args)]
 pub(crate) struct Demo {
     /// Which log lines to show, for example `info`.
@@ -117,6 +119,9 @@ async fn play(addresses: &Addresses, key: &str, mail: MailServer, providers: Pro
     let notifier = authorized(addresses.notifier, key).await?;
     let stage = Stage { router: &router, notifier: &notifier, gateway: addresses.gateway };
     passed &= people::date_moves(&stage, &cast.vendors(), &workflow, &mut tally).await?;
+    let vendor_sync = authorized(addresses.vendor_sync, key).await?;
+    cast.leave(&vendor_sync).await?;
+    passed &= vendors::are_linked(&stage, &vendor_sync, &mut tally).await?;
     Ok(passed)
 }
 

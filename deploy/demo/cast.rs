@@ -15,7 +15,7 @@ use proto::{
         inbox_service_client::InboxServiceClient, recipient_service_client::RecipientServiceClient,
     },
     vendorsync::v1::{
-        CreateEndpointRequest, CreateIntegrationRequest, Endpoint, Integration, IntegrationKind,
+        CreateEndpointRequest, CreateIntegrationRequest, DeleteEndpointRequest, Endpoint, Integration, IntegrationKind,
         endpoint_service_client::EndpointServiceClient, integration_service_client::IntegrationServiceClient,
     },
 };
@@ -52,13 +52,14 @@ const PLANNER: (&str, &str) = ("pia", "Pia, planner");
 pub(super) struct Cast {
     crm: Integration,
     crm_secret: String,
+    endpoints: Vec<String>,
 }
 
 impl Cast {
     /// Makes everybody's endpoint, directory entry and inbox watch.
     pub(super) async fn assemble(addresses: &Addresses, key: &str, mail: &MailServer, tally: &Tally) -> Result<Self> {
         let vendor_sync = authorized(addresses.vendor_sync, key).await?;
-        let mut endpoints = EndpointServiceClient::new(vendor_sync.clone());
+        let (mut endpoints, mut ids) = (EndpointServiceClient::new(vendor_sync.clone()), Vec::new());
         for vendor in &VENDORS {
             let receiver = Receiver::start(SocketAddr::from(([127, 0, 0, 1], 0))).await?;
             let endpoint = Endpoint {
@@ -70,6 +71,7 @@ impl Cast {
             let made =
                 endpoints.create_endpoint(CreateEndpointRequest { endpoint: Some(endpoint) }).await?.into_inner();
             receiver.secret.send_replace(made.secret);
+            ids.push(made.endpoint.unwrap_or_default().id);
             tally.collect_webhooks(vendor.name, receiver.received);
         }
         introduce_people(addresses, key, mail, tally).await?;
@@ -81,7 +83,16 @@ impl Cast {
         };
         let request = CreateIntegrationRequest { integration: Some(integration), ..Default::default() };
         let made = IntegrationServiceClient::new(vendor_sync).create_integration(request).await?.into_inner();
-        Ok(Self { crm: made.integration.context("an integration")?, crm_secret: made.secret })
+        Ok(Self { crm: made.integration.context("an integration")?, crm_secret: made.secret, endpoints: ids })
+    }
+
+    /// What comes now is others' to receive.
+    pub(super) async fn leave(&self, vendor_sync: &Authorized) -> Result<()> {
+        let mut endpoints = EndpointServiceClient::new(vendor_sync.clone());
+        for id in &self.endpoints {
+            endpoints.delete_endpoint(DeleteEndpointRequest { id: id.clone() }).await?;
+        }
+        Ok(())
     }
 
     pub(super) fn vendors(&self) -> Vec<&'static str> {

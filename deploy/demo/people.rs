@@ -28,6 +28,7 @@ use super::{
     provider::{self, Providers, Report},
     publish,
     tally::{Tally, Via},
+    vendors::CATERER,
 };
 use crate::{
     client::Authorized,
@@ -105,7 +106,8 @@ pub(super) fn collect(mut providers: Providers, tally: &Tally) {
             };
             let is_at = |vendor: &&Vendor| vendor.via == via && vendor.address == taken.to;
             let florist = || Some("Rosa, florist").filter(|_| taken.to == FLORIST_PHONE);
-            let who = VENDORS.iter().find(is_at).map(|vendor| vendor.name).or_else(florist);
+            let caterer = || Some(CATERER.0).filter(|_| taken.to == CATERER.1);
+            let who = VENDORS.iter().find(is_at).map(|vendor| vendor.name).or_else(florist).or_else(caterer);
             arrivals.note_message(who.unwrap_or("somebody unknown"), via, short(&taken.text), taken.button);
         }
     });
@@ -198,6 +200,7 @@ fn name(via: Via) -> &'static str {
         Via::Sms => "sms",
         Via::Teams => "teams",
         Via::Whatsapp => "whatsapp",
+        Via::System | Via::Database | Via::Live => "none of a person's",
     }
 }
 
@@ -249,7 +252,13 @@ async fn post(gateway: SocketAddr, report: Report) -> Result<()> {
     ask(gateway, Method::POST, report.path, headers, report.body).await.map(drop)
 }
 
-async fn ask(gateway: SocketAddr, method: Method, path: &str, headers: HeaderMap, body: String) -> Result<String> {
+pub(super) async fn ask(
+    gateway: SocketAddr,
+    method: Method,
+    path: &str,
+    headers: HeaderMap,
+    body: String,
+) -> Result<String> {
     let settings = OutboundSettings { allow_networks: vec!["127.0.0.0/8".into()], allow_http: true };
     let url = format!("http://{gateway}{path}");
     let request = Request { method, url, headers, body: body.into(), timeout: Duration::from_secs(10) };

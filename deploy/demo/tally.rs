@@ -23,6 +23,12 @@ pub(super) enum Via {
     Sms,
     Teams,
     Whatsapp,
+    /// In a vendor's own system.
+    System,
+    /// In WedSync's own rows.
+    Database,
+    /// On a page that is open.
+    Live,
 }
 
 impl Via {
@@ -35,6 +41,9 @@ impl Via {
             Self::Sms => "SMS",
             Self::Teams => "Teams",
             Self::Whatsapp => "WhatsApp",
+            Self::System => "own system",
+            Self::Database => "row",
+            Self::Live => "live",
         }
     }
 }
@@ -106,6 +115,11 @@ impl Tally {
     /// Begins a story.
     pub(super) fn begin(&mut self, title: &str) {
         say(&format!("\n{title}"));
+        self.forget();
+    }
+
+    /// Begins anew within a story.
+    pub(super) fn forget(&mut self) {
         self.expected.clear();
         self.arrivals.0.0.lock().unwrap_or_else(PoisonError::into_inner).clear();
         self.began = Some(Instant::now());
@@ -125,10 +139,14 @@ impl Tally {
 
     /// Waits until everything expected came, and a little longer for what shouldn't; shows it. True if all is well.
     pub(super) async fn finish(&mut self, patience: Duration, aftermath: Duration) -> bool {
-        // Running out of patience is no error here: the table shows what is missing.
-        let _ = tokio::time::timeout(patience, self.all_came()).await;
+        self.wait(patience).await;
         tokio::time::sleep(aftermath).await;
         self.show()
+    }
+
+    /// Waits until everything expected came. Running out of patience is no error here: the table shows what is missing.
+    pub(super) async fn wait(&self, patience: Duration) {
+        let _ = tokio::time::timeout(patience, self.all_came()).await;
     }
 
     async fn all_came(&self) {
@@ -164,7 +182,7 @@ impl Tally {
             let verdict = match (&arrival.verified, again, arrival.via) {
                 (Err(reason), ..) => format!("NOT VERIFIED: {reason}"),
                 (_, true, _) => "CAME TWICE".to_owned(),
-                (_, _, Via::Webhook) => "✓ signature verified".to_owned(),
+                (_, _, Via::Webhook | Via::System) => "✓ signature verified".to_owned(),
                 _ => "✓ received".to_owned(),
             };
             let after = arrival.at.saturating_duration_since(began).as_secs_f64() * 1e3;

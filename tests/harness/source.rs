@@ -62,6 +62,17 @@ impl Source {
 
     /// The same with further lines for its section.
     pub(crate) async fn captured_with(&self, engine: &Engine, tables: &[&str], further: &str) -> Wedsync {
+        self.captured_among(engine, tables, further, &[]).await
+    }
+
+    /// The same with settings of other sections (`WEDSYNC_...`).
+    pub(crate) async fn captured_among(
+        &self,
+        engine: &Engine,
+        tables: &[&str],
+        further: &str,
+        others: &[(&str, &str)],
+    ) -> Wedsync {
         let folder = tempfile::tempdir().expect("a temporary folder");
         let jwt_secret = hex::encode(secret::random::<32>());
         let settings = format!("{}{further}", self.settings(tables, &jwt_secret));
@@ -69,7 +80,7 @@ impl Source {
         let data = super::data(folder.path());
         fs::create_dir(&data).expect("the folder is new");
         fs::write(data.join("jwt-secret"), jwt_secret).expect("where development mode keeps it");
-        let mut system = Wedsync::start_in(folder.path(), engine, &[]).await;
+        let mut system = Wedsync::start_in(folder.path(), engine, others).await;
         system._temporary = Some(folder);
         system
     }

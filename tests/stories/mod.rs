@@ -2,7 +2,8 @@
 //! over its own ports, once on each engine.
 //!
 //! `story` is the stage (a system, its tenants, their endpoints), `receiver` who gets webhooks, `tab` a browser, `web`
-//! plain HTTP, `wire` plain sockets; each other file tells one subject.
+//! plain HTTP, `wire` plain sockets, `linked` the stage of vendors' stories and `whole` a system on a clock that runs faster;
+//! each other file tells one subject.
 
 mod again;
 mod browser;
@@ -13,6 +14,11 @@ mod failing;
 mod inbound;
 mod inbound_refused;
 mod life;
+mod linked;
+mod linked_down;
+mod linked_in;
+mod linked_many;
+mod linked_out;
 mod live;
 mod live_feed;
 mod live_hostile;
@@ -36,4 +42,5 @@ mod story;
 mod tab;
 mod tenancy;
 mod web;
+mod whole;
 mod wire;

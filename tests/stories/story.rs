@@ -66,7 +66,11 @@ pub(super) struct Tenant {
 
 impl Tenant {
     pub(super) async fn of(system: &Wedsync, name: &str) -> Self {
-        let (addresses, key) = (system.addresses, system.tenant(name).await);
+        Self::at(system.addresses, system.tenant(name).await)
+    }
+
+    /// Whose key this is, at a system that listens there.
+    pub(super) fn at(addresses: Addresses, key: Key) -> Self {
         Self {
             addresses,
             router: client(addresses.router, &key),

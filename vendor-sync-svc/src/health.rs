@@ -1,7 +1,7 @@
 //! Whether an integration works: decided from what probes and attempts show, with hysteresis. Pure.
 //!
 //! It takes three bad signs in a row to call one failing, and two good ones to call it recovered. One that flaps must stay
-//! good for longer and longer before it counts as recovered, so that nobody is told more than [`MOST_AN_HOUR`] times an
+//! good for longer and longer before it counts as recovered, so that nobody is told more than eight times an
 //! hour. [`prober`] looks, [`store`] keeps and tells, [`view`] puts together what is shown, [`behind`] tells of what a
 //! vendor doesn't get.
 

@@ -1,6 +1,6 @@
 //! Canonical records: what WedSync and every linked system say about one client, wedding or booking, field by field.
 //!
-//! Types alone. [`merge`] decides what stands and is pure, `value` brings values into one form, [`store`] keeps records,
+//! Types alone. `merge` decides what stands and is pure, `value` brings values into one form, [`store`] keeps records,
 //! [`link`] what a record is called elsewhere, [`conflict`] what lost, [`pin`] whose word counts. Who sends an update and
 //! who is told of a change is said in `sync` and `resolve`.
 

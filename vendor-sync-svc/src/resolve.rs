@@ -353,7 +353,9 @@ impl Taking {
     }
 
     async fn tell(&mut self, integration: &Integration, incoming: &Incoming, applied: &Applied) -> Result<()> {
+        let suppliers = Sight::of_in(&mut self.tx, &applied.record.key).await?;
         let told = tell::Told {
+            suppliers,
             source: format!("integration:{}", integration.id),
             supplier_id: &integration.settings.supplier_id,
             at: incoming.at.min(self.now),

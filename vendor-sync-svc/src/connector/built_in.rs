@@ -25,6 +25,7 @@ pub(super) const BUILT_IN: &[(&str, &str)] = &[
     ("timeline-coordination", include_str!("../../connectors/timeline-coordination.toml")),
     ("venue", include_str!("../../connectors/venue.toml")),
     ("venuemaster", include_str!("../../connectors/venuemaster.toml")),
+    ("vsco-events", include_str!("../../connectors/vsco-events.toml")),
     ("vsco-workspace", include_str!("../../connectors/vsco-workspace.toml")),
     ("wedme", include_str!("../../connectors/wedme.toml")),
     ("wedsync-postgrest", include_str!("../../connectors/wedsync-postgrest.toml")),

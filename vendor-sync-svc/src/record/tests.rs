@@ -311,7 +311,7 @@ async fn a_link_is_found_from_both_sides_by_its_own_organization_alone() {
         let changed = Link { external_id: "anna.b@x.org".to_owned(), handed_over: true, ..first };
         world.put(&changed).await.expect("stored");
         assert_eq!(by_external(&acme).await.expect("read"), None, "its old name is nobody's");
-        assert_eq!(world.links.of_record(&acme, client, "c1").await.expect("read"), [changed.clone()]);
+        assert_eq!(world.links.of_record(&acme, client, "c1").await.expect("read"), std::slice::from_ref(&changed));
         let stolen = world.put(&Link { organization: other, ..changed.clone() }).await;
         assert!(matches!(stolen, Err(Error::AlreadyExists(_))), "{stolen:?}");
         let mut tx = world.store.begin().await.expect("begun");

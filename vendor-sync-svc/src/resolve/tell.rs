@@ -22,6 +22,8 @@ pub(crate) struct Told<'a> {
     pub(crate) source: String,
     /// Whose the source is; empty: the organization's own.
     pub(crate) supplier_id: &'a str,
+    /// Whose the record is: each is told, whoever said it.
+    pub(crate) suppliers: Vec<String>,
     pub(crate) at: Timestamp,
     pub(crate) low: bool,
     pub(crate) import: bool,
@@ -83,6 +85,7 @@ fn event(applied: &Applied, told: &Told<'_>, type_: &str, changes: &[&Change]) -
         source: told.source.clone(),
         subject: key.id.clone(),
         time: Some(print_timestamp(told.at)),
+        channels: dashboards(&told.suppliers),
         ordering_key: if wedding_id.is_empty() { key.id.clone() } else { wedding_id.clone() },
         priority: if told.low { Priority::Low.into() } else { Priority::Unspecified.into() },
         payload: Some(wire::event::Payload::Content(wire::Content {
@@ -101,6 +104,16 @@ fn event(applied: &Applied, told: &Told<'_>, type_: &str, changes: &[&Change]) -
     }
 }
 
+/// Suppliers who are told by their channels: few enough for an event.
+const MOST_CHANNELS: usize = 60;
+
+/// The channels of suppliers whose ids can be part of a channel's name.
+fn dashboards(suppliers: &[String]) -> Vec<String> {
+    let is_segment = |id: &&String| !id.contains(|c: char| c.is_control() || c.is_whitespace() || c == ':' || c == '*');
+    let named = suppliers.iter().filter(is_segment).take(MOST_CHANNELS);
+    named.map(|id| format!("supplier:dashboard:{id}")).collect()
+}
+
 /// The record's fields now, which it is, and what changed.
 fn content(applied: &Applied, changes: &[&Change]) -> Value {
     let (record, key) = (&applied.record, &applied.record.key);
@@ -111,6 +124,9 @@ fn content(applied: &Applied, changes: &[&Change]) -> Value {
     content.insert("record".to_owned(), json!(key.kind.as_str()));
     content.insert("changed".to_owned(), json!(changed));
     content.insert("old".to_owned(), Value::Object(old));
+    // As routes and people's messages read what a domain event changed: it is told once, though its row follows.
+    let changes = changes.iter().map(|it| (it.field.clone(), json!({ "old": it.old, "new": it.new })));
+    content.insert("changes".to_owned(), Value::Object(changes.collect()));
     content.insert("deleted".to_owned(), json!(record.deleted.is_some()));
     Value::Object(content)
 }

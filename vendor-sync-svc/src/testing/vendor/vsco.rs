@@ -33,7 +33,12 @@ impl Vsco {
 
     /// Its jobs by id.
     pub fn jobs(&self) -> BTreeMap<String, Value> {
-        self.resources.get("job").cloned().unwrap_or_default()
+        self.of("job")
+    }
+
+    /// Its resources of a kind (`job`, `event`, `address-book`) by id.
+    pub fn of(&self, kind: &str) -> BTreeMap<String, Value> {
+        self.resources.get(kind).cloned().unwrap_or_default()
     }
 
     /// What a photographer does by hand: sets members of a job.
@@ -41,9 +46,17 @@ impl Vsco {
     /// # Panics
     /// Without that job.
     pub fn edit_job(&mut self, id: &str, members: &Value, now: Timestamp) {
-        let job = self.resources.get_mut("job").and_then(|jobs| jobs.get_mut(id)).expect("a job");
-        merge(job, members);
-        job["modified"] = stamp(now);
+        self.edit("job", id, members, now);
+    }
+
+    /// The same with a resource of another kind.
+    ///
+    /// # Panics
+    /// Without that resource.
+    pub fn edit(&mut self, kind: &str, id: &str, members: &Value, now: Timestamp) {
+        let resource = self.resources.get_mut(kind).and_then(|all| all.get_mut(id)).expect("a resource");
+        merge(resource, members);
+        resource["modified"] = stamp(now);
     }
 
     /// What a photographer does by hand: makes a job.
