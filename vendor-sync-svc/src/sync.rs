@@ -2,7 +2,8 @@
 //!
 //! [`read`] says what an event tells of a record, [`offer`] brings it into the record and offers it to each integration of
 //! the kinds that its plan names, [`courier`] carries it. [`account`] knows every integration that is linked, [`known`]
-//! what its vendor has; [`poll`] and [`reread`] ask vendors themselves. What comes in is `resolve`'s.
+//! what its vendor has, [`making`] what it is being given just now; [`poll`] and [`reread`] ask vendors themselves. What comes
+//! in is `resolve`'s.
 
 pub(crate) mod account;
 pub(crate) mod bulk;

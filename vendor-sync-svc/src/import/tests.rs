@@ -1,5 +1,7 @@
 //! Whole imports on a real store, through the real resolver: what they count, what stops them, and what being killed leaves.
 
+mod refused;
+
 use std::sync::{Arc, OnceLock};
 
 use chassis::{

@@ -224,7 +224,7 @@ impl Import {
     }
 
     /// What came, or would come, of it.
-    fn tally(&mut self, incoming: &[Incoming], resolved: &[Resolved]) {
+    pub(super) fn tally(&mut self, incoming: &[Incoming], resolved: &[Resolved]) {
         for (incoming, resolved) in incoming.iter().zip(resolved) {
             let (difference, record_id, fields) = match resolved {
                 Resolved::Unchanged | Resolved::Echo | Resolved::Conflicted { .. } => {

@@ -27,8 +27,9 @@ use crate::{
 
 /// How often a record is merged anew in one attempt.
 const MERGES: usize = 3;
-/// After each try to note what a vendor did.
-const NOTE_WAITS: [Duration; 7] = [100, 200, 400, 800, 1_600, 3_200, 6_400].map(Duration::from_millis);
+/// How often it is tried to note what a vendor did, and the first wait; each is twice as long as the one before.
+const NOTE_TRIES: u32 = 8;
+const NOTE_AGAIN: Duration = Duration::from_millis(100);
 
 /// What came of a letter.
 #[derive(Clone, Debug, PartialEq, Eq)]
@@ -133,7 +134,8 @@ impl Carrier {
         }
         fail::point("sync.answered");
         let reply = Reply { external_id: key.id.clone(), ..Reply::nothing() };
-        self.noted(|| self.known.written(integration, &key, &fields, &reply)).await?;
+        // Written again, it finds the row as it is.
+        self.known.written(integration, &key, &fields, &reply).await.map_err(ours)?;
         Ok(Carried::Applied)
     }
 
@@ -368,13 +370,13 @@ impl Carrier {
 
     /// Notes what a vendor did, though the store may be away for a moment: to be asked again, it might do it twice.
     async fn noted<F: Future<Output = Result<(), Error>>>(&self, note: impl Fn() -> F) -> Result<(), CallError> {
-        for wait in NOTE_WAITS {
+        for tried in 0..NOTE_TRIES {
             match note().await {
                 Ok(()) => return Ok(()),
                 Err(error @ Error::AlreadyExists(_)) => return Err(ours(error)),
                 Err(error) => tracing::error!(%error, "what a vendor did can't be noted yet; trying again"),
             }
-            self.known.clock.sleep(wait).await;
+            self.known.clock.sleep(NOTE_AGAIN * 2_u32.pow(tried)).await;
         }
         let unknown = CallError::retry("the vendor has it, but our own store was away");
         Err(CallError { class: Class::Unknown, ..unknown })

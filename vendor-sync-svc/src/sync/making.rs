@@ -1,7 +1,7 @@
 //! Records that are being made at vendors now. A vendor may tell of what we made before it has answered us: until then
 //! what it tells of as new can't be told from our own, and waits.
 //!
-//! In memory: after a crash the vendor's list of what was made is found by looking it up.
+//! In memory: what was made before a crash is found by looking it up.
 
 use std::{
     collections::HashMap,
