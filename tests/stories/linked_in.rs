@@ -123,7 +123,8 @@ impl Stage {
         linked.wedding_is("wedding_date = '2027-06-19'").await;
         let job = taken(&studio, "a job", |studio| studio.jobs().into_keys().next().ok_or_else(|| "none".to_owned()));
         let job = job.await;
-        (bo.took(1).await, hall.took(1).await);
+        bo.took(1).await;
+        hall.took(1).await;
         let viewers =
             [linked.viewer("wedding:w1", couple()).await, linked.viewer("supplier:dashboard:bo", supplier("bo")).await];
         Self { studio, ada, bo, hall, database, job, viewers }
