@@ -88,7 +88,7 @@ impl Engine {
         let links = Links::new(store.clone(), keys.clone());
         let resolver =
             Resolver::new(store.clone(), keys.clone(), clock.clone(), records.clone(), links.clone(), outbox);
-        let known = Known { store: store.clone(), keys, clock: clock.clone(), links };
+        let known = Known { store: store.clone(), keys: keys.clone(), clock: clock.clone(), links };
         let accounts = Accounts::new(integrations, catalogue, connections, dispatcher.clone());
         let database = Database::new(credentials.clone(), outbound);
         let carrier =
@@ -96,7 +96,7 @@ impl Engine {
         let _ = vendors.set(Vendors { accounts: accounts.clone(), carrier });
         accounts.load().await?;
         let offers = Offers { accounts: accounts.clone(), resolver: resolver.clone() };
-        let rereads = Rereads::new(store.clone(), clock.clone());
+        let rereads = Rereads::new(store.clone(), keys, clock.clone());
         let polls =
             Polls { store, clock, accounts: accounts.clone(), caller: caller.clone(), resolver: resolver.clone() };
         Ok(Self { accounts, resolver, offers, polls, known, rereads, dispatcher, credentials, caller })

@@ -287,7 +287,8 @@ impl Imports {
             State::Failed if import.phase == Phase::Receiving => {
                 return Err(Error::FailedPrecondition(format!("import {id} has no whole file: start it again")));
             }
-            State::Failed => {}
+            // What the vendor had against its list is to be found out anew.
+            State::Failed => import.refusals.retain(|refusal| refusal.line > 0),
             // What was listed may be old by now.
             State::Asked => {
                 import.agreed = Some(import.counts.planned + import.counts.vanished);

@@ -313,11 +313,11 @@ fn incoming(
     })
 }
 
-/// What a vendor has against being asked, as our own callers see it.
+/// What a vendor has against being asked, as our own callers see it: without its own words, which may name people.
 pub(crate) fn theirs(error: CallError) -> Error {
     match error.retry_after {
-        Some(retry_after) => Error::Exhausted { reason: error.reason, retry_after },
-        None => Error::Unavailable(error.reason),
+        Some(retry_after) => Error::Exhausted { reason: error.to_string(), retry_after },
+        None => Error::Unavailable(error.to_string()),
     }
 }
 
