@@ -80,7 +80,13 @@ impl Worker {
             let Some(turn) = active.take(&organization, &id) else { continue };
             let (worker, stopping) = (self.clone(), tasks.stopping());
             tasks.spawn("import", async move {
-                stopping.run_until_cancelled(worker.attend(&organization, &id)).await;
+                let attended = async {
+                    worker.attend(&organization, &id).await;
+                    worker.imports.forget_spools().await
+                };
+                if let Some(Err(error)) = stopping.run_until_cancelled(attended).await {
+                    tracing::warn!(%error, "what was spooled for imports that have ended is forgotten within the hour");
+                }
                 drop(turn);
                 worker.imports.wake();
             });
@@ -88,7 +94,12 @@ impl Worker {
         let now = self.imports.clock.now();
         if *purged < now - PURGE_EVERY {
             *purged = now;
-            self.imports.purge().await?;
+            let (imports, stopping) = (self.imports.clone(), tasks.stopping());
+            tasks.spawn("import.purge", async move {
+                if let Some(Err(error)) = stopping.run_until_cancelled(imports.purge()).await {
+                    tracing::warn!(%error, "old imports are forgotten within the hour");
+                }
+            });
         }
         Ok(())
     }

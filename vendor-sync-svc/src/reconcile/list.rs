@@ -33,9 +33,7 @@ impl Reconcile {
         let account = self.accounts.of(&import.order.organization, &import.order.integration_id)?;
         if import.next == Default::default() {
             // One that is listed anew forgets what it had.
-            let mut tx = self.store.begin().await?;
-            spool::forget_in(&mut tx, &import.id).await?;
-            tx.commit().await?;
+            spool::forget(&self.store, &import.id).await?;
         }
         for (kind, spec, operation) in listed(&account)? {
             if kind.as_str() >= import.next.kind.as_str() {
