@@ -8,7 +8,7 @@ mod daily;
 mod list;
 mod mend;
 #[cfg(test)]
-mod tests;
+pub(crate) mod tests;
 
 use chassis::{error::Result, id::OrganizationId, secret::DataKeys, store::Store, with};
 

@@ -48,6 +48,8 @@ CREATE TABLE polls (
     kind TEXT NOT NULL,
     organization_id TEXT NOT NULL,
     since INTEGER,                          -- changes up to then are applied; none: never polled
+    began INTEGER,                          -- of the walk that is under way, whose changes are wanted from `since` on
+    position TEXT NOT NULL DEFAULT '',      -- where that walk goes on; empty: at its beginning
     next_at INTEGER NOT NULL,
     failure TEXT NOT NULL,                  -- of the last poll; empty: it went well
     PRIMARY KEY (integration_id, kind)

@@ -76,23 +76,23 @@ into = { first_name = "item.name", email = "item.email" }
 
 /// The vendor: its clients, how often each page was asked for, and what it refuses once.
 #[derive(Clone, Default)]
-struct Vendor(Arc<Mutex<Shelf>>);
+pub(crate) struct Vendor(Arc<Mutex<Shelf>>);
 
 #[derive(Default)]
-struct Shelf {
-    clients: Vec<Value>,
-    asked: BTreeMap<usize, u32>,
-    refuses: Option<usize>,
+pub(crate) struct Shelf {
+    pub(crate) clients: Vec<Value>,
+    pub(crate) asked: BTreeMap<usize, u32>,
+    pub(crate) refuses: Option<usize>,
     /// For good, in words that name somebody.
-    forbids: Option<usize>,
+    pub(crate) forbids: Option<usize>,
 }
 
 impl Vendor {
-    fn shelf(&self) -> MutexGuard<'_, Shelf> {
+    pub(crate) fn shelf(&self) -> MutexGuard<'_, Shelf> {
         self.0.lock().expect("no panic")
     }
 
-    async fn start(clients: usize) -> (Self, SocketAddr) {
+    pub(crate) async fn start(clients: usize) -> (Self, SocketAddr) {
         let vendor = Self::default();
         vendor.shelf().clients = (0..clients).map(|client| self::client(client, "Ann", 1)).collect();
         let listener = TcpListener::bind("127.0.0.1:0").await.expect("a port");
@@ -126,7 +126,7 @@ fn client(number: usize, name: &str, hour: u32) -> Value {
 }
 
 /// An account at the vendor.
-async fn account(world: &World, address: SocketAddr) -> Integration {
+pub(crate) async fn account(world: &World, address: SocketAddr) -> Integration {
     let reconcile = world.worker.reconcile();
     let organization = crate::import::tests::organization("acme");
     let catalogue = Catalogue::new(world.store.clone(), Clock::System);

@@ -31,9 +31,11 @@ use crate::{
     resolve::{Incoming, Origin, Resolver},
 };
 
+/// Hints of one look, and of one integration in it: the others' come first then.
 const PAGE: i64 = 100;
-/// Vendors that are asked at once.
-const AT_ONCE: usize = 8;
+const PER_INTEGRATION: i64 = 8;
+/// What is read at once.
+const AT_ONCE: usize = 32;
 const LOOK_EVERY: Duration = Duration::from_secs(5);
 const FIRST_PAUSE: SignedDuration = SignedDuration::from_secs(2);
 const MOST_ATTEMPTS: i64 = 20;
@@ -115,11 +117,13 @@ impl Rereads {
     async fn due(&self) -> Result<Vec<Row>> {
         Ok(with!(self.store.reader(), c => {
             sqlx::query_as(
-                "SELECT integration_id, kind, organization_id, external_hash, external_id, asked_at, attempts FROM rereads \
-                 WHERE next_at <= $1 ORDER BY next_at LIMIT $2",
+                "SELECT integration_id, kind, organization_id, external_hash, external_id, asked_at, attempts FROM (SELECT *, \
+                 ROW_NUMBER() OVER (PARTITION BY integration_id ORDER BY next_at) AS place FROM rereads WHERE next_at <= $1) AS due \
+                 WHERE place <= $3 ORDER BY next_at LIMIT $2",
             )
             .bind(self.clock.now_micros())
             .bind(PAGE)
+            .bind(PER_INTEGRATION)
             .fetch_all(c)
             .await
         })?)
@@ -276,6 +280,26 @@ mod tests {
 
     use super::*;
     use crate::integration::{Integrations, Kind, tests::settings};
+
+    #[tokio::test]
+    async fn a_vendor_with_many_hints_leaves_room_for_others_in_each_look() {
+        on_each_engine(&[&chassis::store::MIGRATIONS, &crate::MIGRATIONS], async |store| {
+            let keys = DataKeys::new(store.clone(), Chassis::for_test().keyring().expect("a key"), Clock::System);
+            let rereads = Rereads::new(store.clone(), keys, Clock::System);
+            for number in 0..120_i64 {
+                let integration = if number < 119 { "many" } else { "other" };
+                with!(store.writer(), c => {
+                    let text = "INSERT INTO rereads (integration_id, kind, external_hash, external_id, organization_id, asked_at, attempts, next_at) \
+                                VALUES ($1, 'client', $2, $2, 'acme', 0, 0, $3)";
+                    sqlx::query(text).bind(integration).bind(vec![number as u8]).bind(number).execute(c).await.map(drop)
+                })
+                .expect("a hint");
+            }
+            let due = rereads.due().await.expect("they are read");
+            assert_eq!((due.len(), due[8].integration_id.as_str()), (9, "other"));
+        })
+        .await;
+    }
 
     #[tokio::test]
     async fn what_a_hint_is_about_is_not_legible_in_the_store_and_waits_once() {
