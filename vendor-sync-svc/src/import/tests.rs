@@ -93,7 +93,9 @@ impl World {
     }
 
     pub(crate) async fn go_on(&self, import: &Import) -> Import {
-        self.worker.attend(&import.order.organization, &import.id).await;
+        while let Some(error) = self.worker.attend(&import.order.organization, &import.id).await {
+            assert!(error.is_retryable(), "{error}");
+        }
         self.worker.imports.forget_spools().await.expect("it is forgotten");
         self.get(import).await
     }
@@ -258,7 +260,7 @@ async fn what_is_cut_short_at_any_page_goes_on_where_it_was_and_does_nothing_twi
                 changes.changed().await.expect("it goes on");
             };
             tokio::select! {
-                () = world.worker.attend(&import.order.organization, &import.id) => {}
+                _ = world.worker.attend(&import.order.organization, &import.id) => {}
                 () = cut => {}
             }
         }
