@@ -32,7 +32,7 @@ use tokio::{
 use url::Url;
 
 use super::{
-    App, Connections, Credential, CredentialError, Credentials, Providers, State,
+    App, Connections, Credential, CredentialError, Credentials, Kept, Providers, State, Tokens,
     connect::{Begun, Connecting, Given, Probe, Refusal},
 };
 use crate::{
@@ -393,6 +393,37 @@ async fn an_organizations_own_connector_never_gets_our_client() {
         assert!(matches!(refused, CredentialError::Unavailable(_)), "{refused}");
         let own = App { id: "theirs".to_owned(), secret: Secret::default() };
         assert!(world.credentials.provider(&integration, Some(&own)).await.is_ok());
+    })
+    .await;
+}
+
+#[tokio::test]
+async fn connections_that_cannot_be_refreshed_are_not_first_in_line_for_ever() {
+    on_each(async |store, chassis, clock| {
+        // Their vendor grants no tokens any more.
+        let world = World::open(&store, &chassis, Vendor::without_oauth("https://v.example/me")).await;
+        let (mut broken, now) = (Vec::new(), chassis.clock.now());
+        for _ in 0..3 {
+            let integration = world.integration("acme").await;
+            let tokens = Tokens { access: "a".to_owned().into(), refresh: "r".to_owned().into(), expires_at: None };
+            let kept = Kept::Tokens { tokens, app: None };
+            let connections = &world.credentials.connections;
+            connections.connect(&integration, &kept, &BTreeMap::new(), Some(now)).await.expect("connected");
+            broken.push(integration);
+        }
+        let garbled = "UPDATE connections SET credential = NULL, yielded = 'no JSON' WHERE integration_id = $1";
+        with!(store.writer(), c => sqlx::query(garbled).bind(&broken[0].id).execute(c).await.map(drop))
+            .expect("broken");
+        world.credentials.turn(&world.connecting.integrations).await.expect("the store is there");
+        assert!(world.credentials.connections.due(64).await.expect("read").is_empty(), "others are next");
+        let shown = world.connection(&broken[1]).await;
+        assert!(shown.failures == 1 && shown.reason.contains("grants no tokens"), "{}", shown.reason);
+        for _ in 0..4 {
+            clock.advance(Duration::from_secs(30));
+            world.credentials.turn(&world.connecting.integrations).await.expect("the store is there");
+        }
+        clock.advance(Duration::from_secs(30));
+        assert_eq!(world.credentials.connections.due(64).await.expect("read").len(), 1, "each failure waits longer");
     })
     .await;
 }
