@@ -261,7 +261,7 @@ fn endpoint_state(state: EndpointState) -> &'static str {
     }
 }
 
-fn breaker_state(state: BreakerState) -> &'static str {
+pub(crate) fn breaker_state(state: BreakerState) -> &'static str {
     match state {
         BreakerState::Unspecified => "",
         BreakerState::Closed => "closed",
