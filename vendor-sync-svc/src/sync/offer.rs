@@ -5,6 +5,7 @@
 
 use std::{collections::BTreeMap, sync::Arc};
 
+use bytes::Bytes;
 use chassis::{error::Result, id, lane::Offer};
 use serde_json::Value;
 
@@ -15,7 +16,7 @@ use super::{
 };
 use crate::{
     event::{Event, Payload, Priority},
-    resolve::{Resolver, observe::Seen},
+    resolve::{Resolver, observe::Seen, sight::Sight},
 };
 
 /// Kinds of integrations that a plan names, each with its priority.
@@ -38,23 +39,39 @@ impl Offers {
         if accounts.is_empty() {
             return Ok(Vec::new());
         }
-        let letter = match read(event) {
-            Some(said) => {
-                let databases = databases(&accounts);
-                let Some(seen) = self.resolver.observe(event, &said, &databases).await? else { return Ok(Vec::new()) };
-                if seen.is_echo {
-                    return Ok(Vec::new());
-                }
-                of_record(event, &said, &seen)
-            }
-            None => of_event(event),
-        };
+        let Some(letter) = self.letter(event, &accounts).await? else { return Ok(Vec::new()) };
         let told = accounts.iter().filter(|account| is_for(account, event));
         let offers = told.filter_map(|account| {
             let priority = kinds.get(account.connector.kind())?;
             Some(letter.offer(&account.integration.id, *priority as i64, way))
         });
         Ok(offers.collect())
+    }
+
+    /// What `account` is told of `event` now, for a delivery that is sent again: nothing is merged a second time. None if it isn't
+    /// to know, or no longer.
+    ///
+    /// # Errors
+    /// Those of the store.
+    pub(crate) async fn again(&self, event: &Event, account: &Account) -> Result<Option<Bytes>> {
+        if !is_for(account, event) {
+            return Ok(None);
+        }
+        let Some(said) = read(event) else { return Ok(Some(of_event(event).seal())) };
+        let supplier = &account.integration.settings.supplier_id;
+        if !Sight::sees(&self.resolver.store, supplier, &said.key).await? {
+            return Ok(None);
+        }
+        let record = self.resolver.records.get(&said.key).await?;
+        let seen = record.map(|record| Seen { record, changed: said.changed.clone(), is_echo: false });
+        Ok(seen.map(|seen| of_record(event, &said, &seen).seal()))
+    }
+
+    /// The record is up to date when this returns. None: nobody is to know.
+    async fn letter(&self, event: &Event, accounts: &[Arc<Account>]) -> Result<Option<Letter>> {
+        let Some(said) = read(event) else { return Ok(Some(of_event(event))) };
+        let seen = self.resolver.observe(event, &said, &databases(accounts)).await?;
+        Ok(seen.filter(|seen| !seen.is_echo).map(|seen| of_record(event, &said, &seen)))
     }
 }
 
