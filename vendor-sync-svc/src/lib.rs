@@ -233,7 +233,13 @@ pub async fn start(config: Config, chassis: &Chassis) -> Result<Service> {
 
     let connectors = rpc::connectors::Service::new(catalogue.clone(), clock.clone());
     let import_rpc = rpc::imports::Service::new(imports, integrations, rows, tasks.clone());
-    let replays = Replays { endpoints: endpoints.clone(), router: router.clone(), renderer, tasks };
+    let replays = Replays {
+        endpoints: endpoints.clone(),
+        router: router.clone(),
+        renderer,
+        offers: engine.offers.clone(),
+        tasks,
+    };
     let endpoint_rpc = rpc::endpoints::EndpointRpc { endpoints, webhooks, router };
     let records = rpc::records::RecordRpc { resolver: engine.resolver.clone() };
     let running = server

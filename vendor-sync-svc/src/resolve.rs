@@ -201,8 +201,11 @@ impl Resolver {
         self.begin_at_once(organization).await
     }
 
-    /// The same where nothing is told on.
-    async fn begin_at_once(&self, organization: &OrganizationId) -> Result<Taking> {
+    /// The same however much waits for the router: where nothing is told on, and for what can't come again.
+    ///
+    /// # Errors
+    /// Those of the store.
+    pub(crate) async fn begin_at_once(&self, organization: &OrganizationId) -> Result<Taking> {
         // The first use of a key writes it, which can't be done inside of another transaction.
         let key = self.keys.of(organization).await?;
         let turn = self.turns.of(organization).await;

@@ -111,14 +111,18 @@ impl Engine {
         tasks.spawn("sync.accounts", self.accounts.clone().follow(changed, tasks.clone()));
         tasks.spawn("sync.purge", self.known.clone().purge_at_times(tasks.clone()));
         tasks.spawn("sync.poll", self.polls.clone().run(tasks.clone()));
-        let reader = Reader {
+        tasks.spawn("sync.reread", self.reader().run(tasks.clone()));
+    }
+
+    /// What reads the hints that wait.
+    fn reader(&self) -> Reader {
+        Reader {
             rereads: self.rereads.clone(),
             accounts: self.accounts.clone(),
             caller: self.caller.clone(),
             resolver: self.resolver.clone(),
             polls: self.polls.clone(),
-        };
-        tasks.spawn("sync.reread", reader.run(tasks.clone()));
+        }
     }
 
     /// For the way in.

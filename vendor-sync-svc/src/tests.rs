@@ -126,6 +126,7 @@ impl World {
             endpoints: endpoints.clone(),
             router: router.clone(),
             renderer: renderer.clone(),
+            offers: engine.offers.clone(),
             tasks: chassis.tasks.clone(),
         };
         Self {
@@ -228,7 +229,7 @@ fn changed(sequence: u64) -> wire::ConsumedEvent {
 }
 
 /// What a member of `organization` asks.
-fn asked<T>(organization: &str, message: T) -> Request<T> {
+pub(crate) fn asked<T>(organization: &str, message: T) -> Request<T> {
     let organization = Some(OrganizationId::parse(organization).expect("well-formed"));
     let mut request = Request::new(message);
     request.extensions_mut().insert(Caller {

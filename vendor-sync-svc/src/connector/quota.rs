@@ -309,8 +309,8 @@ mod tests {
             let (mut begun, mut served) = (Vec::new(), BTreeMap::<u64, u64>::new());
             for (step, pick) in order.iter().enumerate() {
                 let now = later(i64::try_from(step).expect("few") * 20);
-                // Tenant 0 asks ten times as often as the others.
-                let asks = (0..10).map(|_| 0).chain((1..tenants).map(|tenant| (tenant + pick) % tenants));
+                // Tenant 0 asks ten times as often as the others, who ask in any order, but each of them always.
+                let asks = (0..10).map(|_| 0).chain((1..tenants).map(|tenant| 1 + (tenant + pick) % (tenants - 1)));
                 for tenant in asks {
                     if window.begin(&tenant.to_string(), requests, WINDOW, now).is_ok() {
                         begun.push(now);
@@ -325,7 +325,8 @@ mod tests {
             let windows = u64::try_from(order.len()).expect("few") / 50;
             let share = requests * windows / tenants;
             let loud = served.get(&0).copied().unwrap_or(0);
-            prop_assert!(loud <= share + 2 * requests + windows, "{loud} of {share}: {served:?}");
+            // The first window is its alone, and what doesn't divide may be its.
+            prop_assert!(loud <= share + requests + windows, "{loud} of {share}: {served:?}");
         }
 
         #[test]

@@ -2,7 +2,8 @@
 //!
 //! Each integration's requests are published in the order they came; integrations take turns, a page each, so that a
 //! full one doesn't hold the others up. While the router is away everything waits, and is tried again with growing
-//! pauses. What the router will never take is set aside with its reason for 30 days: it holds nothing up.
+//! pauses. What the router will never take is set aside with its reason for 30 days: it holds nothing up. So is what a
+//! connector's vendor sent once and for all and can't be taken.
 
 use std::{collections::HashMap, sync::Arc, time::Duration};
 
@@ -10,8 +11,8 @@ use chassis::{
     clock::{Clock, from_micros},
     error::{Error, Result},
     id::OrganizationId,
-    secret::{DataKeys, place},
-    store::Store,
+    secret::{DataKey, DataKeys, place},
+    store::{Store, Tx},
     tasks::Tasks,
     with,
 };
@@ -19,11 +20,14 @@ use jiff::{SignedDuration, Timestamp};
 use tokio::sync::Notify;
 
 use super::{
-    Answer, json,
+    Answer,
+    dedupe::{Key, Receipts},
+    json,
     publish::{Event, Publisher, Sender},
     transform::change_event,
     validate::change,
 };
+use crate::integration::Integration;
 
 /// Bodies are at most 1 MiB, so a page is at most 16 MiB.
 const PAGE: i64 = 16;
@@ -56,6 +60,16 @@ struct Row {
     body: Vec<u8>,
 }
 
+/// A request to keep.
+struct New<'a> {
+    event_id: &'a str,
+    traceparent: &'a str,
+    at: Timestamp,
+    body: &'a [u8],
+    /// Why it can't be taken; empty: it waits.
+    refused: &'a str,
+}
+
 impl Spool {
     pub(super) fn new(store: Store, keys: DataKeys, clock: Clock) -> Self {
         Self { store, keys, clock, filled: Arc::default() }
@@ -67,24 +81,9 @@ impl Spool {
     /// `Error::Unavailable` while the store is away or full.
     pub(super) async fn put(&self, sender: &Sender, event: &Event, body: &[u8]) -> Result<()> {
         let key = self.keys.of(&sender.organization).await?;
-        let sealed = key.seal(&place_of(&event.id), body);
+        let new = New { event_id: &event.id, traceparent: &event.traceparent, at: event.time, body, refused: "" };
         let mut tx = self.store.begin().await?;
-        with!(tx.on(), c => {
-            sqlx::query(
-                "INSERT INTO inbound_spool (integration_id, organization_id, supplier_id, event_id, traceparent, received_at, \
-                 body, refused) VALUES ($1, $2, $3, $4, $5, $6, $7, '')",
-            )
-            .bind(&sender.integration)
-            .bind(sender.organization.as_str())
-            .bind(&sender.supplier_id)
-            .bind(&event.id)
-            .bind(&event.traceparent)
-            .bind(event.time.as_microsecond())
-            .bind(&sealed)
-            .execute(c)
-            .await
-            .map(drop)
-        })?;
+        insert_in(&mut tx, &key, sender, &new).await?;
         with!(tx.on(), c => {
             sqlx::query("UPDATE integrations SET last_received_at = $2 WHERE id = $1")
                 .bind(&sender.integration)
@@ -96,6 +95,38 @@ impl Spool {
         tx.commit().await?;
         self.filled.notify_one();
         Ok(())
+    }
+
+    /// Keeps a request that can't be taken for people to look at, with why, in the transaction that notes its receipt. False if
+    /// it was kept before.
+    ///
+    /// # Errors
+    /// `Error::Unavailable` while the store is away.
+    pub(super) async fn keep(
+        &self,
+        receipts: &Receipts,
+        integration: &Integration,
+        key: &Key,
+        (body, reason): (&[u8], &str),
+        now: Timestamp,
+    ) -> Result<bool> {
+        let refused: String = reason.chars().filter(|c| !c.is_control()).take(REASON_CHARS).collect();
+        let traceparent = chassis::trace::current().map(|context| context.to_string()).unwrap_or_default();
+        let new = New { event_id: &key.event_id, traceparent: &traceparent, at: now, body, refused: &refused };
+        let data_key = self.keys.of(&integration.organization).await?;
+        let mut tx = self.store.begin().await?;
+        if !receipts.record_in(&mut tx, integration, key, now).await? {
+            return Ok(false);
+        }
+        insert_in(&mut tx, &data_key, &Sender::of(integration), &new).await?;
+        tx.commit().await?;
+        tracing::error!(
+            integration.id,
+            reason = refused,
+            "a webhook that nobody sends again can't be taken; it is kept"
+        );
+        metrics::counter!("inbound_spool_refused_total").increment(1);
+        Ok(true)
     }
 
     /// Publishes what is there and what comes, until the process stops.
@@ -252,6 +283,28 @@ impl Spool {
             }
         }
     }
+}
+
+async fn insert_in(tx: &mut Tx, key: &DataKey, sender: &Sender, new: &New<'_>) -> Result<()> {
+    let sealed = key.seal(&place_of(new.event_id), new.body);
+    with!(tx.on(), c => {
+        sqlx::query(
+            "INSERT INTO inbound_spool (integration_id, organization_id, supplier_id, event_id, traceparent, received_at, \
+             body, refused) VALUES ($1, $2, $3, $4, $5, $6, $7, $8)",
+        )
+        .bind(&sender.integration)
+        .bind(sender.organization.as_str())
+        .bind(&sender.supplier_id)
+        .bind(new.event_id)
+        .bind(new.traceparent)
+        .bind(new.at.as_microsecond())
+        .bind(&sealed)
+        .bind(new.refused)
+        .execute(c)
+        .await
+        .map(drop)
+    })?;
+    Ok(())
 }
 
 fn place_of(event_id: &str) -> Vec<u8> {

@@ -34,6 +34,7 @@ pub(super) static MIGRATIONS: &[&Migrations] =
 const ACCESS: AccessTable = &[
     ("/wedsync.router.v1.EventService/Publish", Access::Service),
     ("/wedsync.router.v1.EventService/PublishBatch", Access::Service),
+    ("/wedsync.router.v1.EventService/GetEvent", Access::Service),
 ];
 const SECRET: &str = "whsec_MfKQ9r8GKYqrTwjUPD8ILPZIo2LaLaSw";
 const CLIENT: &str = r#"{"event":"client.updated","data":{"clientId":"3f2504e0-4f89-41d3-9a0c-0305e82c3301","changes":{}},"timestamp":"2026-05-01T12:00:00Z"}"#;
@@ -62,16 +63,28 @@ pub(crate) struct Router {
     events: Arc<Mutex<BTreeMap<String, wire::Event>>>,
     order: Arc<Mutex<Vec<String>>>,
     refuses: Arc<Mutex<Option<Status>>>,
+    tries: Arc<Mutex<usize>>,
 }
 
 impl Router {
     /// One that listens, and the way to it.
     pub(crate) async fn serve(chassis: &Chassis) -> (Self, Peer) {
+        let (router, address) = Self::listen(chassis).await;
+        let peer = Peer::new("vendor-sync", &address, chassis).expect("a peer");
+        (router, peer)
+    }
+
+    /// One that listens, and where.
+    pub(crate) async fn listen(chassis: &Chassis) -> (Self, String) {
         let router = Self::default();
         let server = Server::bind("router", "127.0.0.1:0".parse().unwrap(), chassis).await.expect("a free port");
         let running = server.access(ACCESS).add(EventServiceServer::new(router.clone())).serve().expect("it serves");
-        let peer = Peer::new("vendor-sync", &format!("http://{}", running.address), chassis).expect("a peer");
-        (router, peer)
+        (router, format!("http://{}", running.address))
+    }
+
+    /// How often an event was published, known or not.
+    pub(crate) fn tries(&self) -> usize {
+        *self.tries.lock().unwrap()
     }
 
     pub(crate) fn refuse(&self, status: Option<Status>) {
@@ -83,10 +96,12 @@ impl Router {
         self.order.lock().unwrap().iter().map(|id| events[id].clone()).collect()
     }
 
-    fn store(&self, event: wire::Event) -> Result<wire::Receipt, Status> {
+    /// Has an event in its log.
+    pub(crate) fn store(&self, event: wire::Event) -> Result<wire::Receipt, Status> {
         if let Some(status) = self.refuses.lock().unwrap().clone() {
             return Err(status);
         }
+        *self.tries.lock().unwrap() += 1;
         let id = event.id.clone();
         let known = self.events.lock().unwrap().insert(id.clone(), event.clone());
         match &known {
@@ -144,9 +159,12 @@ impl EventService for Router {
 
     async fn get_event(
         &self,
-        _: tonic::Request<wire::GetEventRequest>,
+        request: tonic::Request<wire::GetEventRequest>,
     ) -> Result<Response<wire::GetEventResponse>, Status> {
-        unused()
+        let event = self.events().into_iter().find(|event| event.uid == request.get_ref().id);
+        let event = event.ok_or_else(|| Status::not_found("event"))?;
+        let logged = wire::LoggedEvent { event: Some(event), ..wire::LoggedEvent::default() };
+        Ok(Response::new(wire::GetEventResponse { event: Some(logged) }))
     }
 
     async fn list_events(

@@ -3,7 +3,8 @@
 //! What it says, its receipt, and the events that follow are one transaction; only then the sender is answered 2xx. The same
 //! webhook fifty times at once has one effect: the receipt is written once, and who comes second finds it.
 //!
-//! A hint (`read_first`) is kept and read by its id from the vendor before anything is believed (`sync::reread`).
+//! What a vendor never sends again (`spool`) is refused only by who isn't believed, or while the store is away: what can't be
+//! read or taken is kept for people. A hint (`read_first`) is kept and read by its id from the vendor before anything is believed (`sync::reread`).
 
 use std::collections::BTreeMap;
 
@@ -84,16 +85,25 @@ impl Vendors {
         if !declared.is_spooled() {
             inbound.limits.admit(integration, now).await?;
         }
-        let items = declared.events(&webhook, &settings).map_err(|reason| {
-            tracing::warn!(integration.id, reason, "a vendor's webhook could not be read");
-            Answer::invalid("body", "could not be read as this integration's connector declares")
-        })?;
-        let said = said(items, now);
-        let taken = self.take(inbound, integration, &account.connector, &said, &key, request, now).await;
-        if taken.as_ref().is_err_and(|answer| matches!(answer, Answer::Unavailable { .. })) {
-            inbound.limits.give_back(&integration.id);
+        let taken = match declared.events(&webhook, &settings) {
+            Ok(items) => {
+                self.take(inbound, integration, &account.connector, &said(items, now), &key, request, now).await
+            }
+            Err(reason) => {
+                tracing::warn!(integration.id, reason, "a vendor's webhook could not be read");
+                Err(Answer::invalid("body", "could not be read as this integration's connector declares"))
+            }
+        };
+        match taken {
+            Err(refusal) if declared.is_spooled() => {
+                keep(inbound, integration, &key, &request.body, refusal, now).await
+            }
+            Err(Answer::Unavailable { retry_after }) => {
+                inbound.limits.give_back(&integration.id);
+                Err(Answer::Unavailable { retry_after })
+            }
+            other => other,
         }
-        taken
     }
 
     #[expect(clippy::too_many_arguments, reason = "one call, of what belongs to one webhook")]
@@ -132,7 +142,13 @@ impl Vendors {
         now: Timestamp,
     ) -> Result<Answer> {
         let event_id = key.event_id.clone();
-        let mut taking = self.resolver.begin(&integration.organization).await?;
+        let spooled = connector.inbound().is_some_and(crate::connector::Inbound::is_spooled);
+        let mut taking = if spooled {
+            // However much waits for the router: it would not come again.
+            self.resolver.begin_at_once(&integration.organization).await?
+        } else {
+            self.resolver.begin(&integration.organization).await?
+        };
         if !inbound.receipts.record_in(&mut taking.tx, integration, key, now).await? {
             return Ok(Answer::Duplicate { event_id });
         }
@@ -159,6 +175,28 @@ impl Vendors {
     async fn tell(&self, taking: &mut Taking, integration: &Integration, event: Event) -> Result<()> {
         let event = publish::print(&Sender::of(integration), &event);
         taking.publish(&event).await
+    }
+}
+
+/// Nobody sends it again: it is kept for people, and answered as taken.
+async fn keep(
+    inbound: &Inbound,
+    integration: &Integration,
+    key: &Key,
+    body: &[u8],
+    refusal: Answer,
+    now: Timestamp,
+) -> Result<Answer, Answer> {
+    let reason = match &refusal {
+        Answer::Invalid { field, reason } => format!("{field}: {reason}"),
+        other => other.name().to_owned(),
+    };
+    let event_id = key.event_id.clone();
+    match inbound.spool.keep(&inbound.receipts, integration, key, (body, &reason), now).await {
+        Ok(true) => Ok(Answer::Accepted { event_id }),
+        Ok(false) => Ok(Answer::Duplicate { event_id }),
+        // The store is away, for which it was refused.
+        Err(error) => Err(error.into()),
     }
 }
 

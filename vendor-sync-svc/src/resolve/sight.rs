@@ -1,11 +1,16 @@
 //! Whose a record is. The router says so with each row; a supplier's integration makes records that are its supplier's.
 
-use chassis::{error::Result, store::Tx, with};
+use chassis::{
+    error::Result,
+    store::{Store, Tx},
+    with,
+};
 
 use crate::record::RecordKey;
 
 /// Suppliers of one record that are kept.
 const MOST: usize = 256;
+const SEES: &str = "SELECT CAST(1 AS BIGINT) FROM record_suppliers WHERE organization_id = $1 AND kind = $2 AND record_id = $3 AND supplier_id = $4";
 
 /// Who may see which record.
 pub(crate) struct Sight;
@@ -17,15 +22,33 @@ impl Sight {
             return Ok(true);
         }
         let found: Option<i64> = with!(tx.on(), c => {
-            sqlx::query_scalar(
-                "SELECT CAST(1 AS BIGINT) FROM record_suppliers WHERE organization_id = $1 AND kind = $2 AND record_id = $3 AND supplier_id = $4",
-            )
-            .bind(key.organization.as_str())
-            .bind(key.kind.as_str())
-            .bind(&key.id)
-            .bind(supplier_id)
-            .fetch_optional(c)
-            .await
+            sqlx::query_scalar(SEES)
+                .bind(key.organization.as_str())
+                .bind(key.kind.as_str())
+                .bind(&key.id)
+                .bind(supplier_id)
+                .fetch_optional(c)
+                .await
+        })?;
+        Ok(found.is_some())
+    }
+
+    /// The same as it is now.
+    ///
+    /// # Errors
+    /// Those of the store.
+    pub(crate) async fn sees(store: &Store, supplier_id: &str, key: &RecordKey) -> Result<bool> {
+        if supplier_id.is_empty() {
+            return Ok(true);
+        }
+        let found: Option<i64> = with!(store.reader(), c => {
+            sqlx::query_scalar(SEES)
+                .bind(key.organization.as_str())
+                .bind(key.kind.as_str())
+                .bind(&key.id)
+                .bind(supplier_id)
+                .fetch_optional(c)
+                .await
         })?;
         Ok(found.is_some())
     }

@@ -1,6 +1,6 @@
 //! `DeliveryService`.
 
-use std::{sync::Arc, time::Duration};
+use std::time::Duration;
 
 use chassis::{
     auth::caller,
@@ -18,8 +18,7 @@ use tonic::{Request, Response, Status};
 use super::wire::{page_size, print_duration, print_timestamp, timestamp};
 use crate::{
     body::webhook_id,
-    endpoint::Endpoint,
-    replay::{Range, Replays},
+    replay::{Range, Replays, Target},
 };
 
 pub(crate) struct DeliveryRpc {
@@ -78,11 +77,11 @@ impl DeliveryService for DeliveryRpc {
         &self,
         request: Request<wire::ReplayDeliveriesRequest>,
     ) -> Answer<wire::ReplayDeliveriesResponse> {
-        let endpoint = self.find(&request, &request.get_ref().endpoint_id)?;
+        let target = self.find(&request, &request.get_ref().endpoint_id)?;
         let request = request.into_inner();
         let since = timestamp("since", request.since.ok_or_else(|| Error::invalid("since", "must be given"))?)?;
         let until = request.until.map(|until| timestamp("until", until)).transpose()?;
-        let deliveries = self.replays.replay(endpoint, Range { since, until }, request.dry_run).await?;
+        let deliveries = self.replays.replay(target, Range { since, until }, request.dry_run).await?;
         Ok(Response::new(wire::ReplayDeliveriesResponse { deliveries }))
     }
 
@@ -90,18 +89,18 @@ impl DeliveryService for DeliveryRpc {
         &self,
         request: Request<wire::RecoverDeliveriesRequest>,
     ) -> Answer<wire::RecoverDeliveriesResponse> {
-        let endpoint = self.find(&request, &request.get_ref().endpoint_id)?;
+        let target = self.find(&request, &request.get_ref().endpoint_id)?;
         let request = request.into_inner();
         let since = timestamp("since", request.since.ok_or_else(|| Error::invalid("since", "must be given"))?)?;
-        let deliveries = self.replays.recover(&endpoint, since, request.dry_run).await?;
+        let deliveries = self.replays.recover(&target, since, request.dry_run).await?;
         Ok(Response::new(wire::RecoverDeliveriesResponse { deliveries }))
     }
 }
 
 impl DeliveryRpc {
-    /// The caller's own endpoint.
-    fn find<T>(&self, request: &Request<T>, id: &str) -> Result<Arc<Endpoint>> {
-        self.replays.endpoints.book.of(&organization(request)?, id)
+    /// The caller's own endpoint or integration.
+    fn find<T>(&self, request: &Request<T>, id: &str) -> Result<Target> {
+        self.replays.target(&organization(request)?, id)
     }
 }
 

@@ -122,25 +122,17 @@ impl Engine {
         };
         let record = self.resolver.records.get(&key).await?.filter(|record| record.deleted.is_none());
         let Some(record) = record else { return refused("there is no such record") };
-        if !self.sees(&wanted.supplier_id, &key).await? {
+        if !Sight::sees(&self.known.store, &wanted.supplier_id, &key).await? {
             return refused("there is no such record");
         }
         let mut results = Vec::new();
         for account in accounts {
-            if self.sees(&account.integration.settings.supplier_id, &key).await? {
+            if Sight::sees(&self.known.store, &account.integration.settings.supplier_id, &key).await? {
                 let (record_id, integration_id) = (id.to_owned(), account.integration.id.clone());
                 results.push(Synced { record_id, integration_id, outcome: self.offer(account, &record).await? });
             }
         }
         if results.is_empty() { refused("no connected integration takes it") } else { Ok(results) }
-    }
-
-    async fn sees(&self, supplier_id: &str, key: &RecordKey) -> Result<bool> {
-        if supplier_id.is_empty() {
-            return Ok(true);
-        }
-        let mut tx = self.known.store.begin().await?;
-        Sight::sees_in(&mut tx, supplier_id, key).await
     }
 
     async fn offer(&self, account: &Account, record: &Record) -> Result<Outcome> {

@@ -5,6 +5,7 @@
 
 use std::{collections::BTreeMap, sync::Arc};
 
+use bytes::Bytes;
 use chassis::{
     error::{Error, Result},
     id,
@@ -19,7 +20,7 @@ use super::{
 };
 use crate::{
     event::{Event, Payload, Priority},
-    resolve::{Resolver, observe::Seen},
+    resolve::{Resolver, observe::Seen, sight::Sight},
 };
 
 /// Kinds of integrations that a plan names, each with its priority.
@@ -69,6 +70,26 @@ impl Offers {
             Some(letter.offer(&account.integration.id, *priority as i64, way))
         });
         Ok(offers.collect())
+    }
+
+    /// What `account` is told of `event` now, for a delivery that is sent again: nothing is merged a second time. None if it isn't
+    /// to know, or no longer.
+    ///
+    /// # Errors
+    /// Those of the store.
+    pub(crate) async fn again(&self, event: &Event, account: &Account) -> Result<Option<Bytes>> {
+        let supplier = &account.integration.settings.supplier_id;
+        let Some(said) = read(event) else {
+            let suppliers: Vec<String> = event.suppliers().map(str::to_owned).collect();
+            return Ok(is_for(account, event, &suppliers).then(|| of_event(event).seal()));
+        };
+        let sees = Sight::sees(&self.resolver.store, supplier, &said.key).await?;
+        if !sees || !is_for(account, event, std::slice::from_ref(supplier)) {
+            return Ok(None);
+        }
+        let record = self.resolver.records.get(&said.key).await?;
+        let seen = |record| Seen { record, changed: said.changed.clone(), suppliers: Vec::new(), is_echo: false };
+        Ok(record.map(|record| of_record(event, &said, &seen(record)).seal()))
     }
 }
 

@@ -13,8 +13,6 @@ struct Slow {
 
 impl Slow {
     async fn start() -> Self {
-        let listener = TcpListener::bind("127.0.0.1:0").await.expect("a port");
-        let peer = Peer { address: listener.local_addr().expect("bound"), shop: Arc::default() };
         let answers = Arc::new(Semaphore::new(0));
         let gate = answers.clone();
         let held = middleware::from_fn(move |request: Request, next: middleware::Next| {
@@ -27,12 +25,7 @@ impl Slow {
                 answer
             }
         });
-        let app = Http::new()
-            .route("/jobs", get(find).post(create))
-            .route("/jobs/{id}", get(read).put(update))
-            .layer(held)
-            .with_state(peer.clone());
-        Tasks::default().spawn("slow shop", async move { axum::serve(listener, app).await.expect("it serves") });
+        let peer = Peer::behind(|app| app.layer(held)).await;
         Self { peer, answers }
     }
 
@@ -111,7 +104,7 @@ async fn what_a_vendor_refuses_excuses_nothing_that_it_says_later() {
 
 /// A connector that can't find what is there.
 fn blind() -> String {
-    CONNECTOR.replace("find = \"find_job\"\n", "").replace("idempotency = \"look_up\"\n", "")
+    peer::connector().replace("find = \"find_job\"\n", "").replace("idempotency = \"look_up\"\n", "")
 }
 
 #[tokio::test]
