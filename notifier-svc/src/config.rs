@@ -7,6 +7,7 @@ use std::net::{IpAddr, SocketAddr};
 
 use anyhow::{Result, bail};
 use chassis::config::{Secret, StoreSettings};
+use jiff::{SignedDuration, Timestamp};
 use lettre::Address;
 use serde::{Deserialize, Serialize};
 use url::Url;
@@ -15,6 +16,7 @@ pub use self::{
     provider::{Resend, Slack, Teams, Twilio, Whatsapp},
     push::{Fcm, WebPush},
 };
+use crate::policy::Urgency;
 
 /// Settings of the notifier.
 #[derive(Debug, Clone, Serialize, Deserialize)]
@@ -37,6 +39,8 @@ pub struct Config {
     pub escalation: Escalation,
     /// Where the notifier keeps its data.
     pub store: StoreSettings,
+    /// How long a provider may leave a message before another channel has it.
+    pub failover: Failover,
     /// The mail server.
     pub smtp: Smtp,
     /// Mail by Resend, before the mail server.
@@ -69,6 +73,7 @@ impl Default for Config {
             store: StoreSettings { url, schema: "notifier".to_owned(), ..StoreSettings::default() },
             smtp: Smtp::default(),
             resend: Resend::default(),
+            failover: Failover::default(),
             twilio: Twilio::default(),
             slack: Slack::default(),
             teams: Teams::default(),
@@ -100,6 +105,37 @@ impl Default for Escalation {
 /// `[notifier.smtp]`
 #[derive(Debug, Clone, Serialize, Deserialize)]
 #[serde(default, deny_unknown_fields)]
+/// `[notifier.failover]`
+#[derive(Debug, Clone, Serialize, Deserialize)]
+#[serde(default, deny_unknown_fields)]
+pub struct Failover {
+    /// After how long what is urgent goes on to another channel, while its provider is down or throttles us, in milliseconds;
+    /// default 60,000; 0: never.
+    pub urgent_ms: u64,
+    /// Everything else, in milliseconds; default 600,000; 0: never.
+    pub otherwise_ms: u64,
+}
+
+impl Default for Failover {
+    fn default() -> Self {
+        Self { urgent_ms: 60_000, otherwise_ms: 600_000 }
+    }
+}
+
+impl Failover {
+    /// How long is too long; none: nothing is.
+    pub(crate) fn wait(&self, urgency: Urgency) -> Option<SignedDuration> {
+        let wait_ms = if urgency == Urgency::Ordinary { self.otherwise_ms } else { self.urgent_ms };
+        let wait_ms = i64::try_from(wait_ms).unwrap_or(i64::MAX);
+        (wait_ms > 0).then(|| SignedDuration::from_millis(wait_ms))
+    }
+
+    /// What waits since before this has waited too long.
+    pub(crate) fn before(&self, urgency: Urgency, now: Timestamp) -> Option<Timestamp> {
+        now.checked_sub(self.wait(urgency)?).ok()
+    }
+}
+
 pub struct Smtp {
     /// Name or address of the mail server; default empty, which means that no e-mail is sent.
     pub host: String,

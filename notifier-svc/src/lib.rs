@@ -77,7 +77,7 @@ use proto::notifier::v1::{
 };
 use tokio::sync::Notify;
 
-pub use self::config::{Config, Escalation, Fcm, Resend, Slack, Smtp, Teams, Tls, Twilio, WebPush, Whatsapp};
+pub use self::config::{Config, Escalation, Failover, Fcm, Resend, Slack, Smtp, Teams, Tls, Twilio, WebPush, Whatsapp};
 use self::{
     channel::{Channels, Rooms},
     handle::Handler,
@@ -190,6 +190,7 @@ pub async fn start(config: Config, chassis: &Chassis) -> Result<Service> {
         turns: Turns::default(),
         wake,
         later,
+        failover: config.failover,
     });
     tasks.spawn("notifier.hold", hold::run(Arc::clone(&notifier), tasks.stopping()));
     let router = Peer::new("notifier", &config.router, chassis)?;
@@ -197,6 +198,7 @@ pub async fn start(config: Config, chassis: &Chassis) -> Result<Service> {
     tasks.spawn("notifier.consume", consume::run(router.separate(), GROUP, handler, tasks.stopping()));
     let wishes = Wishes { preferences, directory: directory.clone(), notifier: Arc::clone(&notifier) };
     let inboxes = Inboxes { inbox, directory: directory.clone(), tasks: tasks.clone() };
+    tasks.spawn("notifier.failover", failover::run(Arc::clone(&notifier), tasks.stopping()));
     let running = server
         .authenticator(Arc::new(RouterAuthenticator::new(&router, clock.clone())))
         .access(rpc::ACCESS)
