@@ -35,12 +35,14 @@ pub struct Config {
     pub public_url: String,
     /// The sender's postal address, which commercial mail must carry; default empty, which means that none is sent.
     pub postal_address: String,
+    /// How long what notifications said is kept, in days; default 400. Who was told when, and how it came out, stays.
+    pub keep_days: u32,
     /// How long confirmations are waited for.
     pub escalation: Escalation,
-    /// Where the notifier keeps its data.
-    pub store: StoreSettings,
     /// How long a provider may leave a message before another channel has it.
     pub failover: Failover,
+    /// Where the notifier keeps its data.
+    pub store: StoreSettings,
     /// The mail server.
     pub smtp: Smtp,
     /// Mail by Resend, before the mail server.
@@ -69,11 +71,12 @@ impl Default for Config {
             settle_ms: 0,
             public_url: String::new(),
             postal_address: String::new(),
+            keep_days: 400,
             escalation: Escalation::default(),
+            failover: Failover::default(),
             store: StoreSettings { url, schema: "notifier".to_owned(), ..StoreSettings::default() },
             smtp: Smtp::default(),
             resend: Resend::default(),
-            failover: Failover::default(),
             twilio: Twilio::default(),
             slack: Slack::default(),
             teams: Teams::default(),
@@ -102,9 +105,6 @@ impl Default for Escalation {
     }
 }
 
-/// `[notifier.smtp]`
-#[derive(Debug, Clone, Serialize, Deserialize)]
-#[serde(default, deny_unknown_fields)]
 /// `[notifier.failover]`
 #[derive(Debug, Clone, Serialize, Deserialize)]
 #[serde(default, deny_unknown_fields)]
@@ -136,6 +136,9 @@ impl Failover {
     }
 }
 
+/// `[notifier.smtp]`
+#[derive(Debug, Clone, Serialize, Deserialize)]
+#[serde(default, deny_unknown_fields)]
 pub struct Smtp {
     /// Name or address of the mail server; default empty, which means that no e-mail is sent.
     pub host: String,
@@ -200,6 +203,14 @@ impl Config {
         problems.extend(self.web_push.problems());
         if self.public_name.trim().is_empty() || self.public_name.chars().any(char::is_control) {
             problems.push("[notifier] public_name must be a name".to_owned());
+        }
+        // Links are good for thirty days, and what they end or confirm is looked up.
+        if self.keep_days < 31 {
+            problems.push("[notifier] keep_days must be at least 31".to_owned());
+        }
+        let Failover { urgent_ms: urgent, otherwise_ms: other } = self.failover;
+        if [urgent, other].iter().any(|wait_ms| (1..1_000).contains(wait_ms)) {
+            problems.push("[notifier.failover] every wait must be 0 or at least 1000 ms".to_owned());
         }
         let Escalation { wedding_day_ms, urgent_ms, otherwise_ms } = self.escalation;
         if [wedding_day_ms, urgent_ms, otherwise_ms].iter().any(|wait_ms| *wait_ms < 1_000) {
