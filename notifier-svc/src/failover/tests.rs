@@ -143,6 +143,7 @@ async fn what_begins_to_be_sent_while_it_is_withdrawn_sees_that_it_was() {
         let uid = put(&store, 1, STALLED).await;
         let mut tx = store.begin().await.unwrap();
         assert!(withdraw(&mut tx, &uid).await.unwrap());
+        #[expect(clippy::disallowed_methods, reason = "the test awaits it itself")]
         let sending = {
             let store = store.clone();
             tokio::spawn(async move {
