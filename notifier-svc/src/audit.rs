@@ -25,6 +25,12 @@ pub(crate) enum Action {
     Preference,
     /// A notification was confirmed for somebody.
     Acknowledge,
+    /// A text of the organization's own was put or taken back; the subject is its workflow, part and language.
+    Template,
+    /// What holds for the whole organization was changed.
+    Settings,
+    /// An address was put on the list or taken off it; the subject is its channel and hash.
+    Suppression,
 }
 
 impl Action {
@@ -34,6 +40,9 @@ impl Action {
             Self::Erase => "erase",
             Self::Preference => "preference",
             Self::Acknowledge => "acknowledge",
+            Self::Template => "template",
+            Self::Settings => "settings",
+            Self::Suppression => "suppression",
         }
     }
 }
@@ -43,7 +52,7 @@ pub(crate) struct Entry<'a> {
     pub(crate) action: Action,
     /// The key that did it.
     pub(crate) by: &'a str,
-    /// A recipient's or a notification's id.
+    /// The id of what it was done to.
     pub(crate) subject: &'a str,
     /// Why, or of what.
     pub(crate) detail: &'a str,

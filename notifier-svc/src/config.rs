@@ -7,6 +7,7 @@ use std::net::{IpAddr, SocketAddr};
 
 use anyhow::{Result, bail};
 use chassis::config::{Secret, StoreSettings};
+use jiff::{SignedDuration, Timestamp};
 use lettre::Address;
 use serde::{Deserialize, Serialize};
 use url::Url;
@@ -15,6 +16,7 @@ pub use self::{
     provider::{Resend, Slack, Teams, Twilio, Whatsapp},
     push::{Fcm, WebPush},
 };
+use crate::policy::Urgency;
 
 /// Settings of the notifier.
 #[derive(Debug, Clone, Serialize, Deserialize)]
@@ -33,8 +35,12 @@ pub struct Config {
     pub public_url: String,
     /// The sender's postal address, which commercial mail must carry; default empty, which means that none is sent.
     pub postal_address: String,
+    /// How long what notifications said is kept, in days; default 400. Who was told when, and how it came out, stays.
+    pub keep_days: u32,
     /// How long confirmations are waited for.
     pub escalation: Escalation,
+    /// How long a provider may leave a message before another channel has it.
+    pub failover: Failover,
     /// Where the notifier keeps its data.
     pub store: StoreSettings,
     /// The mail server.
@@ -65,7 +71,9 @@ impl Default for Config {
             settle_ms: 0,
             public_url: String::new(),
             postal_address: String::new(),
+            keep_days: 400,
             escalation: Escalation::default(),
+            failover: Failover::default(),
             store: StoreSettings { url, schema: "notifier".to_owned(), ..StoreSettings::default() },
             smtp: Smtp::default(),
             resend: Resend::default(),
@@ -94,6 +102,37 @@ pub struct Escalation {
 impl Default for Escalation {
     fn default() -> Self {
         Self { wedding_day_ms: 60_000, urgent_ms: 900_000, otherwise_ms: 86_400_000 }
+    }
+}
+
+/// `[notifier.failover]`
+#[derive(Debug, Clone, Serialize, Deserialize)]
+#[serde(default, deny_unknown_fields)]
+pub struct Failover {
+    /// After how long what is urgent goes on to another channel, while its provider is down or throttles us, in milliseconds;
+    /// default 60,000; 0: never.
+    pub urgent_ms: u64,
+    /// Everything else, in milliseconds; default 600,000; 0: never.
+    pub otherwise_ms: u64,
+}
+
+impl Default for Failover {
+    fn default() -> Self {
+        Self { urgent_ms: 60_000, otherwise_ms: 600_000 }
+    }
+}
+
+impl Failover {
+    /// How long is too long; none: nothing is.
+    pub(crate) fn wait(&self, urgency: Urgency) -> Option<SignedDuration> {
+        let wait_ms = if urgency == Urgency::Ordinary { self.otherwise_ms } else { self.urgent_ms };
+        let wait_ms = i64::try_from(wait_ms).unwrap_or(i64::MAX);
+        (wait_ms > 0).then(|| SignedDuration::from_millis(wait_ms))
+    }
+
+    /// What waits since before this has waited too long.
+    pub(crate) fn before(&self, urgency: Urgency, now: Timestamp) -> Option<Timestamp> {
+        now.checked_sub(self.wait(urgency)?).ok()
     }
 }
 
@@ -164,6 +203,14 @@ impl Config {
         problems.extend(self.web_push.problems());
         if self.public_name.trim().is_empty() || self.public_name.chars().any(char::is_control) {
             problems.push("[notifier] public_name must be a name".to_owned());
+        }
+        // Links are good for thirty days, and what they end or confirm is looked up.
+        if self.keep_days < 31 {
+            problems.push("[notifier] keep_days must be at least 31".to_owned());
+        }
+        let Failover { urgent_ms: urgent, otherwise_ms: other } = self.failover;
+        if [urgent, other].iter().any(|wait_ms| (1..1_000).contains(wait_ms)) {
+            problems.push("[notifier.failover] every wait must be 0 or at least 1000 ms".to_owned());
         }
         let Escalation { wedding_day_ms, urgent_ms, otherwise_ms } = self.escalation;
         if [wedding_day_ms, urgent_ms, otherwise_ms].iter().any(|wait_ms| *wait_ms < 1_000) {

@@ -18,7 +18,8 @@ use serde_json::json;
 use crate::{
     confirm::{self, Due},
     escalation::{LADDER, Left, Step, UNCONFIRMED, next},
-    fact,
+    fact::{self, Change},
+    failover,
     kept::{self, Kept, Waiting},
     limit,
     notification::{
@@ -94,7 +95,7 @@ impl Notifier {
         tx.commit().await
     }
 
-    async fn quiet_until(
+    pub(crate) async fn quiet_until(
         &self,
         organization: &OrganizationId,
         person: &Person,
@@ -190,6 +191,12 @@ impl Notifier {
                 (Route::Skipped, format!("{}, but the text can't be made: {error}", because.words()), Bytes::new())
             }
         };
+        if route == Route::Skipped
+            && let Because::Stalled { uid, .. } = because
+        {
+            // Late is better than not at all.
+            return failover::look_again(&self.store, uid, Timestamp::MAX).await;
+        }
         count(channel, route);
         let message = NewMessage {
             uid,
@@ -209,6 +216,13 @@ impl Notifier {
             return Ok(());
         }
         insert_or_revive(&mut tx, &waiting.id, &new, &message, sealed, now).await?;
+        if let (Because::Stalled { .. }, Some(fact)) = (because, &fact) {
+            // What was withdrawn told them nothing: this does.
+            let belief = known.beliefs.get(&person.id).and_then(|beliefs| beliefs.get(channel));
+            let before = belief.map_or(fact.old.as_deref(), |belief| belief.value.as_deref());
+            let change = Change { uid: &uid, fact, before };
+            fact::note(&mut tx, organization, &person.id, channel, &change, now.as_microsecond()).await?;
+        }
         let notice = match route {
             Route::Record => Some(notice(&mut tx, &key, &new, &message, now).await?),
             _ => None,
@@ -283,6 +297,11 @@ pub(crate) enum Because<'a> {
         uid: &'a [u8; 16],
         channel: &'a str,
     },
+    /// The message of this uid, on this channel, has waited too long for its provider: it is withdrawn.
+    Stalled {
+        uid: &'a [u8; 16],
+        channel: &'a str,
+    },
 }
 
 impl Because<'_> {
@@ -290,6 +309,7 @@ impl Because<'_> {
         match self {
             Self::Unconfirmed(_) => "not confirmed: the next channel".to_owned(),
             Self::Failed { channel, .. } => format!("{channel} failed: the next channel"),
+            Self::Stalled { channel, .. } => format!("{channel} can't be reached: the next channel"),
         }
     }
 
@@ -303,6 +323,7 @@ impl Because<'_> {
                 ).bind(&uid[..]).execute(c).await.map(|done| done.rows_affected()))?;
                 Ok(settled > 0)
             }
+            Self::Stalled { uid, .. } => failover::withdraw(tx, uid).await,
         }
     }
 }

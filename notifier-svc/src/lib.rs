@@ -41,6 +41,7 @@ mod preference;
 mod receipt;
 mod recipient;
 mod resolve;
+mod retention;
 mod room;
 mod rpc;
 mod settings;
@@ -67,6 +68,7 @@ use chassis::{
     service::Chassis,
     store::{self, Migrations, Store},
 };
+use jiff::SignedDuration;
 use proto::notifier::v1::{
     audit_service_server::AuditServiceServer, callback_service_server::CallbackServiceServer,
     confirmation_service_server::ConfirmationServiceServer, inbox_service_server::InboxServiceServer,
@@ -77,7 +79,7 @@ use proto::notifier::v1::{
 };
 use tokio::sync::Notify;
 
-pub use self::config::{Config, Escalation, Fcm, Resend, Slack, Smtp, Teams, Tls, Twilio, WebPush, Whatsapp};
+pub use self::config::{Config, Escalation, Failover, Fcm, Resend, Slack, Smtp, Teams, Tls, Twilio, WebPush, Whatsapp};
 use self::{
     channel::{Channels, Rooms},
     handle::Handler,
@@ -134,6 +136,9 @@ pub async fn start(config: Config, chassis: &Chassis) -> Result<Service> {
     let preferences = Preferences::new(store.clone(), clock.clone());
     let suppressions = Suppressions::new(store.clone(), keys.clone(), clock.clone());
 
+    let keep = SignedDuration::from_hours(24 * i64::from(config.keep_days));
+    tasks.spawn("notifier.retention", retention::run(store.clone(), clock.clone(), keep, tasks.stopping()));
+
     // The way out.
     let outbound = Outbound::new(&chassis.shared.outbound)?;
     outbound.refuse_own(server.address());
@@ -185,6 +190,7 @@ pub async fn start(config: Config, chassis: &Chassis) -> Result<Service> {
         max_segments: config.twilio.max_segments as usize,
         settle,
         escalation: config.escalation,
+        failover: config.failover,
         public_url: config.public_url,
         postal_address: config.postal_address,
         turns: Turns::default(),
@@ -192,6 +198,7 @@ pub async fn start(config: Config, chassis: &Chassis) -> Result<Service> {
         later,
     });
     tasks.spawn("notifier.hold", hold::run(Arc::clone(&notifier), tasks.stopping()));
+    tasks.spawn("notifier.failover", failover::run(Arc::clone(&notifier), tasks.stopping()));
     let router = Peer::new("notifier", &config.router, chassis)?;
     let handler = Handler(Arc::clone(&notifier));
     tasks.spawn("notifier.consume", consume::run(router.separate(), GROUP, handler, tasks.stopping()));

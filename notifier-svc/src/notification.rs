@@ -189,7 +189,9 @@ pub(crate) async fn record(
     // Making an organization's key is a commit of its own: it comes before ours begins.
     let key = keys.of(&new.organization).await?;
     let is_held = messages.iter().any(|message| message.route == Route::Held);
-    let waits = is_held || beside.asks.is_some() || beside.urgent;
+    // Its provider may not take it: then another channel has to say it.
+    let is_carried = messages.iter().any(|message| message.route == Route::Lane);
+    let waits = is_held || is_carried || beside.asks.is_some() || beside.urgent;
     let kept = if waits { Some(beside.kept.seal(&key, &id)?) } else { None };
     let mut tx = store.begin().await?;
     if !insert(&mut tx, &id, new, kept, &beside.kept.category, at).await? {

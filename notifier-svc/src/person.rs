@@ -90,7 +90,10 @@ const ERASE: &[&str] = &[
     "DELETE FROM known_facts WHERE organization_id = $1 AND recipient_id = $2",
     "UPDATE confirmations SET due_at = NULL, how = 'they were erased' WHERE organization_id = $1 AND recipient_id = $2 AND due_at IS NOT NULL",
     "UPDATE messages SET cancelled = 1, due_at = NULL, ended = 'they were erased' WHERE organization_id = $1 AND recipient_id = $2 AND fate = 3 AND cancelled = 0",
-    "UPDATE messages SET address = NULL, content = NULL WHERE organization_id = $1 AND recipient_id = $2",
+    "UPDATE messages SET address = NULL, content = NULL, failed_at = NULL WHERE organization_id = $1 AND recipient_id = $2",
+    "UPDATE notifications SET kept = NULL WHERE organization_id = $1 AND kept IS NOT NULL
+         AND id IN (SELECT notification_id FROM messages WHERE organization_id = $1 AND recipient_id = $2)
+         AND NOT EXISTS (SELECT 1 FROM messages AS m WHERE m.notification_id = notifications.id AND m.recipient_id <> $2)",
     "UPDATE deliveries SET content = NULL WHERE organization_id = $1 AND state IN (4, 5, 6)
          AND event IN (SELECT uid FROM messages WHERE organization_id = $1 AND recipient_id = $2)",
 ];

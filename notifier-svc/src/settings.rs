@@ -4,12 +4,12 @@ use chassis::{
     clock::from_micros,
     error::{Error, Result},
     id::OrganizationId,
-    store::Store,
+    store::{Store, Tx},
     with,
 };
 use jiff::{Timestamp, tz::TimeZone};
 
-use crate::room;
+use crate::{audit, room};
 
 /// How long a wedding's Slack channel stays open after the day, if nothing else is said, and at most.
 const ARCHIVE_DAYS: i64 = 14;
@@ -52,6 +52,17 @@ impl Settings {
         }
         Ok(())
     }
+
+    /// The names of what differs.
+    fn changed_from(&self, old: &Self) -> Vec<&'static str> {
+        let fields = [
+            ("time_zone", self.time_zone != old.time_zone),
+            ("locale", self.locale != old.locale),
+            ("slack_weddings", self.slack_weddings != old.slack_weddings),
+            ("slack_archive_days", self.slack_archive_days != old.slack_archive_days),
+        ];
+        fields.into_iter().filter(|(_, differs)| *differs).map(|(name, _)| name).collect()
+    }
 }
 
 /// A language's tag, or nothing.
@@ -77,8 +88,9 @@ pub(crate) async fn read(store: &Store, organization: &OrganizationId) -> Result
     }))
 }
 
-/// Replaces an organization's settings.
-pub(crate) async fn write(store: &Store, organization: &OrganizationId, settings: &Settings) -> Result<()> {
+/// Replaces an organization's settings, and notes which key changed which of them.
+pub(crate) async fn write(store: &Store, organization: &OrganizationId, settings: &Settings, by: &str) -> Result<()> {
+    let changed = settings.changed_from(&read(store, organization).await?).join(", ");
     let mut tx = store.begin().await?;
     with!(tx.on(), c => sqlx::query(
         "INSERT INTO organization_settings (organization_id, time_zone, locale, slack_weddings, slack_archive_days, updated_at)
@@ -95,5 +107,11 @@ pub(crate) async fn write(store: &Store, organization: &OrganizationId, settings
     .bind(settings.updated_at.as_microsecond())
     .execute(c).await.map(drop))?;
     room::touch_all(&mut tx, organization, settings.updated_at.as_microsecond()).await?;
+    note(&mut tx, organization, &changed, by, settings.updated_at).await?;
     tx.commit().await
+}
+
+async fn note(tx: &mut Tx, organization: &OrganizationId, changed: &str, by: &str, now: Timestamp) -> Result<()> {
+    let entry = audit::Entry { action: audit::Action::Settings, by, subject: "organization", detail: changed };
+    audit::note(tx, organization, &entry, now).await
 }

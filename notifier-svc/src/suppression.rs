@@ -16,7 +16,7 @@ use chassis::{
 use jiff::Timestamp;
 use sha2::{Digest as _, Sha256};
 
-use crate::recipient::is_channel;
+use crate::{audit, recipient::is_channel};
 
 /// Addresses of one person that are looked up at once.
 const AT_ONCE: usize = 8;
@@ -101,7 +101,12 @@ struct Row {
 }
 
 fn address_place(channel: &str, hash: &[u8]) -> Vec<u8> {
-    place("suppressions", "address", &format!("{channel}:{}", hex::encode(hash)))
+    place("suppressions", "address", &cursor(channel, hash))
+}
+
+/// What an address is named by where nobody is to read it.
+fn cursor(channel: &str, hash: &[u8]) -> String {
+    format!("{channel}:{}", hex::encode(hash))
 }
 
 /// An address as the list holds it.
@@ -154,7 +159,8 @@ impl Suppressions {
         Self { store, keys, clock }
     }
 
-    /// Puts an address on the list; what stands there already keeps its time and takes the newer reason.
+    /// Puts an address on the list for whoever holds the key `by`; what stands there already keeps its time and takes the
+    /// newer reason.
     ///
     /// # Errors
     /// `Error::Invalid` for a field at fault.
@@ -165,6 +171,7 @@ impl Suppressions {
         address: &str,
         reason: Reason,
         source: &str,
+        by: &str,
     ) -> Result<()> {
         check(channel, address)?;
         if source.len() > 200 || source.chars().any(char::is_control) {
@@ -173,23 +180,37 @@ impl Suppressions {
         let hash = hash(organization, address);
         let sealed = seal(&*self.keys.of(organization).await?, channel, &hash, address);
         let listed = Listed { organization: organization.clone(), channel: channel.to_owned(), hash, sealed };
+        let (now, named) = (self.clock.now(), cursor(channel, &listed.hash));
         let mut tx = self.store.begin().await?;
-        list_in(&mut tx, &listed, reason, source, self.clock.now()).await?;
+        list_in(&mut tx, &listed, reason, source, now).await?;
+        note(&mut tx, organization, &named, &format!("listed: {}", reason.as_str()), by, now).await?;
         tx.commit().await?;
         tracing::info!(channel, reason = reason.as_str(), source, "an address is not used any more");
         Ok(())
     }
 
-    /// Takes an address off the list.
+    /// Takes an address off the list for whoever holds the key `by`.
     ///
     /// # Errors
     /// `Error::NotFound` if it isn't there.
-    pub(crate) async fn remove(&self, organization: &OrganizationId, channel: &str, address: &str) -> Result<()> {
+    pub(crate) async fn remove(
+        &self,
+        organization: &OrganizationId,
+        channel: &str,
+        address: &str,
+        by: &str,
+    ) -> Result<()> {
         check(channel, address)?;
-        let removed = with!(self.store.writer(), c => sqlx::query(
+        let hash = hash(organization, address);
+        let mut tx = self.store.begin().await?;
+        let removed = with!(tx.on(), c => sqlx::query(
             "DELETE FROM suppressions WHERE organization_id = $1 AND channel = $2 AND hash = $3",
-        ).bind(organization.as_str()).bind(channel).bind(hash(organization, address)).execute(c).await.map(|done| done.rows_affected()))?;
-        if removed > 0 { Ok(()) } else { Err(Error::NotFound("suppressed address".into())) }
+        ).bind(organization.as_str()).bind(channel).bind(&hash).execute(c).await.map(|done| done.rows_affected()))?;
+        if removed == 0 {
+            return Err(Error::NotFound("suppressed address".into()));
+        }
+        note(&mut tx, organization, &cursor(channel, &hash), "taken off", by, self.clock.now()).await?;
+        tx.commit().await
     }
 
     /// Up to `limit` addresses after the cursor, by channel and hash.
@@ -221,7 +242,7 @@ impl Suppressions {
             let address = row.address.clone().map(open).transpose()?;
             Ok(Suppression {
                 address: address.map(|address| String::from_utf8_lossy(&address).into_owned()),
-                cursor: format!("{}:{}", row.channel, hex::encode(&row.hash)),
+                cursor: cursor(&row.channel, &row.hash),
                 reason: Reason::parse(&row.reason).unwrap_or(Reason::Manual),
                 channel: row.channel,
                 source: row.source,
@@ -256,6 +277,18 @@ impl Suppressions {
         }
         Ok(found)
     }
+}
+
+async fn note(
+    tx: &mut Tx,
+    organization: &OrganizationId,
+    subject: &str,
+    detail: &str,
+    by: &str,
+    now: Timestamp,
+) -> Result<()> {
+    let entry = audit::Entry { action: audit::Action::Suppression, by, subject, detail };
+    audit::note(tx, organization, &entry, now).await
 }
 
 fn check(channel: &str, address: &str) -> Result<()> {

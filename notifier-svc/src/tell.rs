@@ -23,7 +23,7 @@ use crate::{
     channel::{Carriage, Channels, Message},
     circumstance::Known,
     collapse::Said,
-    config::Escalation,
+    config::{Escalation, Failover},
     confirm::Due,
     escalation::{self, UNCONFIRMED},
     fact::{self, Fact},
@@ -111,6 +111,8 @@ pub(crate) struct Notifier {
     pub(crate) settle: Duration,
     /// How long confirmations are waited for.
     pub(crate) escalation: Escalation,
+    /// How long a provider may leave a message before another channel has it.
+    pub(crate) failover: Failover,
     /// Where people reach the gateway; empty: there are no links.
     pub(crate) public_url: String,
     /// The sender's, for commercial mail.

@@ -8,7 +8,7 @@ use super::{Carriage, Channel, Message};
 use crate::recipient::Recipient;
 
 /// What a notice says.
-#[derive(Debug, Clone, PartialEq, Eq, Serialize, Deserialize)]
+#[derive(Debug, Clone, Default, PartialEq, Eq, Serialize, Deserialize)]
 pub(crate) struct Words {
     pub(crate) title: String,
     pub(crate) body: String,

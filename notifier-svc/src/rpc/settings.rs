@@ -36,7 +36,8 @@ impl SettingsService for OfOrganizations {
         &self,
         request: Request<UpdateOrganizationSettingsRequest>,
     ) -> Result<Response<UpdateOrganizationSettingsResponse>, Status> {
-        let organization = caller(&request)?.organization("")?;
+        let caller = caller(&request)?;
+        let organization = caller.organization("")?;
         let given = request.into_inner().settings.ok_or_else(|| Error::invalid("settings", "must be given"))?;
         let days = match given.slack_archive_days {
             0 => Settings::default().slack_archive_days,
@@ -50,7 +51,7 @@ impl SettingsService for OfOrganizations {
             updated_at: self.0.clock.now(),
         };
         settings.check().map_err(|error| error.within("settings"))?;
-        settings::write(&self.0.store, &organization, &settings).await?;
+        settings::write(&self.0.store, &organization, &settings, &caller.name).await?;
         self.0.wordings.forget(&organization);
         Ok(Response::new(UpdateOrganizationSettingsResponse { settings: Some(print(settings)) }))
     }

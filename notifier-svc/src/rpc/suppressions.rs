@@ -49,7 +49,8 @@ impl SuppressionService for Lists {
             SuppressionReason::Manual | SuppressionReason::Unspecified => Reason::Manual,
         };
         let source = if given.source.is_empty() { &caller.name } else { &given.source };
-        let added = self.0.add(&organization, &given.channel, &given.address, reason, source).await;
+        let (channel, address) = (&given.channel, &given.address);
+        let added = self.0.add(&organization, channel, address, reason, source, &caller.name).await;
         added.map_err(|error| error.within("suppression"))?;
         Ok(Response::new(CreateSuppressionResponse {}))
     }
@@ -58,9 +59,9 @@ impl SuppressionService for Lists {
         &self,
         request: Request<DeleteSuppressionRequest>,
     ) -> Result<Response<DeleteSuppressionResponse>, Status> {
-        let organization = caller(&request)?.organization("")?;
-        let request = request.into_inner();
-        self.0.remove(&organization, &request.channel, &request.address).await?;
+        let caller = caller(&request)?;
+        let (organization, request) = (caller.organization("")?, request.into_inner());
+        self.0.remove(&organization, &request.channel, &request.address, &caller.name).await?;
         Ok(Response::new(DeleteSuppressionResponse {}))
     }
 }

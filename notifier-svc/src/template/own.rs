@@ -18,7 +18,10 @@ use chassis::{
 };
 use jiff::Timestamp;
 
-use crate::settings::{self, Settings};
+use crate::{
+    audit,
+    settings::{self, Settings},
+};
 
 /// How many texts of its own an organization may have, and how many versions of each are kept.
 pub(crate) const TEXTS: i64 = 200;
@@ -216,6 +219,11 @@ impl Wordings {
         if !stored {
             return Err(Error::Aborted(format!("version {latest} is the latest, not {expected}")));
         }
+        let subject = format!("{}/{}/{}", key.workflow, key.part, key.locale);
+        let what = if source.is_some() { "put" } else { "ours again" };
+        let detail = format!("version {version}: {what}");
+        let entry = audit::Entry { action: audit::Action::Template, by: author, subject: &subject, detail: &detail };
+        audit::note(&mut tx, organization, &entry, now).await?;
         tx.commit().await?;
         self.forget(organization);
         let (key, source, author) = (key.clone(), source.map(str::to_owned), author.to_owned());

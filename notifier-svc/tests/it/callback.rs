@@ -13,7 +13,7 @@ use proto::{
 };
 
 use crate::{
-    provider::Providers,
+    provider::{Mood, Providers},
     world::{Client, World, change, moved, tells},
 };
 
@@ -167,6 +167,71 @@ async fn what_is_urgent_and_fails_later_goes_on_to_the_next_channel_once() {
         client.until("k1", "s1", "email", MessageState::Delivered).await;
         assert_eq!(client.message("k1", "s1", "sms").await.unwrap().state(), MessageState::Failed);
         assert!(client.message("k1", "s1", "in_app").await.is_none(), "one channel for one failure");
+        assert!(world.chassis.drain().await);
+    })
+    .await;
+}
+
+/// Lets time go by until a message stands like this; gives the minutes that it took.
+async fn minutes_until(world: &World, client: &Client, event: &str, channel: &str, state: MessageState) -> u64 {
+    for step in 0..400 {
+        if client.message(event, "s1", channel).await.is_some_and(|message| message.state() == state) {
+            return step / 4;
+        }
+        world.time.advance(Duration::from_secs(15));
+        tokio::time::sleep(Duration::from_millis(20)).await;
+    }
+    panic!("{event} is not {state:?} by {channel}: {:?}", client.of_event(event).await);
+}
+
+#[tokio::test]
+async fn what_a_provider_doesnt_take_goes_on_after_its_time_and_never_comes_late() {
+    in_each_world(async |world, providers| {
+        let client = world.client("wsk_a").await;
+        vendor(&client, "s1", "+15005550010", "U1").await;
+        providers.twilio_is(Mood::Away);
+        client.tell("k1", "s1", &["sms"], "Gate B").await;
+        let minutes = minutes_until(&world, &client, "k1", "slack", MessageState::Sent).await;
+        assert!(minutes >= 9, "after {minutes} minutes");
+        let next = client.message("k1", "s1", "slack").await.unwrap();
+        assert!(next.reason.contains("sms can't be reached"), "{}", next.reason);
+        let first = client.message("k1", "s1", "sms").await.unwrap();
+        assert_eq!(first.state(), MessageState::Cancelled);
+        assert!(first.reason.contains("another channel went on with it"), "{}", first.reason);
+
+        // It is back: what was withdrawn isn't sent, what comes now is.
+        providers.twilio_is(Mood::Takes);
+        client.tell("k2", "s1", &["sms"], "Gate C").await;
+        minutes_until(&world, &client, "k2", "sms", MessageState::Sent).await;
+        minutes_until(&world, &client, "k1", "sms", MessageState::Cancelled).await;
+        let texts = providers.told("+15005550010");
+        assert!(texts.len() == 1 && texts[0].contains("Gate C"), "{texts:?}");
+        assert!(client.message("k2", "s1", "slack").await.is_none());
+        assert!(world.chassis.drain().await);
+    })
+    .await;
+}
+
+#[tokio::test]
+async fn what_may_have_arrived_never_goes_on() {
+    in_each_world(async |world, providers| {
+        let client = world.client("wsk_a").await;
+        vendor(&client, "s1", "+15005550010", "U1").await;
+        providers.twilio_is(Mood::Cuts);
+        client.tell("k1", "s1", &["sms"], "Gate B").await;
+        for _ in 0..1_500 {
+            let message = client.message("k1", "s1", "sms").await.unwrap();
+            if message.state() == MessageState::Unknown {
+                break;
+            }
+            tokio::time::sleep(Duration::from_millis(20)).await;
+        }
+        providers.twilio_is(Mood::Away);
+        client.tell("k2", "s1", &["sms"], "Gate C").await;
+        minutes_until(&world, &client, "k2", "slack", MessageState::Sent).await;
+        assert_eq!(client.message("k1", "s1", "sms").await.unwrap().state(), MessageState::Unknown);
+        assert!(client.message("k1", "s1", "slack").await.is_none());
+        assert_eq!(providers.told("U1").len(), 1);
         assert!(world.chassis.drain().await);
     })
     .await;

@@ -35,12 +35,24 @@ const WEBHOOK_SECRET: &str = "whsec_MfKQ9r8GKYqrTwjUPD8ILPZIo2LaLaSw";
 pub(crate) struct Providers {
     pub(crate) address: SocketAddr,
     asked: Arc<Mutex<Vec<(String, String)>>>,
+    twilio: Arc<Mutex<Mood>>,
+}
+
+/// What Twilio does with what it is asked.
+#[derive(Debug, Clone, Copy, Default, PartialEq, Eq)]
+pub(crate) enum Mood {
+    #[default]
+    Takes,
+    /// Answers that it is away.
+    Away,
+    /// Takes a message and hangs up; and says nothing of what it has.
+    Cuts,
 }
 
 impl Providers {
     pub(crate) async fn start(tasks: &Tasks) -> Self {
         let listener = TcpListener::bind("127.0.0.1:0").await.unwrap();
-        let providers = Self { address: listener.local_addr().unwrap(), asked: Arc::default() };
+        let providers = Self { address: listener.local_addr().unwrap(), asked: Arc::default(), twilio: Arc::default() };
         let (serving, spawning) = (providers.clone(), tasks.clone());
         let stopping = tasks.stopping();
         tasks.spawn("test.providers", async move {
@@ -70,6 +82,10 @@ impl Providers {
         config.resend.webhook_secret = WEBHOOK_SECRET.to_owned().into();
     }
 
+    pub(crate) fn twilio_is(&self, mood: Mood) {
+        *self.twilio.lock().unwrap() = mood;
+    }
+
     /// The texts that numbers and members were sent, oldest first.
     pub(crate) fn told(&self, to: &str) -> Vec<String> {
         self.asked.lock().unwrap().iter().filter(|(known, _)| known == to).map(|(_, text)| text.clone()).collect()
@@ -92,6 +108,20 @@ impl Providers {
             }
             let mut body = vec![0; length];
             stream.read_exact(&mut body).await?;
+            let mood = *self.twilio.lock().unwrap();
+            match mood {
+                Mood::Away if line.contains("/Messages.json") => {
+                    stream.write_all(b"HTTP/1.1 503 Service Unavailable\r\nContent-Length: 0\r\n\r\n").await?;
+                    continue;
+                }
+                Mood::Cuts if line.contains("/Messages.json") => {
+                    if line.starts_with("POST") {
+                        self.take(&line, &body);
+                    }
+                    return Ok(());
+                }
+                _ => {}
+            }
             let answer = self.take(&line, &body);
             let head = format!(
                 "HTTP/1.1 201 Created\r\nContent-Type: application/json\r\nContent-Length: {}\r\n\r\n",

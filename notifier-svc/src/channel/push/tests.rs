@@ -3,7 +3,7 @@
 use base64::{Engine as _, prelude::BASE64_URL_SAFE_NO_PAD};
 use chassis::{
     id::OrganizationId,
-    lane::Outcome,
+    lane::{self, Outcome},
     secret::{DataKeys, Keyring, KeyringSettings, generate_master_key},
     store,
     testing::on_each_engine,
@@ -229,7 +229,7 @@ fn one_that_takes_it_is_enough_and_only_all_that_are_gone_end_it() {
 
 #[tokio::test]
 async fn a_browser_that_is_gone_is_forgotten_and_no_other() {
-    on_each_engine(&[&store::MIGRATIONS, &MIGRATIONS], async |store| {
+    on_each_engine(&[&store::MIGRATIONS, &lane::MIGRATIONS, &MIGRATIONS], async |store| {
         let settings = KeyringSettings { master_keys: vec![generate_master_key(&Clock::System)] };
         let keys = DataKeys::new(store.clone(), Keyring::new(&settings).unwrap(), Clock::System);
         let (directory, organization) =
