@@ -21,6 +21,9 @@ use crate::{
     table::{say, show},
 };
 
+/// Of an attempt's answer, on a terminal.
+const ANSWER_CHARS: usize = 120;
+
 /// Publish one domain event.
 #[derive(Args)]
 pub(crate) struct Publish {
@@ -173,9 +176,10 @@ impl Deliveries {
                         attempt.status_code.to_string(),
                         attempt.outcome,
                         attempt.error,
+                        beginning(&attempt.response),
                     ]
                 });
-                show(&["attempt", "started", "took", "status", "outcome", "error"], rows);
+                show(&["attempt", "started", "took", "status", "outcome", "error", "answer"], rows);
             }
             Some(DeliveryAction::Resend { delivery }) => {
                 let Some(resent) =
@@ -203,6 +207,12 @@ fn delivery_row(delivery: Delivery) -> Vec<String> {
         time(delivery.finished_at.or(delivery.next_attempt_at)),
         delivery.reason,
     ]
+}
+
+/// What an answer begins with, in one line.
+fn beginning(answer: &[u8]) -> String {
+    let text = String::from_utf8_lossy(answer);
+    text.chars().map(|c| if c.is_control() { ' ' } else { c }).take(ANSWER_CHARS).collect()
 }
 
 /// A UUID's last group; any other id as it is.
@@ -251,7 +261,7 @@ fn endpoint_state(state: EndpointState) -> &'static str {
     }
 }
 
-fn breaker_state(state: BreakerState) -> &'static str {
+pub(crate) fn breaker_state(state: BreakerState) -> &'static str {
     match state {
         BreakerState::Unspecified => "",
         BreakerState::Closed => "closed",

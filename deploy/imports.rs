@@ -261,7 +261,7 @@ fn leave(progress: &mut Progress, import: Option<&Import>) -> ExitCode {
 
 fn print(import: &Import) {
     let dry = if import.dry_run { " (a dry run: nothing was changed)" } else { "" };
-    say(&format!("import {} is {}{dry}", import.id, state(import.state())));
+    say(&format!("import {}: {}{dry}", import.id, state(import.state())));
     if !import.reason.is_empty() {
         say(&format!("  {}", import.reason));
     }
@@ -270,18 +270,12 @@ fn print(import: &Import) {
         say(&format!("  {planned} of {linked} linked records would change, {} have vanished", import.vanished));
         say(&format!("  go on: wedsync imports resume {id}    leave it: wedsync imports cancel {id}"));
     }
-    let figures = [
-        ("seen", import.seen),
-        ("new", import.created),
-        ("changed", import.changed),
-        ("unchanged", import.unchanged),
-        ("refused", import.refused),
-        ("vanished", import.vanished),
-        ("sent", import.sent),
-    ];
-    show(&["records", ""], figures.into_iter().map(|(name, count)| vec![name.to_owned(), count.to_string()]));
+    let figures = figures(import);
+    if !figures.is_empty() {
+        show(&["records", ""], figures.into_iter().map(|(name, count)| vec![name.to_owned(), count.to_string()]));
+    }
     if !import.refusals.is_empty() {
-        let rows = import.refusals.iter().map(|refusal| vec![refusal.line.to_string(), refusal.reason.clone()]);
+        let rows = import.refusals.iter().map(|refusal| vec![line(refusal.line), refusal.reason.clone()]);
         show(&["line", "refused because it"], rows);
     }
     if import.work() == ImportWork::Reconcile && !import.examples.is_empty() {
@@ -295,6 +289,29 @@ fn print(import: &Import) {
         });
         show(&["difference", "there", "here", "fields"], rows);
     }
+}
+
+/// What there is to count: only a comparison finds what has vanished, and sends; what failed before it saw anything has none.
+fn figures(import: &Import) -> Vec<(&'static str, u64)> {
+    if import.state() == ImportState::Failed && import.seen == 0 {
+        return Vec::new();
+    }
+    let mut figures = vec![
+        ("seen", import.seen),
+        ("new", import.created),
+        ("changed", import.changed),
+        ("unchanged", import.unchanged),
+        ("refused", import.refused),
+    ];
+    if import.work() == ImportWork::Reconcile {
+        figures.extend([("vanished", import.vanished), ("sent", import.sent)]);
+    }
+    figures
+}
+
+/// Line 0: the list as a whole.
+fn line(number: u64) -> String {
+    if number == 0 { "all".to_owned() } else { number.to_string() }
 }
 
 fn row(import: Import) -> Vec<String> {
@@ -339,6 +356,15 @@ mod tests {
         assert_eq!(source(Path::new("a/B.CSV")).expect("a table"), ImportSource::Csv);
         assert_eq!(source(Path::new("a.ics")).expect("a calendar"), ImportSource::Icalendar);
         assert!(source(Path::new("a.xlsx")).is_err() && source(Path::new("a")).is_err());
+    }
+
+    #[test]
+    fn only_what_was_counted_is_shown() {
+        let failed = Import { state: ImportState::Failed.into(), ..Default::default() };
+        assert!(figures(&failed).is_empty());
+        assert_eq!(figures(&Import { seen: 2, ..failed }).len(), 5);
+        let comparison = Import { work: ImportWork::Reconcile.into(), ..Default::default() };
+        assert_eq!(figures(&comparison).last(), Some(&("sent", 0)));
     }
 
     #[test]

@@ -6,6 +6,7 @@
 mod captures;
 mod client;
 mod command;
+mod conflicts;
 mod demo;
 mod imports;
 mod integrations;
@@ -67,8 +68,10 @@ enum Command {
     Imports(imports::ImportsCommand),
     /// Compare a vendor's list with what is linked, and mend what differs.
     Reconcile(imports::ReconcileCommand),
-    /// List integrations: accounts at other systems.
+    /// List integrations: accounts at other systems, and how each stands.
     Integrations(integrations::Integrations),
+    /// List where systems disagree about a record, or decide it.
+    Conflicts(conflicts::Conflicts),
     /// List deliveries, show the attempts of one, or send one again.
     Deliveries(command::Deliveries),
 }
@@ -103,6 +106,7 @@ fn run(cli: Cli) -> Result<ExitCode> {
             Some(Command::Imports(imports)) => imports.run().await,
             Some(Command::Reconcile(reconcile)) => reconcile.run().await,
             Some(Command::Integrations(integrations)) => integrations.run().await,
+            Some(Command::Conflicts(conflicts)) => conflicts.run().await,
             Some(Command::Deliveries(deliveries)) => deliveries.run().await,
         }
     });

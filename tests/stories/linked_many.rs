@@ -27,7 +27,8 @@ async fn fifty_copies_of_one_webhook_at_once_have_one_effect() {
         let hall = linked.profiled("venue", Profile::Venue, "hall").await;
         let database = linked.link_database().await;
         linked.wedding_is("wedding_date = '2027-06-19'").await;
-        (bo.took(1).await, hall.took(1).await);
+        bo.took(1).await;
+        hall.took(1).await;
 
         let data = json!({ "wedding_id": "w1", "wedding_date": "2027-07-03" });
         let body = json!({ "type": "wedding.date_changed", "timestamp": now().to_string(), "data": data }).to_string();

@@ -10,6 +10,8 @@ use chassis::{
 use serde::{Deserialize, Serialize};
 use url::Url;
 
+use crate::connector::catalogue::Catalogue;
+
 /// `[vendor_sync]`
 #[derive(Debug, Clone, Serialize, Deserialize)]
 #[serde(default, deny_unknown_fields)]
@@ -30,7 +32,7 @@ pub struct Config {
     pub slots: usize,
     /// Where browsers reach the gateway, `https://sync.example.com`: OAuth sends them there. Default empty: no OAuth.
     pub public_url: String,
-    /// Our OAuth clients at vendors, by connector: `[vendor_sync.oauth.mailchimp]`. Default: none.
+    /// Our OAuth clients at vendors, by built-in connector: `[vendor_sync.oauth.mailchimp-oauth]`. Default: none.
     pub oauth: BTreeMap<String, OAuthClient>,
     /// How long a vendor may leave a change of a wedding, in seconds, before its supplier is told of it another way; default
     /// 1,800.
@@ -81,12 +83,20 @@ impl Config {
     /// Checks what types can't say.
     ///
     /// # Errors
-    /// Slots of zero, with which nothing would ever be sent; a public URL that is none.
+    /// Slots of zero, with which nothing would ever be sent; an OAuth client of no built-in connector that uses OAuth; a
+    /// public URL that is none.
     pub(crate) fn check(&self) -> anyhow::Result<()> {
         anyhow::ensure!(
             self.slots_per_endpoint > 0 && self.slots_per_organization > 0 && self.slots > 0,
             "[vendor_sync] slots_per_endpoint, slots_per_organization and slots must be above 0"
         );
+        for name in self.oauth.keys() {
+            let uses_oauth = Catalogue::built_in(name).is_some_and(|connector| connector.oauth().is_some());
+            anyhow::ensure!(
+                uses_oauth,
+                "[vendor_sync.oauth.{name}] must be named like a built-in connector with OAuth"
+            );
+        }
         self.public_url().map(drop)
     }
 
@@ -103,5 +113,22 @@ impl Config {
         let fits = matches!(url.scheme(), "https" | "http") && url.has_host() && plain;
         anyhow::ensure!(fits, "[vendor_sync] public_url must be like https://sync.example.com");
         Ok(Some(url))
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn only_a_built_in_connector_that_uses_oauth_has_a_client_of_ours() {
+        let checked = |name: &str| {
+            let oauth = BTreeMap::from([(name.to_owned(), OAuthClient::default())]);
+            Config { oauth, ..Config::default() }.check().map_err(|error| error.to_string())
+        };
+        assert_eq!(checked("mailchimp-oauth"), Ok(()));
+        for name in ["their-own", "mailchimp"] {
+            assert!(checked(name).expect_err("it is refused").contains(name));
+        }
     }
 }

@@ -44,7 +44,7 @@ pub(crate) use self::{
     operation::{Idempotency, Operation},
     page::{Page, Position},
     read::Fault,
-    spec::{EventRule, IncrementalKind, RecordSpec},
+    spec::{EventRule, IncrementalKind, Item, RecordSpec},
     verify::Proved,
 };
 use self::{judge::ErrorRule, quota::Quota, text::Text};
@@ -138,13 +138,14 @@ impl Reply {
     }
 }
 
-/// Why nothing came of a call.
+/// Why nothing came of a call. As a text it says of which kind that is, and quotes nobody.
 #[derive(Clone, Debug, PartialEq, Eq, thiserror::Error)]
-#[error("{}: {reason}", class.as_str())]
+#[error("{}", class.words())]
 pub(crate) struct CallError {
     pub(crate) class: Class,
     pub(crate) retry_after: Option<Duration>,
-    /// For people; holds no credential.
+    /// For people; holds no credential. It may be the vendor's own words, which name people: it is never logged, and kept
+    /// only sealed.
     pub(crate) reason: String,
     /// Who must wait until then.
     pub(crate) park: Option<Park>,
@@ -201,6 +202,20 @@ impl Class {
             Self::Gone => "gone",
             Self::Conflict => "conflict",
             Self::Unknown => "unknown",
+        }
+    }
+
+    /// The same as people read it.
+    pub(crate) fn words(self) -> &'static str {
+        match self {
+            Self::Permanent => "it is refused",
+            Self::Retry => "it can't be done now",
+            Self::Throttled => "it must wait for its turn",
+            Self::Unauthorized => "the credential is refused",
+            Self::Duplicate => "there is another like it",
+            Self::Gone => "it is no longer there",
+            Self::Conflict => "it was changed there meanwhile",
+            Self::Unknown => "it may have arrived, or not",
         }
     }
 }

@@ -161,7 +161,7 @@ pub(crate) struct Counts {
 /// A record that wasn't taken in.
 #[derive(Clone, Debug, PartialEq, Eq, Serialize, Deserialize)]
 pub(crate) struct Refusal {
-    /// Line of a file, or number in the list; counted from 1. 0: it was read, but a record can't hold it.
+    /// Line of a file, or number in the list; counted from 1. 0: it was read, but a record can't hold it; or the list as a whole.
     pub(crate) line: u64,
     pub(crate) external_id: String,
     pub(crate) reason: String,

@@ -8,14 +8,14 @@ mod daily;
 mod list;
 mod mend;
 #[cfg(test)]
-mod tests;
+pub(crate) mod tests;
 
 use chassis::{error::Result, id::OrganizationId, secret::DataKeys, store::Store, with};
 
 use crate::{
     connector::call::Caller,
     import::{Import, store::Imports},
-    record::{Link, Links, RecordKind},
+    record::{Link, Links, RecordKind, external_hash},
     resolve::Resolver,
     sync::account::Accounts,
 };
@@ -82,9 +82,11 @@ impl Reconcile {
     }
 
     async fn is_listed(&self, import: &str, link: &Link) -> Result<bool> {
+        let key = self.keys.of(&link.organization).await?;
+        let hash = external_hash(&key, &link.external_id);
         let found: Option<i64> = with!(self.store.reader(), c => sqlx::query_scalar(
-            "SELECT number FROM import_items WHERE import_id = $1 AND record_kind = $2 AND external_id = $3 LIMIT 1",
-        ).bind(import).bind(link.kind.as_str()).bind(&link.external_id).fetch_optional(c).await)?;
+            "SELECT number FROM import_items WHERE import_id = $1 AND record_kind = $2 AND external_hash = $3 LIMIT 1",
+        ).bind(import).bind(link.kind.as_str()).bind(hash).fetch_optional(c).await)?;
         Ok(found.is_some())
     }
 }

@@ -27,7 +27,7 @@ use serde_json::Value;
 
 #[expect(unused_imports, reason = "the parts that sync take them from here")]
 pub(crate) use self::{
-    link::{Link, Links},
+    link::{Link, Links, external_hash},
     merge::{Conflict, Merged, Reason, Rules, merge},
     store::{Applied, Records},
 };

@@ -89,7 +89,7 @@ impl Engine {
         );
         let records = Records::new(store.clone(), keys.clone(), clock.clone());
         let links = Links::new(store.clone(), keys.clone());
-        let resolver = Resolver::new(store.clone(), keys, clock.clone(), records.clone(), links, outbox);
+        let resolver = Resolver::new(store.clone(), keys.clone(), clock.clone(), records.clone(), links, outbox);
         let known = Known::over(&resolver);
         let accounts = Accounts::new(integrations, catalogue, connections, dispatcher.clone());
         let database = Database::new(credentials.clone(), outbound);
@@ -98,7 +98,7 @@ impl Engine {
         let _ = vendors.set(Vendors { accounts: accounts.clone(), carrier });
         accounts.load().await?;
         let offers = Offers { accounts: accounts.clone(), resolver: resolver.clone() };
-        let rereads = Rereads::new(store.clone(), clock.clone());
+        let rereads = Rereads::new(store.clone(), keys, clock.clone());
         let polls =
             Polls { store, clock, accounts: accounts.clone(), caller: caller.clone(), resolver: resolver.clone() };
         Ok(Self { accounts, resolver, offers, polls, known, rereads, dispatcher, credentials, caller })

@@ -48,6 +48,8 @@ CREATE TABLE polls (
     kind TEXT NOT NULL,
     organization_id TEXT NOT NULL,
     since INTEGER,                          -- changes up to then are applied; none: never polled
+    began INTEGER,                          -- of the walk that is under way, whose changes are wanted from `since` on
+    position TEXT NOT NULL DEFAULT '',      -- where that walk goes on; empty: at its beginning
     next_at INTEGER NOT NULL,
     failure TEXT NOT NULL,                  -- of the last poll; empty: it went well
     PRIMARY KEY (integration_id, kind)
@@ -68,11 +70,12 @@ CREATE INDEX event_operations_age ON event_operations (done_at);
 CREATE TABLE rereads (
     integration_id TEXT NOT NULL,
     kind TEXT NOT NULL,
-    external_id TEXT NOT NULL,              -- empty: what changed is to be found
+    external_hash BLOB NOT NULL,           -- keyed, as in record_links
+    external_id BLOB NOT NULL,             -- sealed; empty: what changed is to be found
     organization_id TEXT NOT NULL,
     asked_at INTEGER NOT NULL,
     attempts INTEGER NOT NULL,
     next_at INTEGER NOT NULL,
-    PRIMARY KEY (integration_id, kind, external_id)
+    PRIMARY KEY (integration_id, kind, external_hash)
 ) STRICT;
 CREATE INDEX rereads_due ON rereads (next_at);

@@ -42,8 +42,8 @@ CREATE TABLE import_items (
     import_id TEXT NOT NULL,
     number INTEGER NOT NULL,
     record_kind TEXT NOT NULL,
-    external_id TEXT NOT NULL,
+    external_hash BLOB NOT NULL,           -- keyed, as in record_links
     body BLOB NOT NULL,
     PRIMARY KEY (import_id, number)
 ) STRICT;
-CREATE INDEX import_items_external ON import_items (import_id, record_kind, external_id);
+CREATE INDEX import_items_external ON import_items (import_id, record_kind, external_hash);

@@ -16,6 +16,7 @@ use moka::sync::Cache;
 
 use super::{App, Connection, Connections, Credential, CredentialError, Kept, State, renew::Flights};
 use crate::{
+    connector::catalogue::Catalogue,
     integration::Integration,
     oauth::{Client, Provider},
 };
@@ -40,7 +41,7 @@ pub(crate) trait Providers: Send + Sync + 'static {
 pub(crate) struct Credentials {
     pub(crate) connections: Connections,
     pub(super) providers: Arc<dyn Providers>,
-    /// Configured clients, by connector.
+    /// Configured clients, by built-in connector.
     pub(super) apps: Arc<BTreeMap<String, App>>,
     pub(super) oauth: Client,
     pub(super) tasks: Tasks,
@@ -150,9 +151,15 @@ impl Credentials {
         let unavailable = |reason: &str| CredentialError::Unavailable(reason.to_owned());
         let provider = self.providers.provider(integration).await?;
         let provider = provider.ok_or_else(|| unavailable("its connector grants no tokens any more"))?;
-        let app = own.or_else(|| self.apps.get(&integration.settings.connector));
+        let app = own.or_else(|| self.ours(&integration.settings.connector));
         let app = app.ok_or_else(|| unavailable("there is no OAuth client for its connector: configure one"))?;
         Ok((provider, app.clone()))
+    }
+
+    /// Our client of a built-in connector. An organization's own says itself where its tokens come from: our secret would
+    /// go there.
+    fn ours(&self, connector: &str) -> Option<&App> {
+        Catalogue::built_in(connector).and_then(|_| self.apps.get(connector))
     }
 
     pub(super) async fn connection(&self, integration: &Integration) -> Result<Arc<Connection>, CredentialError> {

@@ -103,6 +103,31 @@ impl Connections {
         Ok(())
     }
 
+    /// Those that are due are due again when a lease taken now would be over, if nothing else comes of them.
+    ///
+    /// # Errors
+    /// `Error::Unavailable` while the store is away.
+    pub(super) async fn move_on(&self, due: &[(OrganizationId, String)]) -> Result<()> {
+        let now = self.clock.now();
+        let later = now + SignedDuration::try_from(LEASE).unwrap_or(SignedDuration::ZERO);
+        let mut tx = self.store.begin().await?;
+        for (organization, id) in due {
+            with!(tx.on(), c => {
+                sqlx::query(
+                    "UPDATE connections SET refresh_at = $3 WHERE organization_id = $1 AND integration_id = $2 AND refresh_at <= $4",
+                )
+                .bind(organization.as_str())
+                .bind(id)
+                .bind(later.as_microsecond())
+                .bind(now.as_microsecond())
+                .execute(c)
+                .await
+                .map(drop)
+            })?;
+        }
+        tx.commit().await
+    }
+
     /// Organizations and integrations whose tokens are to be refreshed now, and that nobody refreshes; at most `limit`.
     ///
     /// # Errors

@@ -12,7 +12,7 @@ use std::{
     time::Duration,
 };
 
-use chassis::{fail, secret};
+use chassis::{error::Error, fail, secret};
 use futures_util::{StreamExt as _, stream};
 use jiff::{SignedDuration, Timestamp};
 use tokio::sync::watch;
@@ -99,7 +99,13 @@ impl Credentials {
         if connection.state != State::Connected || connection.version != version {
             return Ok(());
         }
-        let (provider, client) = self.provider(integration, app.as_ref()).await?;
+        let (provider, client) = match self.provider(integration, app.as_ref()).await {
+            Ok(found) => found,
+            Err(error) => {
+                self.put_off(integration, &connection, connection.lease_epoch, None, &error.to_string()).await?;
+                return Err(error);
+            }
+        };
         let Some(form) = form(provider.declared(), tokens) else {
             let reason = "its token has expired, and the vendor gave none to refresh it with";
             self.connections.refuse(integration, version, reason).await?;
@@ -121,11 +127,23 @@ impl Credentials {
                 Ok(())
             }
             Err(Refused::Passing { reason, retry_after }) => {
-                let again_at = self.clock.now() + delay(connection.failures, retry_after);
-                self.connections.put_off(integration, epoch, again_at, &reason).await?;
+                self.put_off(integration, &connection, epoch, retry_after, &reason).await?;
                 Err(CredentialError::Unavailable(reason))
             }
         }
+    }
+
+    /// Its next try has a time of its own, later after each failure.
+    async fn put_off(
+        &self,
+        integration: &Integration,
+        connection: &Connection,
+        epoch: i64,
+        retry_after: Option<Duration>,
+        reason: &str,
+    ) -> Result<(), CredentialError> {
+        let again_at = self.clock.now() + delay(connection.failures, retry_after);
+        Ok(self.connections.put_off(integration, epoch, again_at, reason).await?)
     }
 
     /// What the vendor granted exists nowhere else until this is through.
@@ -150,28 +168,33 @@ impl Credentials {
     pub(crate) async fn run(self, integrations: Integrations) {
         let stopping = self.tasks.stopping();
         loop {
-            match self.connections.due(TAKEN).await {
-                Ok(due) => {
-                    let each = due.into_iter().map(|(organization, id)| {
-                        let (this, integrations) = (&self, &integrations);
-                        async move {
-                            // One that was deleted since goes with its integration.
-                            let Ok(integration) = integrations.get(&organization, &id).await else { return };
-                            let Ok(Some(connection)) = this.connections.get(&integration).await else { return };
-                            drop(this.newer(&integration, connection.version).await);
-                        }
-                    });
-                    let all = stream::iter(each).buffer_unordered(AT_ONCE).collect::<Vec<()>>();
-                    if stopping.run_until_cancelled(all).await.is_none() {
-                        return;
-                    }
-                }
-                Err(error) => tracing::warn!(%error, "tokens to refresh can't be read; trying again"),
+            match stopping.run_until_cancelled(self.turn(&integrations)).await {
+                Some(Ok(())) => {}
+                Some(Err(error)) => tracing::warn!(%error, "tokens to refresh can't be read; trying again"),
+                None => return,
             }
             if stopping.run_until_cancelled(self.clock.sleep(LOOK_EVERY)).await.is_none() {
                 return;
             }
         }
+    }
+
+    /// What is due now.
+    pub(super) async fn turn(&self, integrations: &Integrations) -> Result<(), Error> {
+        let due = self.connections.due(TAKEN).await?;
+        // Whatever comes of one, it isn't the first in line again.
+        self.connections.move_on(&due).await?;
+        let each = due.into_iter().map(|(organization, id)| async move {
+            // One that was deleted since goes with its integration.
+            let Ok(integration) = integrations.get(&organization, &id).await else { return };
+            match self.connections.get(&integration).await {
+                Ok(Some(connection)) => drop(self.newer(&integration, connection.version).await),
+                Ok(None) => {}
+                Err(error) => tracing::error!(integration.id = id, ?error, "a connection can't be read"),
+            }
+        });
+        stream::iter(each).buffer_unordered(AT_ONCE).collect::<Vec<()>>().await;
+        Ok(())
     }
 }
 

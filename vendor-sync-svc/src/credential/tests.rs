@@ -32,7 +32,7 @@ use tokio::{
 use url::Url;
 
 use super::{
-    App, Connections, Credential, CredentialError, Credentials, Providers, State,
+    App, Connections, Credential, CredentialError, Credentials, Kept, Providers, State, Tokens,
     connect::{Begun, Connecting, Given, Probe, Refusal},
 };
 use crate::{
@@ -40,12 +40,14 @@ use crate::{
     endpoint::book::Book,
     health::{Healths, view::View},
     integration::{Integration, Integrations, Kind, tests::settings},
-    oauth::{Client, Provider, authorize::Authorizations},
+    oauth::{Client, Provider, authorize::Authorizations, grant::tests::provider},
     outbox::Outbox,
     webhook::Webhooks,
 };
 
 pub(crate) const OUR_CLIENT: &str = "wedsync";
+/// A connector that an organization made, of whose name we have a client too.
+const THEIR_OWN: &str = "their-own";
 
 /// A vendor as a connector would declare it: its token grants, and `GET me` as its probe.
 pub(crate) struct Vendor {
@@ -140,7 +142,7 @@ impl World {
         let healths = Healths::new(store.clone(), keys.clone(), outbox.clone(), clock.clone(), changed.clone());
         let vendor = Arc::new(vendor);
         let app = App { id: OUR_CLIENT.to_owned(), secret: Secret::from("our secret: &%".to_owned()) };
-        let apps = BTreeMap::from([(settings(Kind::Connector).connector, app)]);
+        let apps = BTreeMap::from([(settings(Kind::Connector).connector, app.clone()), (THEIR_OWN.to_owned(), app)]);
         let oauth = Client::new(outbound(), clock.clone());
         let credentials = Credentials::new(connections, vendor.clone(), apps, oauth, tasks, clock.clone());
         let connecting = Connecting {
@@ -374,6 +376,54 @@ async fn a_deleted_integration_leaves_nothing_that_it_authenticated_with() {
             with!(store.reader(), c => sqlx::query_scalar("SELECT integration_id FROM connections").fetch_all(c).await)
                 .expect("they are read");
         assert_eq!(left, [kept.id]);
+    })
+    .await;
+}
+
+#[tokio::test]
+async fn an_organizations_own_connector_never_gets_our_client() {
+    on_each(async |store, chassis, _| {
+        let provider = provider("grant = 'client_credentials'\ntoken_url = 'https://v.example/t'");
+        let world = World::open(&store, &chassis, Vendor::new(Some(provider), "https://v.example/me")).await;
+        let mut integration = world.integration("acme").await;
+        let (_, ours) = world.credentials.provider(&integration, None).await.expect("a built-in one has it");
+        assert_eq!(ours.id, OUR_CLIENT);
+        THEIR_OWN.clone_into(&mut integration.settings.connector);
+        let refused = world.credentials.provider(&integration, None).await.expect_err("its token URL may be anybody's");
+        assert!(matches!(refused, CredentialError::Unavailable(_)), "{refused}");
+        let own = App { id: "theirs".to_owned(), secret: Secret::default() };
+        assert!(world.credentials.provider(&integration, Some(&own)).await.is_ok());
+    })
+    .await;
+}
+
+#[tokio::test]
+async fn connections_that_cannot_be_refreshed_are_not_first_in_line_for_ever() {
+    on_each(async |store, chassis, clock| {
+        // Their vendor grants no tokens any more.
+        let world = World::open(&store, &chassis, Vendor::without_oauth("https://v.example/me")).await;
+        let (mut broken, now) = (Vec::new(), chassis.clock.now());
+        for _ in 0..3 {
+            let integration = world.integration("acme").await;
+            let tokens = Tokens { access: "a".to_owned().into(), refresh: "r".to_owned().into(), expires_at: None };
+            let kept = Kept::Tokens { tokens, app: None };
+            let connections = &world.credentials.connections;
+            connections.connect(&integration, &kept, &BTreeMap::new(), Some(now)).await.expect("connected");
+            broken.push(integration);
+        }
+        let garbled = "UPDATE connections SET credential = NULL, yielded = 'no JSON' WHERE integration_id = $1";
+        with!(store.writer(), c => sqlx::query(garbled).bind(&broken[0].id).execute(c).await.map(drop))
+            .expect("broken");
+        world.credentials.turn(&world.connecting.integrations).await.expect("the store is there");
+        assert!(world.credentials.connections.due(64).await.expect("read").is_empty(), "others are next");
+        let shown = world.connection(&broken[1]).await;
+        assert!(shown.failures == 1 && shown.reason.contains("grants no tokens"), "{}", shown.reason);
+        for _ in 0..4 {
+            clock.advance(Duration::from_secs(30));
+            world.credentials.turn(&world.connecting.integrations).await.expect("the store is there");
+        }
+        clock.advance(Duration::from_secs(30));
+        assert_eq!(world.credentials.connections.due(64).await.expect("read").len(), 1, "each failure waits longer");
     })
     .await;
 }

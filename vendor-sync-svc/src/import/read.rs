@@ -44,6 +44,7 @@ pub(super) struct Page {
 /// A record of a vendor's list, as it is spooled.
 #[derive(Debug, Serialize, Deserialize)]
 pub(crate) struct Listed {
+    pub(crate) external_id: String,
     pub(crate) external_version: String,
     pub(crate) at: Timestamp,
     pub(crate) fields: BTreeMap<String, Value>,
@@ -126,8 +127,8 @@ impl Page {
             Ok(Item { external_id, fields }) => {
                 // What a file doesn't date is as old as the import, however often it is read.
                 let at = changed_at.unwrap_or(import.created_at);
-                let listed = Listed { external_version: String::new(), at, fields, deleted: false };
-                self.push(line, incoming(&import.order, import.order.kind, external_id, listed));
+                let listed = Listed { external_id, external_version: String::new(), at, fields, deleted: false };
+                self.push(line, incoming(&import.order, import.order.kind, listed));
             }
             Err(reason) => self.refusals.push(Refusal { line, external_id: String::new(), reason }),
         }
@@ -139,10 +140,10 @@ impl Page {
     }
 }
 
-fn incoming(order: &Order, kind: RecordKind, external_id: String, listed: Listed) -> Incoming {
+fn incoming(order: &Order, kind: RecordKind, listed: Listed) -> Incoming {
     Incoming {
         kind,
-        external_id,
+        external_id: listed.external_id,
         external_version: listed.external_version,
         at: listed.at,
         fields: listed.fields,
@@ -209,17 +210,17 @@ fn cells(import: &Import, row: Row) -> Result<Vec<String>, String> {
 
 async fn list(imports: &Imports, import: &Import, limit: usize, page: &mut Page) -> Result<()> {
     let position = import.next.position;
-    let rows: Vec<(i64, String, String, Vec<u8>)> = with!(imports.store.reader(), c => sqlx::query_as(
-        "SELECT number, record_kind, external_id, body FROM import_items WHERE import_id = $1 AND number >= $2 ORDER BY number LIMIT $3",
+    let rows: Vec<(i64, String, Vec<u8>)> = with!(imports.store.reader(), c => sqlx::query_as(
+        "SELECT number, record_kind, body FROM import_items WHERE import_id = $1 AND number >= $2 ORDER BY number LIMIT $3",
     ).bind(&import.id).bind(position.cast_signed()).bind(limit.cast_signed() as i64).fetch_all(c).await)?;
     (page.position, page.is_last) = (position + rows.len() as u64, rows.len() < limit);
     let key = imports.keys.of(&import.order.organization).await?;
-    for (number, kind, external_id, body) in rows {
+    for (number, kind, body) in rows {
         let plain = key.open(&place("import_items", "body", &spool::row(&import.id, number)), &body)?;
         let listed: Listed = serde_json::from_slice(&plain).map_err(Error::internal)?;
         let kind =
             RecordKind::parse(&kind).ok_or_else(|| Error::internal(anyhow::anyhow!("an item of an unknown kind")))?;
-        page.push(number.unsigned_abs() + 1, incoming(&import.order, kind, external_id, listed));
+        page.push(number.unsigned_abs() + 1, incoming(&import.order, kind, listed));
     }
     Ok(())
 }

@@ -5,7 +5,7 @@
 use chassis::{
     error::{Error, Result},
     secret::place,
-    store::Tx,
+    store::Store,
     with,
 };
 
@@ -15,6 +15,20 @@ use super::{Import, Phase, State, store::Imports, text::Detector};
 pub(super) const CHUNK: usize = 256 << 10;
 /// Bytes of a file.
 pub(crate) const FILE_BYTES: u64 = 100 << 20;
+
+/// What forgets an import's pieces and records, and how many of them at a time.
+const FORGETS: [(&str, i64); 2] = [
+    (
+        "DELETE FROM import_chunks WHERE import_id = $1 \
+         AND number IN (SELECT number FROM import_chunks WHERE import_id = $1 ORDER BY number LIMIT $2)",
+        16,
+    ),
+    (
+        "DELETE FROM import_items WHERE import_id = $1 \
+         AND number IN (SELECT number FROM import_items WHERE import_id = $1 ORDER BY number LIMIT $2)",
+        500,
+    ),
+];
 
 /// A file on its way in.
 #[derive(Debug)]
@@ -151,13 +165,18 @@ impl File {
     }
 }
 
-/// What was spooled for an import is of no use any more.
+/// What was spooled for an import is of no use any more: it goes in small steps, between which others may write.
 ///
 /// # Errors
-/// `Error::Unavailable` while the store is away.
-pub(crate) async fn forget_in(tx: &mut Tx, import: &str) -> Result<()> {
-    for text in ["DELETE FROM import_chunks WHERE import_id = $1", "DELETE FROM import_items WHERE import_id = $1"] {
-        with!(tx.on(), c => sqlx::query(text).bind(import).execute(c).await.map(drop))?;
+/// `Error::Unavailable` while the store is away; what is left then goes another time.
+pub(crate) async fn forget(store: &Store, import: &str) -> Result<()> {
+    for (text, step) in FORGETS {
+        let mut gone = step.unsigned_abs();
+        while gone == step.unsigned_abs() {
+            gone = with!(store.writer(), c => {
+                sqlx::query(text).bind(import).bind(step).execute(c).await.map(|done| done.rows_affected())
+            })?;
+        }
     }
     Ok(())
 }

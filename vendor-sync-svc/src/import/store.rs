@@ -16,7 +16,7 @@ use chassis::{
 use serde::{Serialize, de::DeserializeOwned};
 use tokio::sync::{Notify, watch};
 
-use super::{Counts, Import, KEPT, Next, Order, Origin, Phase, State, Work, text::Encoding};
+use super::{Counts, Import, KEPT, Next, Order, Origin, Phase, State, Work, spool, text::Encoding};
 use crate::record::RecordKind;
 
 const TABLE: &str = "imports";
@@ -204,7 +204,7 @@ impl Imports {
         rows.into_iter().map(|(organization, id)| Ok((OrganizationId::parse(&organization)?, id))).collect()
     }
 
-    /// Saves where an import is, while it is still `from`; what is spooled goes with its end.
+    /// Saves where an import is, while it is still `from`.
     ///
     /// # Errors
     /// `Error::Aborted` if it was cancelled, or ended, meanwhile.
@@ -234,10 +234,6 @@ impl Imports {
         .execute(c).await.map(|done| done.rows_affected()))?;
         if saved == 0 {
             return Err(Error::Aborted(format!("import {} is no longer {}", import.id, from.as_str())));
-        }
-        // One that failed can be resumed: it keeps what it took in.
-        if matches!(import.state, State::Done | State::Cancelled) {
-            super::spool::forget_in(tx, &import.id).await?;
         }
         Ok(())
     }
@@ -287,7 +283,8 @@ impl Imports {
             State::Failed if import.phase == Phase::Receiving => {
                 return Err(Error::FailedPrecondition(format!("import {id} has no whole file: start it again")));
             }
-            State::Failed => {}
+            // What the vendor had against its list is to be found out anew.
+            State::Failed => import.refusals.retain(|refusal| refusal.line > 0),
             // What was listed may be old by now.
             State::Asked => {
                 import.agreed = Some(import.counts.planned + import.counts.vanished);
@@ -324,10 +321,28 @@ impl Imports {
             "SELECT id FROM imports WHERE finished_at < $1 ORDER BY finished_at LIMIT 100",
         ).bind((self.clock.now() - KEEP).as_microsecond()).fetch_all(c).await)?;
         for id in old {
-            let mut tx = self.store.begin().await?;
-            super::spool::forget_in(&mut tx, &id).await?;
-            with!(tx.on(), c => sqlx::query("DELETE FROM imports WHERE id = $1").bind(&id).execute(c).await.map(drop))?;
-            tx.commit().await?;
+            spool::forget(&self.store, &id).await?;
+            with!(self.store.writer(), c => {
+                sqlx::query("DELETE FROM imports WHERE id = $1").bind(&id).execute(c).await.map(drop)
+            })?;
+        }
+        self.forget_spools().await
+    }
+
+    /// Forgets what was spooled for imports that have ended, at most 100 at a time. One that failed can be resumed: it keeps
+    /// what it took in, while its integration is there.
+    ///
+    /// # Errors
+    /// `Error::Unavailable` while the store is away.
+    pub(super) async fn forget_spools(&self) -> Result<()> {
+        let over: Vec<String> = with!(self.store.reader(), c => sqlx::query_scalar(
+            "SELECT id FROM imports AS i WHERE finished_at IS NOT NULL AND (state <> 'failed'
+                 OR NOT EXISTS (SELECT 1 FROM integrations WHERE id = i.integration_id))
+             AND (EXISTS (SELECT 1 FROM import_chunks WHERE import_id = i.id)
+                 OR EXISTS (SELECT 1 FROM import_items WHERE import_id = i.id)) LIMIT 100",
+        ).fetch_all(c).await)?;
+        for id in over {
+            spool::forget(&self.store, &id).await?;
         }
         Ok(())
     }

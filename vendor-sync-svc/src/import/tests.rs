@@ -95,7 +95,10 @@ impl World {
     }
 
     pub(crate) async fn go_on(&self, import: &Import) -> Import {
-        self.worker.attend(&import.order.organization, &import.id).await;
+        while let Some(error) = self.worker.attend(&import.order.organization, &import.id).await {
+            assert!(error.is_retryable(), "{error}");
+        }
+        self.worker.imports.forget_spools().await.expect("it is forgotten");
         self.get(import).await
     }
 
@@ -259,7 +262,7 @@ async fn what_is_cut_short_at_any_page_goes_on_where_it_was_and_does_nothing_twi
                 changes.changed().await.expect("it goes on");
             };
             tokio::select! {
-                () = world.worker.attend(&import.order.organization, &import.id) => {}
+                _ = world.worker.attend(&import.order.organization, &import.id) => {}
                 () = cut => {}
             }
         }
@@ -316,6 +319,38 @@ async fn a_file_that_is_cut_off_or_no_text_never_runs() {
         upload.push(b"\xFF\xFEi\0d\0").await.expect("it is taken in");
         let refused = upload.complete().await.expect_err("UTF-16");
         assert!(refused.to_string().contains("UTF-16"), "{refused}");
+    })
+    .await;
+}
+
+#[tokio::test]
+async fn what_was_spooled_goes_in_small_steps_after_its_import_has_ended_and_when_its_integration_has_gone() {
+    in_each_world(async |world| {
+        let fill = async |import: &Import| {
+            for number in 0..1_100_i64 {
+                with!(world.store.writer(), c => {
+                    let text = "INSERT INTO import_items (import_id, number, record_kind, external_hash, body) VALUES ($1, $2, 'client', $3, $3)";
+                    sqlx::query(text).bind(&import.id).bind(number).bind(vec![0_u8]).execute(c).await.map(drop)
+                })
+                .expect("an item");
+            }
+        };
+        let left = async || world.count("SELECT (SELECT COUNT(*) FROM import_items) + (SELECT COUNT(*) FROM import_chunks)").await;
+        let mut done = world.upload(world.order(Origin::Csv, RecordKind::Client), table(1, |row| row).as_bytes()).await;
+        fill(&done).await;
+        world.worker.end(&mut done, State::Done).await.expect("it ends");
+        assert_eq!(left().await, 1_101, "not in the transaction of its end");
+        world.worker.imports.purge().await.expect("it is forgotten");
+        assert_eq!(left().await, 0);
+
+        let mut failed = world.upload(world.order(Origin::Csv, RecordKind::Client), table(1, |row| row).as_bytes()).await;
+        fill(&failed).await;
+        world.worker.end(&mut failed, State::Failed).await.expect("it ends");
+        world.worker.imports.purge().await.expect("nothing is over");
+        assert_eq!(left().await, 1_101, "it can be resumed");
+        world.age("DELETE FROM integrations").await;
+        world.worker.imports.purge().await.expect("it is forgotten");
+        assert_eq!(left().await, 0);
     })
     .await;
 }

@@ -270,7 +270,7 @@ impl Import {
         }
     }
 
-    fn keep_refusals(&mut self, refusals: &[Refusal]) {
+    pub(crate) fn keep_refusals(&mut self, refusals: &[Refusal]) {
         let room = KEPT.saturating_sub(self.refusals.len());
         self.refusals.extend(
             refusals.iter().take(room).map(|refusal| Refusal {

@@ -15,9 +15,9 @@ use serde_json::{Value, json};
 
 use super::Reconcile;
 use crate::{
-    connector::{CallError, Class, Position, RecordSpec},
+    connector::{CallError, Class, Item, Position, RecordSpec},
     import::{Import, Phase, Refusal, State, read::Listed, spool, work::Step},
-    record::RecordKind,
+    record::{RecordKind, external_hash},
     sync::{account::Account, poll},
 };
 
@@ -33,9 +33,7 @@ impl Reconcile {
         let account = self.accounts.of(&import.order.organization, &import.order.integration_id)?;
         if import.next == Default::default() {
             // One that is listed anew forgets what it had.
-            let mut tx = self.store.begin().await?;
-            spool::forget_in(&mut tx, &import.id).await?;
-            tx.commit().await?;
+            spool::forget(&self.store, &import.id).await?;
         }
         for (kind, spec, operation) in listed(&account)? {
             if kind.as_str() >= import.next.kind.as_str() {
@@ -64,7 +62,8 @@ impl Reconcile {
         let mut position = if is_begun { Position::parse(&import.next.page) } else { Position::default() };
         let (settings, scope) = (connector.filled(&integration.settings.parameters), json!({"since": null}));
         loop {
-            let page = self.caller.page(integration, operation, &scope, &position).await.map_err(theirs)?;
+            let page = self.caller.page(integration, operation, &scope, &position).await;
+            let page = page.map_err(|error| theirs(import, error))?;
             let mut tx = self.store.begin().await?;
             for item in &page.items {
                 self.spool_in(&mut tx, import, kind, spec, item, &settings).await?;
@@ -98,23 +97,25 @@ impl Reconcile {
             Ok(item) if !item.external_id.is_empty() => item,
             unread => {
                 let reason = unread.err().unwrap_or_else(|| "has no id".to_owned());
-                import.refuse(refusal(number, reason));
+                import.refuse(refusal(number + 1, reason));
                 return Ok(());
             }
         };
         // What the vendor doesn't date is as old as the list.
         let at = item.at.unwrap_or(import.updated_at);
-        let listed = Listed { external_version: item.external_version, at, fields: item.fields, deleted: item.deleted };
-        let row = spool::row(&import.id, number.cast_signed());
         let key = self.keys.of(&import.order.organization).await?;
+        let hash = external_hash(&key, &item.external_id);
+        let Item { external_id, external_version, fields, deleted, .. } = item;
+        let listed = Listed { external_id, external_version, at, fields, deleted };
+        let row = spool::row(&import.id, number.cast_signed());
         let body = serde_json::to_vec(&listed).map_err(Error::internal)?;
         with!(tx.on(), c => sqlx::query(
-            "INSERT INTO import_items (import_id, number, record_kind, external_id, body) VALUES ($1, $2, $3, $4, $5)",
+            "INSERT INTO import_items (import_id, number, record_kind, external_hash, body) VALUES ($1, $2, $3, $4, $5)",
         )
         .bind(&import.id)
         .bind(number.cast_signed())
         .bind(kind.as_str())
-        .bind(&item.external_id)
+        .bind(hash)
         .bind(key.seal(&place("import_items", "body", &row), &body))
         .execute(c).await.map(drop))?;
         import.next.position += 1;
@@ -141,14 +142,21 @@ pub(super) fn listed(account: &Account) -> Result<Vec<(RecordKind, &RecordSpec, 
     Ok(listed)
 }
 
-/// What passes is tried again; what doesn't ends the walk, to be resumed once somebody has seen to it.
-fn theirs(error: CallError) -> Error {
+/// What passes is tried again; what doesn't ends the walk, to be resumed once somebody has seen to it. What the vendor says
+/// of that may name people: it is kept with the refusals, which are sealed.
+fn theirs(import: &mut Import, error: CallError) -> Error {
     match error.class {
-        Class::Retry | Class::Throttled | Class::Unknown => poll::theirs(error),
-        _ => Error::FailedPrecondition(format!("the vendor refuses its list: {}", error.reason)),
+        Class::Retry | Class::Throttled | Class::Unknown => return poll::theirs(error),
+        // Nobody was asked: why is in our own words.
+        Class::Unauthorized => return Error::FailedPrecondition(error.reason),
+        _ => {}
     }
+    let refused = Error::FailedPrecondition(format!("the vendor refuses its list: {error}"));
+    import.keep_refusals(&[refusal(0, error.reason)]);
+    refused
 }
 
-fn refusal(number: u64, reason: String) -> Refusal {
-    Refusal { line: number + 1, external_id: String::new(), reason }
+/// Line 0: the list itself.
+fn refusal(line: u64, reason: String) -> Refusal {
+    Refusal { line, external_id: String::new(), reason }
 }

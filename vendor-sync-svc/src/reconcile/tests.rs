@@ -13,7 +13,7 @@ use axum::{
     extract::{Query, State as Shared},
     http::StatusCode,
 };
-use chassis::{clock::Clock, service::Chassis, tasks::Tasks, testing::on_each_engine};
+use chassis::{clock::Clock, service::Chassis, tasks::Tasks, testing::on_each_engine, with};
 use serde_json::{Value, json};
 use tokio::net::TcpListener;
 
@@ -37,6 +37,11 @@ base_url = "{settings.url}"
 [settings.url]
 description = "where it is"
 required = true
+
+[[errors]]
+when = "status == 422"
+class = "permanent"
+reason = "body.detail"
 
 [operations.list_clients]
 method = "GET"
@@ -73,21 +78,23 @@ into = { first_name = "item.name", email = "item.email" }
 
 /// The vendor: its clients, how often each page was asked for, and what it refuses once.
 #[derive(Clone, Default)]
-struct Vendor(Arc<Mutex<Shelf>>);
+pub(crate) struct Vendor(Arc<Mutex<Shelf>>);
 
 #[derive(Default)]
-struct Shelf {
-    clients: Vec<Value>,
-    asked: BTreeMap<usize, u32>,
-    refuses: Option<usize>,
+pub(crate) struct Shelf {
+    pub(crate) clients: Vec<Value>,
+    pub(crate) asked: BTreeMap<usize, u32>,
+    pub(crate) refuses: Option<usize>,
+    /// For good, in words that name somebody.
+    pub(crate) forbids: Option<usize>,
 }
 
 impl Vendor {
-    fn shelf(&self) -> MutexGuard<'_, Shelf> {
+    pub(crate) fn shelf(&self) -> MutexGuard<'_, Shelf> {
         self.0.lock().expect("no panic")
     }
 
-    async fn start(clients: usize) -> (Self, SocketAddr) {
+    pub(crate) async fn start(clients: usize) -> (Self, SocketAddr) {
         let vendor = Self::default();
         vendor.shelf().clients = (0..clients).map(|client| self::client(client, "Ann", 1)).collect();
         let listener = TcpListener::bind("127.0.0.1:0").await.expect("a port");
@@ -108,6 +115,9 @@ async fn answer(
     if shelf.refuses.take_if(|refused| *refused == page).is_some() {
         return (StatusCode::BAD_GATEWAY, Json(json!({})));
     }
+    if shelf.forbids == Some(page) {
+        return (StatusCode::UNPROCESSABLE_ENTITY, Json(json!({"detail": "ann@example.com is not yours"})));
+    }
     let items: Vec<Value> = shelf.clients.iter().skip((page - 1) * 2).take(2).cloned().collect();
     (StatusCode::OK, Json(json!({ "items": items })))
 }
@@ -118,7 +128,7 @@ fn client(number: usize, name: &str, hour: u32) -> Value {
 }
 
 /// An account at the vendor.
-async fn account(world: &World, address: SocketAddr) -> Integration {
+pub(crate) async fn account(world: &World, address: SocketAddr) -> Integration {
     let reconcile = world.worker.reconcile();
     let organization = crate::import::tests::organization("acme");
     let catalogue = Catalogue::new(world.store.clone(), Clock::System);
@@ -245,6 +255,33 @@ async fn a_comparison_begins_by_itself_a_day_later_and_not_twice() {
             reconcile.begin_due().await.expect("it is due");
         }
         assert_eq!(world.count("SELECT COUNT(*) FROM imports WHERE work = 'reconcile'").await, 1);
+    })
+    .await;
+}
+
+#[tokio::test]
+async fn what_a_vendor_says_of_its_list_and_calls_its_clients_is_legible_to_people_and_not_in_the_store() {
+    in_each_world(async |world| {
+        let (vendor, address) = Vendor::start(3).await;
+        let integration = account(&world, address).await;
+        vendor.shelf().forbids = Some(2);
+        let import = take_all(&world, &integration).await;
+        assert_eq!((import.state, import.reason.contains("ann@")), (State::Failed, false), "{}", import.reason);
+        let [refusal] = &import.refusals[..] else { panic!("{:?}", import.refusals) };
+        assert_eq!((refusal.line, refusal.reason.as_str()), (0, "ann@example.com is not yours"));
+        let items: Vec<(Vec<u8>, Vec<u8>)> = with!(world.store.reader(), c => {
+            sqlx::query_as("SELECT external_hash, body FROM import_items").fetch_all(c).await
+        })
+        .expect("they are read");
+        assert_eq!(items.len(), 2, "the first page");
+        assert!(
+            items.iter().all(|(hash, body)| hash.len() == 32 && !String::from_utf8_lossy(body).contains("example"))
+        );
+
+        vendor.shelf().forbids = None;
+        let resumed = world.worker.imports.resume(&import.order.organization, &import.id).await.expect("it failed");
+        let done = world.go_on(&resumed).await;
+        assert_eq!((done.state, done.counts.created, done.refusals.len()), (State::Done, 3, 0), "{}", done.reason);
     })
     .await;
 }

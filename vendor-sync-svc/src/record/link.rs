@@ -94,7 +94,7 @@ impl Links {
                 .bind(organization.as_str())
                 .bind(integration_id)
                 .bind(kind.as_str())
-                .bind(hash(&key, external_id))
+                .bind(external_hash(&key, external_id))
                 .fetch_optional(c)
                 .await
         })?;
@@ -172,7 +172,7 @@ impl Links {
     /// organization's: on PostgreSQL the transaction can do nothing more then.
     pub(crate) async fn put_in(&self, tx: &mut Tx, link: &Link) -> Result<()> {
         let key = self.keys.of(&link.organization).await?;
-        let external = (!link.external_id.is_empty()).then(|| hash(&key, &link.external_id));
+        let external = (!link.external_id.is_empty()).then(|| external_hash(&key, &link.external_id));
         let body = seal(&key, link)?;
         let written = with!(tx.on(), c => {
             sqlx::query(
@@ -249,7 +249,8 @@ fn taken() -> Error {
     Error::AlreadyExists("another record is linked with this external id".to_owned())
 }
 
-fn hash(key: &DataKey, external_id: &str) -> Vec<u8> {
+/// What an external id is found by, here and wherever else one is kept.
+pub(crate) fn external_hash(key: &DataKey, external_id: &str) -> Vec<u8> {
     key.mac("record link external id", external_id.as_bytes()).to_vec()
 }
 

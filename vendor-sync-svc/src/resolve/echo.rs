@@ -100,6 +100,21 @@ impl OwnWrites<'_> {
         Ok(excused)
     }
 
+    /// Fields whose last write hasn't come back: an older image of the thing says what they were before it.
+    pub(crate) async fn waiting_in(&self, tx: &mut Tx) -> Result<BTreeSet<String>> {
+        let fields: Vec<String> = with!(tx.on(), c => {
+            sqlx::query_scalar(
+                "SELECT DISTINCT field FROM own_writes WHERE integration_id = $1 AND kind = $2 AND record_id = $3 AND echoed = 0",
+            )
+            .bind(self.integration)
+            .bind(self.record.kind.as_str())
+            .bind(&self.record.id)
+            .fetch_all(c)
+            .await
+        })?;
+        Ok(fields.into_iter().collect())
+    }
+
     /// No write of a field up to this one excuses anything any more.
     async fn end_in(&self, tx: &mut Tx, field: &str, newest: i64) -> Result<()> {
         with!(tx.on(), c => {

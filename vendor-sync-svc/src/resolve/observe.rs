@@ -105,8 +105,12 @@ impl Taking {
             let has = |(name, value): &(&String, &Value)| before.get(*name) == Some(*value);
             own.extend(update.fields.iter().chain(&said.rest).filter(has).map(|(name, _)| name.clone()));
             own.extend(returned.iter().cloned());
+            // What the row had before a write of ours that is on its way back is no news.
+            let waiting = writes.waiting_in(&mut self.tx).await?;
+            own.extend(said.rest.keys().filter(|name| waiting.contains(*name)).cloned());
             let mut link = link.unwrap_or_else(|| link_of(integration, &said.key, self.now));
-            let news = update.fields.iter().chain(&said.rest).filter(|(name, _)| !returned.contains(*name));
+            let rest = said.rest.iter().filter(|(name, _)| !waiting.contains(*name));
+            let news = update.fields.iter().filter(|(name, _)| !returned.contains(*name)).chain(rest);
             link.synced.extend(news.map(|(name, value)| (name.clone(), value.clone())));
             if link.synced != before {
                 links.put_in(&mut self.tx, &link).await?;

@@ -18,6 +18,7 @@ use crate::{
     },
     resolve::{
         Resolver, Taking,
+        sight::Sight,
         tell::{self, Told},
     },
 };
@@ -135,7 +136,11 @@ impl RecordRpc {
     /// Commits what was decided with the events that it leads to. No linked system said it: every one is told.
     async fn tell(&self, mut taking: Taking, applied: Option<&Applied>) -> Result<()> {
         let (source, at) = ("integration:person".to_owned(), self.resolver.clock.now());
-        let told = Told { source, supplier_id: "", at, low: false, import: false };
+        let suppliers = match applied {
+            Some(applied) => Sight::of_in(&mut taking.tx, &applied.record.key).await?,
+            None => Vec::new(),
+        };
+        let told = Told { source, supplier_id: "", suppliers, at, low: false, import: false };
         for event in applied.map(|applied| tell::events(applied, &told)).unwrap_or_default() {
             taking.publish(&event).await?;
         }

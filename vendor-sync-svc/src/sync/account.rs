@@ -5,7 +5,7 @@
 //! Invariant: an account is in the book only while its lane is open, since an offer to a lane that isn't is dropped.
 
 use std::{
-    collections::{BTreeMap, HashMap},
+    collections::{BTreeMap, HashMap, HashSet},
     sync::{Arc, PoisonError, RwLock, RwLockReadGuard, RwLockWriteGuard},
     time::Duration,
 };
@@ -16,9 +16,12 @@ use chassis::{
     lane::{self, Dispatcher, State as End},
     tasks::Tasks,
 };
-use tokio::sync::{
-    Mutex,
-    broadcast::{self, error::RecvError},
+use tokio::{
+    sync::{
+        Mutex,
+        broadcast::{self, error::RecvError},
+    },
+    time::timeout,
 };
 
 use crate::{
@@ -32,6 +35,8 @@ use crate::{
 const PAGE: i64 = 500;
 /// An integration that fails is never given up: it is shown as failing, and what waits for it waits.
 const NEVER: Duration = Duration::from_secs(10 * 365 * 24 * 3600);
+/// A look at what could not be read.
+const AGAIN: Duration = Duration::from_secs(1);
 /// The kind of WedSync's own database.
 pub(crate) const DATABASE: &str = "database";
 
@@ -134,22 +139,35 @@ impl Accounts {
         }
     }
 
-    /// Follows what `changed` tells of connections, until the process stops.
+    /// Follows what `changed` tells of connections, until the process stops. What can't be read now is read again each
+    /// second.
     pub(crate) async fn follow(self, mut changed: broadcast::Receiver<Changed>, tasks: Tasks) {
-        let stopping = tasks.stopping();
+        let (stopping, mut behind) = (tasks.stopping(), HashSet::new());
         loop {
-            let told = match stopping.run_until_cancelled(changed.recv()).await {
-                Some(Ok(told)) => vec![(told.organization, told.id)],
+            let wait = if behind.is_empty() { NEVER } else { AGAIN };
+            match stopping.run_until_cancelled(timeout(wait, changed.recv())).await {
+                Some(Ok(Ok(told))) => behind.extend([(told.organization, told.id)]),
                 // Which ones was missed: all are looked at.
-                Some(Err(RecvError::Lagged(_))) => {
+                Some(Ok(Err(RecvError::Lagged(_)))) => {
                     let all = self.all().into_iter().map(|account| account.integration.clone());
-                    all.map(|integration| (integration.organization, integration.id)).collect()
+                    behind.extend(all.map(|integration| (integration.organization, integration.id)));
                 }
-                Some(Err(RecvError::Closed)) | None => return,
-            };
-            for (organization, id) in told {
-                if let Err(error) = self.refresh(&organization, &id).await {
-                    tracing::warn!(%error, integration.id = id, "how an integration is connected is seen at its next change");
+                Some(Err(_)) => {}
+                Some(Ok(Err(RecvError::Closed))) | None => return,
+            }
+            if stopping.run_until_cancelled(self.catch_up(&mut behind)).await.is_none() {
+                return;
+            }
+        }
+    }
+
+    /// Refreshes each; those that can't be stay.
+    async fn catch_up(&self, behind: &mut HashSet<(OrganizationId, String)>) {
+        for (organization, id) in behind.clone() {
+            match self.refresh(&organization, &id).await {
+                Ok(()) => drop(behind.remove(&(organization, id))),
+                Err(error) => {
+                    tracing::warn!(%error, integration.id = id, "how an integration is connected can't be read; trying again");
                 }
             }
         }
@@ -249,5 +267,53 @@ impl Accounts {
     /// All.
     pub(crate) fn all(&self) -> Vec<Arc<Account>> {
         self.read().by_id.values().cloned().collect()
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use chassis::{service::Chassis, testing::on_each_engine, with};
+
+    use super::*;
+    use crate::{
+        import::tests::{MIGRATIONS, World},
+        reconcile::tests::{Vendor, account},
+    };
+
+    #[tokio::test]
+    async fn a_change_that_could_not_be_read_is_read_again_by_itself() {
+        on_each_engine(MIGRATIONS, async |store| {
+            let world = World::over(store, Chassis::for_test()).await;
+            let (_vendor, address) = Vendor::start(0).await;
+            let integration = account(&world, address).await;
+            let change = async |text: &'static str| {
+                let changed = with!(world.store.writer(), c => sqlx::query(text).execute(c).await.map(drop));
+                changed.expect("it is changed");
+            };
+            let (sender, receiver) = broadcast::channel(4);
+            let (accounts, tasks) = (world.engine.accounts.clone(), world.chassis.tasks.clone());
+            tasks.spawn("accounts", accounts.clone().follow(receiver, tasks.clone()));
+            world.engine.credentials.connections.disconnect(&integration).await.expect("it is noted");
+            change("UPDATE connectors SET source = 'x' || source, version = version + 1").await;
+            // Of the first it is known what came of it once the second is taken.
+            for id in [integration.id.as_str(), "unknown"] {
+                let organization = integration.organization.clone();
+                sender.send(Changed { organization, id: id.to_owned() }).expect("it follows");
+            }
+            let until = async |holds: &dyn Fn() -> bool| {
+                let wait = async {
+                    while !holds() {
+                        tokio::task::yield_now().await;
+                    }
+                };
+                timeout(Duration::from_secs(30), wait).await.expect("in time");
+            };
+            until(&|| sender.is_empty()).await;
+            let state = || accounts.get(&integration.id).expect("it is there").state;
+            assert_eq!(state(), State::Connected, "it can't be read");
+            change("UPDATE connectors SET source = substr(source, 2), version = version + 1").await;
+            until(&|| state() == State::Disconnected).await;
+        })
+        .await;
     }
 }

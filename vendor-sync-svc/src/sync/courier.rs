@@ -2,7 +2,8 @@
 //!
 //! [`carry`](super::carry) does what a letter asks for; this says what came of it for the lane. A vendor that throttles,
 //! fails or wants a new credential has its lane wait with all that is in it; what it refuses is a dead letter with its reason;
-//! what may have arrived and can't be looked up is shown as unknown and never sent twice.
+//! what may have arrived and can't be looked up is shown as unknown and never sent twice. What a vendor says of a failure may
+//! name people: it is kept with the attempt, sealed, and the delivery shows of which kind the failure was.
 
 use std::sync::Arc;
 
@@ -95,7 +96,8 @@ fn failed(error: &CallError, repeatable: bool) -> Attempted {
         Class::Unknown if repeatable => retry(Blame::Destination),
         Class::Unknown => Outcome::Unknown,
     };
-    ended(outcome, error.class.as_str(), &error.reason)
+    let response = Bytes::from(error.reason.clone());
+    Attempted { response, ..ended(outcome, error.class.as_str(), error.class.words()) }
 }
 
 fn ended(outcome: Outcome, class: &'static str, reason: &str) -> Attempted {
@@ -119,6 +121,15 @@ mod tests {
         }
         assert_eq!(outcome(Class::Unknown, false), Outcome::Unknown);
         assert!(matches!(outcome(Class::Unknown, true), Outcome::Retry { .. }));
+    }
+
+    #[test]
+    fn a_vendors_words_are_kept_where_they_are_sealed_and_nowhere_else() {
+        let error = CallError::permanent("anna@example.com is not subscribed");
+        let attempted = failed(&error, true);
+        assert_eq!(attempted.error, "it is refused");
+        assert_eq!(attempted.response, "anna@example.com is not subscribed");
+        assert!(!error.to_string().contains("anna"), "what is logged");
     }
 
     #[test]

@@ -1,8 +1,8 @@
 //! Vendors that don't tell what changes are asked: each list operation at its interval, spread in time, one walk of a
 //! (integration, kind) at a time, also among processes.
 //!
-//! A walk's pages are resolved as they come; how far it got is committed with the rows of its last page, so that a walk
-//! which breaks off begins again from where the one before ended: what it finds a second time changes nothing.
+//! A walk's pages are resolved as they come, and where it is is committed with the rows of each: one that breaks off, or
+//! has been at it for long enough, goes on there at its next turn. What it finds a second time changes nothing.
 
 use std::{collections::HashSet, time::Duration};
 
@@ -19,19 +19,21 @@ use serde_json::{Value, json};
 
 use super::account::{Account, Accounts};
 use crate::{
-    connector::{CallError, IncrementalKind, Position, RecordSpec, call::Caller},
+    connector::{CallError, Class, IncrementalKind, Position, RecordSpec, call::Caller},
     record::RecordKind,
     resolve::{Incoming, MOST_ITEMS, Origin, Resolved, Resolver},
 };
 
 const LOOK_EVERY: Duration = Duration::from_secs(5);
-/// Walks at once, and of one look.
-const AT_ONCE: usize = 8;
-const PAGE: i64 = 200;
+/// Walks at once, of one look, and of one organization in it: the others' come first then.
+const AT_ONCE: usize = 32;
+const PAGE: i64 = 64;
+const PER_ORGANIZATION: i64 = 8;
 /// As long as a walk is believed to be under way.
 const LEASE: SignedDuration = SignedDuration::from_mins(15);
-/// Pages of one walk; the next walk goes on.
-const MOST_PAGES: usize = 1_000;
+/// A walk leaves its turn to others after so many pages, or so much time; the next turn goes on.
+const MOST_PAGES: usize = 50;
+const TURN: SignedDuration = SignedDuration::from_secs(30);
 const REASON_CHARS: usize = 256;
 
 /// Asks for changes. Cheap to clone.
@@ -69,6 +71,14 @@ struct Walk<'a> {
     began: Timestamp,
 }
 
+/// How far an integration was asked.
+#[derive(Default, sqlx::FromRow)]
+struct Reached {
+    since: Option<i64>,
+    began: Option<i64>,
+    position: String,
+}
+
 impl Polls {
     /// Polls at each one's time, until the process stops.
     pub(crate) async fn run(self, tasks: Tasks) {
@@ -89,11 +99,16 @@ impl Polls {
     pub(crate) async fn turn(&self) -> Result<()> {
         self.schedule().await?;
         let due: Vec<Row> = with!(self.store.reader(), c => {
-            sqlx::query_as("SELECT integration_id, kind, next_at FROM polls WHERE next_at <= $1 ORDER BY next_at LIMIT $2")
-                .bind(self.clock.now_micros())
-                .bind(PAGE)
-                .fetch_all(c)
-                .await
+            sqlx::query_as(
+                "SELECT integration_id, kind, next_at FROM (SELECT integration_id, kind, next_at, \
+                 ROW_NUMBER() OVER (PARTITION BY organization_id ORDER BY next_at) AS place FROM polls WHERE next_at <= $1) AS due \
+                 WHERE place <= $3 ORDER BY next_at LIMIT $2",
+            )
+            .bind(self.clock.now_micros())
+            .bind(PAGE)
+            .bind(PER_ORGANIZATION)
+            .fetch_all(c)
+            .await
         })?;
         let walks = stream::iter(due).map(|row| self.due(row)).buffer_unordered(AT_ONCE);
         walks.collect::<Vec<_>>().await.into_iter().collect()
@@ -149,7 +164,7 @@ impl Polls {
         }
     }
 
-    /// Asks for what changed, now. What it gives is resolved when this returns.
+    /// Asks for what changed, now. What it gives is resolved when this returns; what is left after a turn follows by itself.
     ///
     /// # Errors
     /// What the vendor, or our own store, had against it.
@@ -180,38 +195,56 @@ impl Polls {
             return Ok(Found::default());
         };
         let overlap = SignedDuration::try_from(spec.incremental.overlap).unwrap_or(SignedDuration::ZERO);
-        let since = self.since(account, kind).await?.map(|since| since - overlap);
-        let walk = Walk { account, kind, spec, list, since, began: self.clock.now() };
-        let (mut found, mut position) = (Found::default(), Position::default());
-        for _ in 0..MOST_PAGES {
-            let (items, next) = self.page(&walk, &position).await?;
-            let is_old = |incoming: &Incoming| walk.since.is_some_and(|since| incoming.at < since);
-            let ends = spec.incremental.kind == IncrementalKind::NewestFirst && items.iter().any(is_old);
-            let next = next.filter(|_| !ends);
-            self.take(&walk, items, next.is_none(), &mut found).await?;
+        let (reached, now) = (self.reached(account, kind).await?, self.clock.now());
+        let since = reached.since.map(|since| from_micros(since) - overlap);
+        let began = reached.began.map_or(now, from_micros);
+        let walk = Walk { account, kind, spec, list, since, began };
+        let (mut found, mut position, mut pages) = (Found::default(), Position::parse(&reached.position), 0);
+        while pages < MOST_PAGES && self.clock.now() < now + TURN {
+            let (items, next) = self.next(&walk, &position).await?;
+            self.take(&walk, items, next.as_ref(), &mut found).await?;
+            pages += 1;
             match next {
                 Some(next) => position = next,
                 None => return Ok(found),
             }
         }
-        Err(Error::Unavailable(format!("its list has more than {MOST_PAGES} pages")))
+        self.note(&walk, Some(&position), self.clock.now()).await?;
+        Ok(found)
     }
 
-    async fn since(&self, account: &Account, kind: RecordKind) -> Result<Option<Timestamp>> {
-        let since: Option<Option<i64>> = with!(self.store.reader(), c => {
-            sqlx::query_scalar("SELECT since FROM polls WHERE integration_id = $1 AND kind = $2")
+    /// What is at `position`, and where the walk goes on; none: this is its end.
+    async fn next(&self, walk: &Walk<'_>, position: &Position) -> Result<(Vec<Incoming>, Option<Position>)> {
+        let (items, next) = match self.page(walk, position).await {
+            Ok(page) => page,
+            Err(error) => {
+                // Where it was may be no place any more.
+                if is_final(error.class) {
+                    self.note(walk, None, self.clock.now()).await?;
+                }
+                return Err(theirs(error));
+            }
+        };
+        let is_old = |incoming: &Incoming| walk.since.is_some_and(|since| incoming.at < since);
+        let ends = walk.spec.incremental.kind == IncrementalKind::NewestFirst && items.iter().any(is_old);
+        Ok((items, next.filter(|_| !ends)))
+    }
+
+    async fn reached(&self, account: &Account, kind: RecordKind) -> Result<Reached> {
+        let reached: Option<Reached> = with!(self.store.reader(), c => {
+            sqlx::query_as("SELECT since, began, position FROM polls WHERE integration_id = $1 AND kind = $2")
                 .bind(&account.integration.id)
                 .bind(kind.as_str())
                 .fetch_optional(c)
                 .await
         })?;
-        Ok(since.flatten().map(from_micros))
+        Ok(reached.unwrap_or_default())
     }
 
-    async fn page(&self, walk: &Walk<'_>, position: &Position) -> Result<(Vec<Incoming>, Option<Position>)> {
+    async fn page(&self, walk: &Walk<'_>, position: &Position) -> Result<(Vec<Incoming>, Option<Position>), CallError> {
         let (integration, connector) = (&walk.account.integration, &walk.account.connector);
         let scope = json!({"since": walk.since.map(|since| since.to_string())});
-        let page = self.caller.page(integration, walk.list, &scope, position).await.map_err(theirs)?;
+        let page = self.caller.page(integration, walk.list, &scope, position).await?;
         let settings = connector.filled(&integration.settings.parameters);
         let mut items = Vec::with_capacity(page.items.len());
         for item in &page.items {
@@ -224,15 +257,23 @@ impl Polls {
         Ok((items, page.next))
     }
 
-    async fn take(&self, walk: &Walk<'_>, items: Vec<Incoming>, is_last: bool, found: &mut Found) -> Result<()> {
+    async fn take(
+        &self,
+        walk: &Walk<'_>,
+        items: Vec<Incoming>,
+        next: Option<&Position>,
+        found: &mut Found,
+    ) -> Result<()> {
         let integration = &walk.account.integration;
         let parts = items.len().div_ceil(MOST_ITEMS).max(1);
         for part in 0..parts {
             let items = &items[(part * MOST_ITEMS).min(items.len())..((part + 1) * MOST_ITEMS).min(items.len())];
             let mut taking = self.resolver.begin(&integration.organization).await?;
             let resolved = taking.take(integration, items).await?;
-            if is_last && part + 1 == parts {
-                self.advance_in(&mut taking.tx, walk).await?;
+            match next {
+                _ if part + 1 < parts => {}
+                Some(next) => note_in(&mut taking.tx, walk, Some(next), self.clock.now() + LEASE).await?,
+                None => self.advance_in(&mut taking.tx, walk).await?,
             }
             taking.commit().await?;
             let is_change = |resolved: &&Resolved| {
@@ -248,7 +289,7 @@ impl Polls {
         let interval = SignedDuration::try_from(walk.spec.incremental.interval).unwrap_or(SignedDuration::from_mins(5));
         let next = self.clock.now() + interval + jitter(&walk.account.integration.id, interval / 10);
         with!(tx.on(), c => {
-            sqlx::query("UPDATE polls SET since = $3, next_at = $4, failure = '' WHERE integration_id = $1 AND kind = $2")
+            sqlx::query("UPDATE polls SET since = $3, began = NULL, position = '', next_at = $4, failure = '' WHERE integration_id = $1 AND kind = $2")
                 .bind(&walk.account.integration.id)
                 .bind(walk.kind.as_str())
                 .bind(walk.began.as_microsecond())
@@ -258,6 +299,13 @@ impl Polls {
                 .map(drop)
         })?;
         Ok(())
+    }
+
+    /// Where a walk goes on, and when; none: at its beginning.
+    async fn note(&self, walk: &Walk<'_>, position: Option<&Position>, at: Timestamp) -> Result<()> {
+        let mut tx = self.store.begin().await?;
+        note_in(&mut tx, walk, position, at).await?;
+        tx.commit().await
     }
 
     async fn failed(&self, account: &Account, kind: RecordKind, error: &Error) -> Result<()> {
@@ -295,6 +343,26 @@ impl Polls {
     }
 }
 
+async fn note_in(tx: &mut Tx, walk: &Walk<'_>, position: Option<&Position>, at: Timestamp) -> Result<()> {
+    with!(tx.on(), c => {
+        sqlx::query("UPDATE polls SET began = $3, position = $4, next_at = $5 WHERE integration_id = $1 AND kind = $2")
+            .bind(&walk.account.integration.id)
+            .bind(walk.kind.as_str())
+            .bind(position.map(|_| walk.began.as_microsecond()))
+            .bind(position.map(Position::print).unwrap_or_default())
+            .bind(at.as_microsecond())
+            .execute(c)
+            .await
+            .map(drop)
+    })?;
+    Ok(())
+}
+
+/// Whether asking the same again gives nothing else.
+fn is_final(class: Class) -> bool {
+    matches!(class, Class::Permanent | Class::Gone | Class::Duplicate | Class::Conflict)
+}
+
 fn incoming(
     walk: &Walk<'_>,
     item: &Value,
@@ -315,11 +383,11 @@ fn incoming(
     })
 }
 
-/// What a vendor has against being asked, as our own callers see it.
+/// What a vendor has against being asked, as our own callers see it: without its own words, which may name people.
 pub(crate) fn theirs(error: CallError) -> Error {
     match error.retry_after {
-        Some(retry_after) => Error::Exhausted { reason: error.reason, retry_after },
-        None => Error::Unavailable(error.reason),
+        Some(retry_after) => Error::Exhausted { reason: error.to_string(), retry_after },
+        None => Error::Unavailable(error.to_string()),
     }
 }
 
@@ -328,3 +396,6 @@ fn jitter(id: &str, most: SignedDuration) -> SignedDuration {
     let sum = id.bytes().fold(0_u32, |sum, byte| sum.wrapping_mul(31).wrapping_add(byte.into()));
     most.mul_f64(f64::from(sum % 1_000) / 1_000.0)
 }
+
+#[cfg(test)]
+mod tests;
