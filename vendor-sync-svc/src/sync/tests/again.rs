@@ -141,7 +141,7 @@ async fn a_letter_that_waits_when_the_process_stops_is_carried_by_the_next() {
         resolver.outbox.put_letter_in(&mut tx, &key, &integration, &letter).await.expect("it is put");
         tx.commit().await.expect("it is committed");
         let (_, to_router) = inbound::tests::Router::serve(&chassis).await;
-        let next = alone(&world.store).await;
+        let next = with_keys(&world.store, &world.engine.resolver.keys).await;
         next.start(broadcast::Sender::new(1).subscribe(), crate::router::Router::new(&to_router), &chassis.tasks);
         let records = world.settled(&integration, 1).await;
         assert_eq!((records[0].state, peer.asked().len()), (Stage::Delivered as i64, 1));
