@@ -107,7 +107,7 @@ impl Out {
         }
         let request = match rig.request(&self.operation, &given) {
             Ok(request) => request,
-            Err(error) => return json!({"refused": error.to_string()}),
+            Err(error) => return json!({"refused": format!("{}: {}", error.class.as_str(), error.reason)}),
         };
         let headers: BTreeMap<&str, &str> =
             request.headers.iter().map(|(name, value)| (name.as_str(), value.to_str().expect("ASCII"))).collect();
