@@ -215,7 +215,7 @@ mod tests {
                 Next::Later(at) => prop_assert!(at > now()),
                 Next::Never => {
                     let open = |name: &&str| !used.contains(name) && (!ordinary || wished.as_ref().is_none_or(|wished| wished.contains(name)));
-                    prop_assert!(ordinary && elsewhere || !reachable.iter().any(|name| open(name)));
+                    prop_assert!(ordinary && elsewhere || !reachable.iter().any(open));
                 }
             }
         }

@@ -217,9 +217,9 @@ async fn survives(store: &StoreSettings, key: &Secret, point: &str, deaths: usiz
     event.uid = id::uuid(Clock::System.now());
 
     lives.does("handle", &json!({"event": print(&event), "settled": {a: 1, b: 2}})).await;
-    let shop = two.shop();
-    let job = &shop.jobs["job-1"];
-    assert_eq!((shop.jobs.len(), job.version, &job.body["guests"]), (1, 2, &json!(120)), "{point}");
+    let jobs = two.shop().jobs.clone();
+    let job = &jobs["job-1"];
+    assert_eq!((jobs.len(), job.version, &job.body["guests"]), (1, 2, &json!(120)), "{point}");
     assert_eq!(one.asked().len(), 1, "{point}: whose word it was is told nothing");
     lives.does("publish", &json!({})).await;
     assert_eq!(log.events().len(), 1, "{point}");
