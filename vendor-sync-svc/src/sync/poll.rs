@@ -31,6 +31,8 @@ const PAGE: i64 = 64;
 const PER_ORGANIZATION: i64 = 8;
 /// As long as a walk is believed to be under way.
 const LEASE: SignedDuration = SignedDuration::from_mins(15);
+/// How often one that is paused is looked at again.
+const PAUSED_LOOK: SignedDuration = SignedDuration::from_secs(30);
 /// A walk leaves its turn to others after so many pages, or so much time; the next turn goes on.
 const MOST_PAGES: usize = 50;
 const TURN: SignedDuration = SignedDuration::from_secs(30);
@@ -154,7 +156,9 @@ impl Polls {
         let (Some(account), Some(kind)) = (account, RecordKind::parse(&row.kind)) else {
             return self.forget(&row).await;
         };
-        if !account.is_asked() || !self.claim(&row).await? {
+        // One that is paused would be first in line for ever.
+        let until = self.clock.now() + if account.is_asked() { LEASE } else { PAUSED_LOOK };
+        if !self.claim(&row, until).await? || !account.is_asked() {
             return Ok(());
         }
         // How it went is in its row.
@@ -174,8 +178,7 @@ impl Polls {
     }
 
     /// Whoever moves its time on may walk.
-    async fn claim(&self, row: &Row) -> Result<bool> {
-        let until = self.clock.now() + LEASE;
+    async fn claim(&self, row: &Row, until: Timestamp) -> Result<bool> {
         let claimed = with!(self.store.writer(), c => {
             sqlx::query("UPDATE polls SET next_at = $4 WHERE integration_id = $1 AND kind = $2 AND next_at = $3")
                 .bind(&row.integration_id)

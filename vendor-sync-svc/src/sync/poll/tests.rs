@@ -85,3 +85,30 @@ async fn an_organization_with_many_due_walks_leaves_room_in_each_look() {
     })
     .await;
 }
+
+#[tokio::test]
+async fn walks_of_paused_integrations_leave_room_for_those_of_others() {
+    in_each_world(async |world| {
+        let (vendor, address) = Vendor::start(1).await;
+        let mut last = None;
+        for _ in 0..9 {
+            last = Some(account(&world, address).await);
+        }
+        let (accounts, last) = (&world.engine.accounts, last.expect("nine"));
+        world.age("UPDATE integrations SET paused = 1 WHERE connector = 'client-book'").await;
+        accounts.load().await.expect("they are read again");
+        world.age("UPDATE integrations SET paused = 0").await;
+        accounts.refresh(&last.organization, &last.id).await.expect("it is read again");
+        world.engine.polls.schedule().await.expect("the store is there");
+        world.age("UPDATE polls SET next_at = 0").await;
+        with!(world.store.writer(), c => {
+            sqlx::query("UPDATE polls SET next_at = 1 WHERE integration_id = $1").bind(&last.id).execute(c).await.map(drop)
+        })
+        .expect("it is the last");
+        for _ in 0..2 {
+            world.engine.polls.turn().await.expect("the store is there");
+        }
+        assert_eq!(vendor.shelf().asked, BTreeMap::from([(1, 1)]));
+    })
+    .await;
+}
