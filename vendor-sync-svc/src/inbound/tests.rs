@@ -83,6 +83,7 @@ impl Router {
     }
 
     /// How often an event was published, known or not.
+    #[cfg(feature = "fail-points")]
     pub(crate) fn tries(&self) -> usize {
         *self.tries.lock().unwrap()
     }

@@ -60,9 +60,6 @@ fn every_event_and_webhook_becomes_what_its_golden_pair_says() {
     // What asks nothing of a vendor has nothing to become.
     for connector in Catalogue::all_built_in().filter(|connector| connector.operations().next().is_some()) {
         let name = connector.name();
-        if connector.operations().next().is_none() {
-            continue;
-        }
         let folder = PathBuf::from("tests/golden").join(name);
         let files = std::fs::read_dir(&folder).unwrap_or_else(|_| panic!("{name} has golden pairs"));
         let mut files: Vec<PathBuf> = files.map(|file| file.expect("a file").path()).collect();

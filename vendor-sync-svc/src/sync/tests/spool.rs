@@ -52,7 +52,7 @@ async fn a_webhook_that_comes_once_is_taken_however_many_come_or_wait_for_the_ro
             let text = format!(
                 "WITH RECURSIVE more(i) AS (SELECT 1 UNION ALL SELECT i + 1 FROM more WHERE i <= 50000) \
                  INSERT INTO outbox (sequence, organization_id, lane_id, event_id, ordering_key, created_at, event, refused) {overriding} \
-                 SELECT sequence + i, organization_id, lane_id, event_id || CAST(i AS TEXT), ordering_key, created_at, event, refused \
+                 SELECT sequence + 300000 + i, organization_id, lane_id, event_id || CAST(i AS TEXT), ordering_key, created_at, event, refused \
                  FROM outbox CROSS JOIN more",
             );
             // Each engine knows one of them.
