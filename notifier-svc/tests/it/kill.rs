@@ -27,7 +27,9 @@ use crate::{
 };
 
 const VARIABLE: &str = "WEDSYNC_TEST_NOTIFIER";
-const KILLS: u64 = 6;
+const KILLS: u32 = 6;
+/// What the notifier has under way at once for one organization and channel (its `SLOTS`).
+const UNDER_WAY: u32 = 8;
 
 /// Not a test: what the test starts as a process. It runs until it is killed.
 #[tokio::test]
@@ -143,7 +145,7 @@ async fn what_is_deferred_and_gathered_survives_kills_and_nothing_comes_twice() 
         println!("seed {seed}");
         for kill in 0..KILLS {
             let process = Process::start(&told(&time));
-            let wait_ms = (seed.wrapping_mul(6_364_136_223_846_793_005).wrapping_add(kill * 7_919)) % 150;
+            let wait_ms = (seed.wrapping_mul(6_364_136_223_846_793_005).wrapping_add(u64::from(kill) * 7_919)) % 150;
             tokio::time::sleep(Duration::from_millis(wait_ms)).await;
             drop(process);
         }
@@ -154,14 +156,15 @@ async fn what_is_deferred_and_gathered_survives_kills_and_nothing_comes_twice() 
     }
 }
 
-/// Everything ends as sent, once, or as unknown where it was cut off while it was being sent.
+/// Everything ends as sent, once, or as unknown where it was cut off while it was being sent: at each kill, and when the
+/// first process ended, that is at most what was under way.
 async fn verify(client: &Client, smtp: &Smtp) {
-    let mut unknown = 0;
+    let mut unknown: u32 = 0;
     let mut states = HashMap::new();
     for (id, _, messages) in people() {
         for number in 0..messages {
             let message = client.settled(&format!("{id}-{number}"), &id, "email").await;
-            unknown += usize::from(message.state() == MessageState::Unknown);
+            unknown += u32::from(message.state() == MessageState::Unknown);
             states.insert(word(&id, number), message.state());
         }
     }
@@ -175,5 +178,5 @@ async fn verify(client: &Client, smtp: &Smtp) {
             other => panic!("{word} is {other:?}"),
         }
     }
-    assert!(unknown <= states.len() / 2, "{unknown} of {} are unknown", states.len());
+    assert!(unknown <= (KILLS + 1) * UNDER_WAY, "{unknown} of {} are unknown", states.len());
 }
