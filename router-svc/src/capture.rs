@@ -50,6 +50,10 @@ use crate::publish::Publisher;
 /// Waits between sessions: doubles up to the last, each shortened by up to a half at random.
 const FIRST_WAIT: Duration = Duration::from_millis(200);
 const LONGEST_WAIT: Duration = Duration::from_secs(5);
+/// How often, and how soon, it looks again for a type whose transaction isn't visible yet.
+const LOOKS_MAX: u32 = 50;
+const LOOK_AGAIN: Duration = Duration::from_millis(20);
+const NOT_VISIBLE: &str = "a transaction with a new type was written, but is not visible yet";
 const TOO_LONG: &str = "the row is longer than 16 MiB, far over what an event may hold";
 
 /// Why a session ended.
@@ -160,12 +164,27 @@ impl<'s> Session<'s> {
     }
 
     /// Makes sure of every type of a table, before a row of it is read. One that has gone meanwhile is text.
-    async fn learn_types(&mut self, relation: &Relation) -> Result<(), CaptureError> {
-        if relation.columns.iter().all(|column| self.types.knows(column.type_)) {
+    ///
+    /// The stream brings a transaction as soon as it is written; others see it a little later, when it has let go of its
+    /// locks. Its types are looked for then.
+    async fn learn_types(&mut self, relation: &Relation, xid: u32) -> Result<(), CaptureError> {
+        let know_all = |types: &Types| relation.columns.iter().all(|column| types.knows(column.type_));
+        if know_all(&self.types) {
             return Ok(());
         }
         let mut connection = Connection::open(&self.source.address).await?;
-        self.load_types(&mut connection).await?;
+        let is_open = format!(
+            "SELECT 1 FROM pg_locks WHERE locktype = 'transactionid' AND transactionid = '{xid}' AND mode = 'ExclusiveLock'"
+        );
+        for look in 0.. {
+            let is_open = !connection.query(&is_open).await?.is_empty();
+            self.load_types(&mut connection).await?;
+            match is_open && !know_all(&self.types) {
+                false => break,
+                true if look == LOOKS_MAX => return Err(CaptureError::Source(NOT_VISIBLE.to_owned())),
+                true => tokio::time::sleep(LOOK_AGAIN).await,
+            }
+        }
         connection.close().await;
         for column in relation.columns.iter().filter(|column| column.type_ >= FIRST_OWN) {
             self.types.0.entry(column.type_).or_insert(Own::Other);

@@ -53,7 +53,7 @@ impl Decoder {
                 intake.mark(end, begin.map(|(begin, _)| time(begin)));
             }
             Message::Relation(relation) => {
-                session.learn_types(&relation).await?;
+                session.learn_types(&relation, self.inside.map_or(0, |(begin, _)| begin.xid)).await?;
                 self.relations.insert(relation.id, relation);
             }
             Message::Insert { relation, new } => self.row(session, intake, relation, Rows::Insert(new)).await?,

@@ -66,6 +66,7 @@ pub(super) struct Begin {
     pub(super) commit: Lsn,
     /// Microseconds since 2000-01-01, UTC.
     pub(super) committed_at: i64,
+    pub(super) xid: u32,
 }
 
 /// A table as the server describes it.
@@ -111,7 +112,10 @@ impl Message {
     pub(super) fn parse(bytes: Bytes) -> Result<Self, Malformed> {
         let mut reader = Reader(bytes);
         match reader.u8()? {
-            b'B' => Ok(Self::Begin(Begin { commit: Lsn(reader.u64()?), committed_at: reader.i64()? })),
+            b'B' => {
+                let (commit, committed_at) = (Lsn(reader.u64()?), reader.i64()?);
+                Ok(Self::Begin(Begin { commit, committed_at, xid: reader.u32()? }))
+            }
             b'C' => {
                 reader.bytes(1 + 8)?;
                 Ok(Self::Commit { end: Lsn(reader.u64()?) })

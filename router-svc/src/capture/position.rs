@@ -81,7 +81,7 @@ mod tests {
         #[test]
         fn ids_fit_and_differ(timeline in any::<u32>(), generation in 0..i64::MAX, commit in any::<u64>(), ordinal in any::<u64>(), committed_at in any::<i64>()) {
             let origin = Origin { system: u64::MAX.to_string(), timeline, generation };
-            let begin = Begin { commit: Lsn(commit), committed_at };
+            let begin = Begin { commit: Lsn(commit), committed_at, xid: 0 };
             let ids = [origin.of_change(begin, ordinal), origin.of_row(Lsn(commit), 999, ordinal), origin.of_notice()];
             let fits = |id: &String| id.len() <= 128 && id.bytes().all(|b| b.is_ascii_alphanumeric() || b == b':');
             prop_assert!(ids.iter().all(fits), "{:?}", ids);
@@ -92,7 +92,7 @@ mod tests {
 
     #[test]
     fn time_begins_in_2000() {
-        let at = |committed_at| time(Begin { commit: Lsn(0), committed_at }).to_string();
+        let at = |committed_at| time(Begin { commit: Lsn(0), committed_at, xid: 0 }).to_string();
         assert_eq!(at(1_500_000), "2000-01-01T00:00:01.5Z");
         assert_eq!(at(i64::MAX), "2000-01-01T00:00:00Z");
     }

@@ -96,3 +96,21 @@ async fn a_table_may_change_its_columns_while_it_is_read() {
     })
     .await;
 }
+
+#[tokio::test]
+async fn a_type_is_known_however_soon_the_stream_brings_it() {
+    with_source(&[("t", "a")], &["CREATE TABLE t (id int PRIMARY KEY)"], |world, database| async move {
+        let (world, a) = capturing(world, &database).await;
+        // The stream may bring a transaction before others see what it made.
+        for n in 0..30 {
+            let made = format!("CREATE DOMAIN d{n} AS int; ALTER TABLE t ADD d{n} d{n}");
+            database.run(&format!("{made}; INSERT INTO t (id, d{n}) VALUES ({n}, {n})")).await;
+        }
+        for (n, change) in changes(&a, 30).await.into_iter().enumerate() {
+            let row: Value = serde_json::from_str(&change.2).unwrap();
+            assert_eq!(row[format!("d{n}")].as_u64(), Some(n as u64), "{}", change.2);
+        }
+        world
+    })
+    .await;
+}
