@@ -105,7 +105,9 @@ impl Caller {
         }
     }
 
-    fn may(&self, access: Access) -> bool {
+    /// Whether a method that asks for `access` is open to it.
+    #[must_use]
+    pub fn may(&self, access: Access) -> bool {
         match access {
             Access::Open | Access::Any => true,
             Access::Scope(scope) => self.role != Role::Member || self.scopes.contains(scope),

@@ -280,6 +280,12 @@ impl DataKeys {
         Self { store, keyring, clock, cache: Cache::new(CACHED_ORGANIZATIONS) }
     }
 
+    /// The master keys, which every service of an installation has.
+    #[must_use]
+    pub fn keyring(&self) -> &Keyring {
+        &self.keyring
+    }
+
     /// The key of `organization`; the first use makes it, durably, before it is handed out.
     ///
     /// # Errors

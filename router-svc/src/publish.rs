@@ -5,7 +5,7 @@ use std::sync::Arc;
 use chassis::{
     clock::Clock,
     error::{Error, Result},
-    id,
+    id, sealed_row,
     secret::DataKeys,
 };
 use futures_util::future::BoxFuture;
@@ -13,7 +13,8 @@ use prost::Message as _;
 use proto::router::v1::{LoggedEvent, Receipt};
 
 use crate::{
-    event::Event,
+    destination::Target,
+    event::{Event, Payload},
     facts::Facts,
     log::{Draft, Log, Order, aad},
     organizations::Organizations,
@@ -38,6 +39,18 @@ pub(crate) struct Publisher {
     pub(crate) clock: Clock,
 }
 
+/// Whose word an event is.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub(crate) enum By {
+    /// A database that the operator has captured, one of our services, or whoever may manage the organization.
+    Manager,
+    /// Whoever may publish.
+    Publisher,
+}
+
+/// As which kind of integration a plan names rows that say how systems are reached.
+const CONFIGURATION: &str = "configuration";
+
 /// An event with everything decided about it.
 pub(crate) struct Decided {
     pub(crate) event: Event,
@@ -49,9 +62,10 @@ impl Publisher {
     /// Takes an event in, in the order of the calls. It is durable when the promise resolves.
     ///
     /// # Errors
-    /// `Error::NotFound` for an unknown organization; those of the store.
-    pub(crate) async fn publish(&self, event: Event) -> Result<BoxFuture<'static, Result<Receipt>>> {
-        self.publish_in(event, None).await
+    /// `Error::NotFound` for an unknown organization, `Error::PermissionDenied` for a row that says how systems are
+    /// reached and isn't a manager's word; those of the store.
+    pub(crate) async fn publish(&self, event: Event, by: By) -> Result<BoxFuture<'static, Result<Receipt>>> {
+        self.publish_in(event, by, None).await
     }
 
     /// The same; of an `order`, no event is taken once an earlier one wasn't.
@@ -61,10 +75,15 @@ impl Publisher {
     pub(crate) async fn publish_in(
         &self,
         event: Event,
+        by: By,
         order: Option<&Order>,
     ) -> Result<BoxFuture<'static, Result<Receipt>>> {
         chassis::fail::point("router.publish.received");
         let decided = self.decide(event).await?;
+        if by == By::Publisher && configures(&decided.plan) {
+            let why = "rows of this table say how systems are reached: publishing them takes the scope `manage`";
+            return Err(Error::PermissionDenied(why.to_owned()));
+        }
         self.routes.note_failures(&decided.event.organization, &decided.plan);
         let (id, priority) = (decided.event.id.clone(), decided.plan.priority);
         let expectation = match &decided.lesson {
@@ -128,6 +147,15 @@ impl Publisher {
         }
     }
 
+    /// Rows with keys in them are for vendor-sync alone: in the log, and for all who read it, they are sealed.
+    fn seal_rows(&self, event: &mut Event) -> Result<()> {
+        let Event { organization, payload: Payload::Change(change), .. } = event else { return Ok(()) };
+        for row in [&mut change.old, &mut change.new].into_iter().flatten() {
+            *row = sealed_row::seal(self.keys.keyring(), organization, row)?.into();
+        }
+        Ok(())
+    }
+
     async fn draft(&self, decided: Decided) -> Result<Draft> {
         let Decided { mut event, plan, lesson } = decided;
         event.uid = id::uuid(self.clock.now());
@@ -136,6 +164,10 @@ impl Publisher {
         }
         let uid =
             id::parse_uuid(&event.uid).ok_or_else(|| Error::internal(anyhow::anyhow!("a fresh uid is a UUID")))?;
+        let content_hash = event.content_hash();
+        if configures(&plan) {
+            self.seal_rows(&mut event)?;
+        }
         let logged =
             LoggedEvent { event: Some(print_event(&event, plan.priority, None)), plan: Some(print_plan(&plan)) };
         let body = self.keys.of(&event.organization).await?.seal(&aad(&uid), &logged.encode_to_vec());
@@ -143,7 +175,7 @@ impl Publisher {
             uid,
             type_: event.type_.as_str().to_owned(),
             priority: stored_priority(plan.priority),
-            content_hash: event.content_hash(),
+            content_hash,
             organization: event.organization,
             id: event.id,
             ordering_key: event.ordering_key,
@@ -152,6 +184,11 @@ impl Publisher {
             lesson,
         })
     }
+}
+
+/// Whether endpoints and integrations follow the rows of an event.
+fn configures(plan: &Plan) -> bool {
+    plan.destinations.iter().any(|to| matches!(&to.target, Target::Integration { kind } if kind == CONFIGURATION))
 }
 
 fn stored_priority(priority: Priority) -> i64 {

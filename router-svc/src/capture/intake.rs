@@ -25,7 +25,7 @@ use crate::{
     event::{Change, Event, Metadata, Origin, Payload},
     event_type::EventType,
     log::Order,
-    publish::Publisher,
+    publish::{By, Publisher},
 };
 
 /// Changes that may be under way.
@@ -170,7 +170,7 @@ impl<'s> Intake<'s> {
             return self.refuse(refusal, "the router failed on it again and again").await;
         }
         let taken = match event.check() {
-            Ok(event) => self.publisher.publish_in(event, Some(&self.order)).await,
+            Ok(event) => self.publisher.publish_in(event, By::Manager, Some(&self.order)).await,
             Err(error) => Err(error),
         };
         match taken {

@@ -3,7 +3,7 @@
 use std::{pin::Pin, sync::Arc};
 
 use chassis::{
-    auth::{Caller, Role, caller},
+    auth::{Access, Caller, Role, Scope, caller},
     error::{Error, Result},
     id::OrganizationId,
 };
@@ -26,7 +26,7 @@ use crate::{
     event_type::{EventType, TypePattern},
     limit::Limits,
     log::Log,
-    publish::Publisher,
+    publish::{By, Publisher},
 };
 
 /// Events in one batch.
@@ -194,7 +194,8 @@ async fn take(publisher: &Publisher, limits: &Limits, caller: &Caller, event: Op
         admitted.inspect_err(|_| metrics::counter!("publish_refused_total").increment(1))?;
     }
     let event = parse::event(event, organization, now(publisher)).map_err(|error| error.within("event"))?;
-    publisher.publish(event).await
+    let by = if caller.may(Access::Scope(Scope::Manage)) { By::Manager } else { By::Publisher };
+    publisher.publish(event, by).await
 }
 
 /// What our services say of an endpoint or an integration, once per change of its state: no limit keeps that from its owner.

@@ -20,7 +20,7 @@ use crate::{
     limit::Limits,
     live::{Filter, subscribe},
     log::Log,
-    publish::Publisher,
+    publish::{By, Publisher},
 };
 
 pub(crate) struct SubscriptionRpc {
@@ -68,7 +68,7 @@ impl SubscriptionRpc {
             return Err(Error::invalid("sender_id", "must be empty: a durable one is for everybody"));
         }
         let event = parse::durable(request, organization, self.publisher.clock.now())?;
-        let receipt = self.publisher.publish(event).await?.await?;
+        let receipt = self.publisher.publish(event, By::Publisher).await?.await?;
         Ok(BroadcastResponse { position: receipt.position })
     }
 }

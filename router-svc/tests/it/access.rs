@@ -2,23 +2,24 @@
 
 use std::time::Duration;
 
+use chassis::{id::OrganizationId, sealed_row};
 use proto::{
     common::v1::Position,
     router::v1::{
         AuthenticateRequest, ConfigureChannelRequest, CreateApiKeyRequest, CreateOrganizationRequest,
         DeleteApiKeyRequest, DeleteGroupRequest, DeleteRouteRequest, Event, GetEventRequest, GetHeadRequest,
         GetOrganizationRequest, GetWeddingRequest, ListApiKeysRequest, ListChannelConfigurationsRequest,
-        ListEventsRequest, ListGroupsRequest, ListOrganizationsRequest, ListRoutesRequest, Organization,
+        ListEventsRequest, ListGroupsRequest, ListOrganizationsRequest, ListRoutesRequest, Operation, Organization,
         PublishRequest, ReplayEventsRequest, Route, Scope, StartConsuming, SubscribeRequest, TestRouteRequest,
-        UpdateRouteRequest, UpsertWeddingRequest, Wedding, event_service_client::EventServiceClient,
+        UpdateRouteRequest, UpsertWeddingRequest, Wedding, event::Payload, event_service_client::EventServiceClient,
     },
 };
-use serde_json::json;
+use serde_json::{Value, json};
 use tonic::{Code, Request, Status, metadata::MetadataValue, transport::Endpoint};
 
 use crate::{
     routes::{create, own_route},
-    world::{Client, World, content, keyed, on_each},
+    world::{Client, World, change, content, keyed, on_each},
 };
 
 async fn refusal(world: &World, headers: &[&str]) -> Code {
@@ -274,6 +275,29 @@ async fn the_operator_lists_every_organization_page_by_page() {
             CreateOrganizationRequest { organization: Some(Organization { id: "a".to_owned(), ..Default::default() }) };
         let again = world.operator().organizations().create_organization(again).await.unwrap_err();
         assert_eq!(again.code(), Code::AlreadyExists);
+    })
+    .await;
+}
+
+#[tokio::test]
+async fn rows_of_configuration_tables_are_a_managers_word_and_sealed_for_all_who_read_events() {
+    on_each(|world| async move {
+        let admin = world.organization("a").await;
+        let row = json!({"id": 7, "api_url": "https://venue.example", "api_key": "hush-hush"});
+        let said = || change("c1", "venue_integrations", Operation::Insert, Value::Null, row.clone());
+        let publisher = world.client(&world.key("a", &[Scope::Publish]).await.1);
+        assert_eq!(publisher.try_publish(said()).await.unwrap_err().code(), Code::PermissionDenied);
+        let manager = world.client(&world.key("a", &[Scope::Publish, Scope::Manage]).await.1);
+        assert!(!manager.publish(said()).await.duplicate);
+        assert!(manager.publish(said()).await.duplicate, "the same row again is the same event");
+        let events = admin.all().await;
+        let [logged] = events.as_slice() else { panic!("one event: {events:?}") };
+        let Some(Payload::Change(change)) = logged.event.as_ref().unwrap().payload.clone() else { panic!("a change") };
+        let seen: Value = serde_json::from_slice(&change.new_record).unwrap();
+        assert_eq!((&seen["id"], seen.as_object().unwrap().len()), (&json!(7), 2), "{seen}");
+        let keyring = world.chassis.keyring().unwrap();
+        let opened = sealed_row::open(&keyring, &OrganizationId::parse("a").unwrap(), &change.new_record).unwrap();
+        assert_eq!(serde_json::from_slice::<Value>(&opened.unwrap()).unwrap(), row);
     })
     .await;
 }

@@ -10,6 +10,7 @@ use chassis::{
     config::Secret,
     error::{Error, Result},
     id::{self, OrganizationId},
+    sealed_row,
     secret::DataKeys,
     signature::WebhookSecret,
 };
@@ -81,10 +82,18 @@ impl Keeper {
     /// `Error::Unavailable` while the store is away: the event must come again.
     pub(crate) async fn take(&self, event: &Event) -> Result<()> {
         let Payload::Change { table, old, new, .. } = &event.payload else { return Ok(()) };
-        let (old, new) = (object(old.as_deref()), object(new.as_deref()));
+        let (old, new) = (self.row(event, old.as_deref())?, self.row(event, new.as_deref())?);
         let row = new.as_ref().or(old.as_ref());
         let Some(id) = row.and_then(|row| self.tables.id(table, row)) else { return Ok(()) };
         let organization = &event.organization;
+        if self.is_a_suppliers(event).await? {
+            tracing::warn!(
+                table,
+                row.id = id,
+                "a supplier's own database can't configure its organization; not followed"
+            );
+            return Ok(());
+        }
         let before = self.rows.get(organization, table, &id).await?;
         let since = Since { log_id: event.log_id.clone(), sequence: event.sequence };
         let case = Case { organization, table, id, before, since };
@@ -92,6 +101,23 @@ impl Keeper {
             Some(row) => self.follow(&case, &row).await,
             None => self.forget(&case).await,
         }
+    }
+
+    /// Whether it came by an integration that speaks for one supplier, or did: it may be gone by now.
+    async fn is_a_suppliers(&self, event: &Event) -> Result<bool> {
+        let Some(id) = event.source.strip_prefix("integration:") else { return Ok(false) };
+        match self.integrations.get(&event.organization, id).await {
+            Ok(sender) => Ok(!sender.settings.supplier_id.is_empty()),
+            Err(Error::NotFound(_)) => Ok(true),
+            Err(error) => Err(error),
+        }
+    }
+
+    /// A row as the database has it: the router seals what it hands on.
+    fn row(&self, event: &Event, row: Option<&[u8]>) -> Result<Option<Map<String, Value>>> {
+        let Some(row) = row else { return Ok(None) };
+        let opened = sealed_row::open(self.keys.keyring(), &event.organization, row)?;
+        Ok(serde_json::from_slice(opened.as_deref().unwrap_or(row)).ok())
     }
 
     async fn follow(&self, case: &Case<'_>, row: &Map<String, Value>) -> Result<()> {
@@ -258,10 +284,6 @@ impl Case<'_> {
         bytes[8] = 0x80 | bytes[8] & 0x3F;
         id::uuid_text(bytes)
     }
-}
-
-fn object(bytes: Option<&[u8]>) -> Option<Map<String, Value>> {
-    serde_json::from_slice(bytes?).ok()
 }
 
 /// Names the column, not what it holds.

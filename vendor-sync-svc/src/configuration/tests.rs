@@ -5,9 +5,12 @@ use std::sync::{Arc, OnceLock};
 use bytes::Bytes;
 use chassis::{
     clock::Clock,
+    config::Secret,
     error::Error,
+    id::OrganizationId,
     lane::{Dispatcher, Slots},
     outbound::{Outbound, OutboundSettings},
+    sealed_row,
     secret::DataKeys,
     service::Chassis,
     store::Store,
@@ -21,6 +24,7 @@ use super::{Tables, keep::Keeper, rows::Row};
 use crate::{
     endpoint::{State, book::Book},
     event::{Event, Payload, tests::change},
+    integration::{Kind, Settings, tests::settings},
     manage::Endpoints,
     sync::{Engine, courier::Couriers, tests::engine},
     webhook::Webhooks,
@@ -158,6 +162,40 @@ async fn a_webhook_endpoint_has_its_own_secret_and_rests_while_it_is_not_active(
         world.take("webhook_endpoints", Some(&row(false)), None).await;
         let gone = world.keeper.endpoints.book.of(&organization, &kept.target_id);
         assert!(matches!(gone, Err(Error::NotFound(_))));
+    })
+    .await;
+}
+
+#[tokio::test]
+async fn a_sealed_row_is_opened_and_another_organizations_is_not() {
+    in_each_world(async |world| {
+        let sealed = |organization: &str| {
+            let organization = OrganizationId::parse(organization).expect("well-formed");
+            let row = venue("a key").to_string();
+            let row = sealed_row::seal(world.keeper.keys.keyring(), &organization, row.as_bytes()).expect("an object");
+            event("venue_integrations", None, Some(&serde_json::from_slice(&row).expect("JSON")))
+        };
+        assert!(world.keeper.take(&sealed("somebody-else")).await.is_err());
+        assert!(world.row("venue_integrations").await.is_none());
+        world.keeper.take(&sealed("acme")).await.expect("it is taken");
+        assert_eq!(world.row("venue_integrations").await.expect("it was met").became, "integration");
+    })
+    .await;
+}
+
+#[tokio::test]
+async fn what_a_suppliers_own_database_says_of_configuration_is_not_followed() {
+    in_each_world(async |world| {
+        let organization = OrganizationId::parse("acme").expect("well-formed");
+        for (supplier, is_followed) in [("s1", false), ("", true)] {
+            let settings = Settings { supplier_id: supplier.to_owned(), ..settings(Kind::Supabase) };
+            let secret = Secret::from("a secret of theirs".to_owned());
+            let made = world.keeper.integrations.create(organization.clone(), settings, &secret).await.expect("made");
+            let mut said = event("venue_integrations", None, Some(&venue("a key")));
+            said.source = format!("integration:{}", made.id);
+            world.keeper.take(&said).await.expect("it is taken");
+            assert_eq!(world.row("venue_integrations").await.is_some(), is_followed, "{supplier}");
+        }
     })
     .await;
 }
