@@ -25,12 +25,12 @@ const WEBHOOKS: usize = 10 * RATE as usize;
 /// Webhooks before those that aren't counted.
 const WARM: usize = 200;
 /// The most that an integration may be given: the default of 1,000 an hour lasts for five seconds here.
-const RATE_LIMIT_PER_HOUR: u32 = 100_000;
+pub(crate) const RATE_LIMIT_PER_HOUR: u32 = 100_000;
 /// All webhooks come from one address here, and are one organization's.
-const UNLIMITED: [(&str, &str); 2] =
+pub(crate) const UNLIMITED: [(&str, &str); 2] =
     [("WEDSYNC_ROUTER__PUBLISH_PER_SECOND", "0"), ("WEDSYNC_GATEWAY__REQUESTS_PER_MINUTE", "1000000")];
 /// What may come on top of the disk's own time.
-const MORE_MS: f64 = 20.0;
+pub(crate) const MORE_MS: f64 = 20.0;
 
 /// Measures on one store; `told` hears of each figure.
 pub(crate) async fn run(engine: &Engine, wanted: &Wanted, told: &mut impl FnMut(Figure)) {
@@ -50,12 +50,19 @@ pub(crate) async fn run(engine: &Engine, wanted: &Wanted, told: &mut impl FnMut(
 }
 
 /// A system that sends us webhooks.
-struct Vendor {
+pub(crate) struct Vendor {
     url: String,
     secret: WebhookSecret,
+    /// Of webhook number so much.
+    body: fn(usize) -> String,
 }
 
 impl Vendor {
+    /// One that posts to `url`, and signs with `secret` as we show it.
+    pub(crate) fn new(url: String, secret: &str, body: fn(usize) -> String) -> Self {
+        Self { url, secret: WebhookSecret::parse(secret).expect("a secret as it is shown"), body }
+    }
+
     async fn of(system: &Wedsync, key: &Key) -> Self {
         let mut integrations = IntegrationServiceClient::new(client(system.addresses.vendor_sync, key));
         let integration = Integration {
@@ -67,12 +74,14 @@ impl Vendor {
         let request = CreateIntegrationRequest { integration: Some(integration), secret: String::new() };
         let created = integrations.create_integration(request).await.expect("an integration").into_inner();
         let path = created.integration.expect("the answer holds it").path;
-        let secret = WebhookSecret::parse(&created.secret).expect("a secret as it is shown");
-        Self { url: format!("http://{}{path}", system.addresses.gateway), secret }
+        Self::new(format!("http://{}{path}", system.addresses.gateway), &created.secret, |number| {
+            let pad = "x".repeat(900);
+            format!(r#"{{"type":"booking.updated","data":{{"bookingId":{number},"note":"{pad}"}}}}"#)
+        })
     }
 
     /// How long each of those that count took, in ms.
-    async fn post_all(self) -> Vec<f64> {
+    pub(crate) async fn post_all(self) -> Vec<f64> {
         #[expect(clippy::disallowed_methods, reason = "a vendor's client is a bare one")]
         let client = Client::builder().no_proxy().tcp_nodelay(true).build().expect("a client");
         let mut pace = pace(RATE, 0..WEBHOOKS + WARM);
@@ -93,16 +102,15 @@ impl Vendor {
 
     /// As Standard Webhooks wants it.
     fn webhook(&self, client: &Client, number: usize) -> reqwest::RequestBuilder {
-        let (id, at) = (format!("msg_{number}"), seconds());
-        let pad = "x".repeat(900);
-        let body = format!(r#"{{"type":"booking.updated","data":{{"bookingId":{number},"note":"{pad}"}}}}"#);
+        let (id, at, body) = (format!("msg_{number}"), timestamp().as_second(), (self.body)(number));
         let signature = sign(&id, at, body.as_bytes(), std::slice::from_ref(&self.secret));
         let request = client.post(&self.url).header("content-type", "application/json").header("webhook-id", id);
         request.header("webhook-timestamp", at).header("webhook-signature", signature).body(body)
     }
 }
 
-fn seconds() -> i64 {
+/// By the vendor's clock.
+pub(crate) fn timestamp() -> jiff::Timestamp {
     #[expect(clippy::disallowed_methods, reason = "a vendor's clock is its own")]
-    jiff::Timestamp::now().as_second()
+    jiff::Timestamp::now()
 }

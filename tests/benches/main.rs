@@ -59,6 +59,8 @@ mod sink;
 #[cfg(test)]
 mod sockets;
 #[cfg(test)]
+mod vendors;
+#[cfg(test)]
 #[path = "../stories/wire.rs"]
 #[expect(dead_code, reason = "the stories use more of it")]
 mod wire;

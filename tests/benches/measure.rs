@@ -8,7 +8,7 @@ use crate::{
     path::{self, Wanted},
     plan,
     report::{Stores, print},
-    sockets,
+    sockets, vendors,
 };
 
 const ROWS: usize = 1_000_000;
@@ -58,6 +58,7 @@ impl Measure {
             inbound::run(&engine, &wanted, &mut told).await;
             live::run(&engine, &wanted, &mut told).await;
             notifications::run(&engine, &wanted, &mut told).await;
+            vendors::run(&engine, &wanted, &mut told).await;
             commit::run(&engine, &wanted, &mut told).await;
             sockets::run(&engine, &wanted, &mut told).await;
             neighbours::run(&engine, &wanted, &mut told).await;
