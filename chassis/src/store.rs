@@ -54,8 +54,9 @@ pub enum Engine<S, P> {
 macro_rules! with {
     ($on:expr, $connection:ident => $body:expr) => {
         match $on {
-            $crate::store::Engine::Sqlite($connection) => $body,
-            $crate::store::Engine::Postgres($connection) => $body,
+            // Boxed: a query's future takes 4 KiB, and whatever may come to ask the store would be as large.
+            $crate::store::Engine::Sqlite($connection) => Box::pin(async { $body }).await,
+            $crate::store::Engine::Postgres($connection) => Box::pin(async { $body }).await,
         }
     };
 }
@@ -190,7 +191,7 @@ impl Store {
         // A deferred transaction that writes later fails at once when another wrote meanwhile; this one waits its turn.
         Ok(Tx(match &self.pools {
             Engine::Sqlite(pools) => Engine::Sqlite(pools.write.begin_with("BEGIN IMMEDIATE").await?),
-            Engine::Postgres(pool) => Engine::Postgres(pool.begin().await?),
+            Engine::Postgres(pool) => Engine::Postgres(Box::pin(pool.begin()).await?),
         }))
     }
 

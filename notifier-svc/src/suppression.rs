@@ -225,6 +225,7 @@ impl Suppressions {
         limit: u32,
     ) -> Result<Vec<Suppression>> {
         let (after_channel, after_hash) = after.split_once(':').unwrap_or_default();
+        let after_hash = hex::decode(after_hash).map_err(|_| Error::invalid("page_token", "is not one of ours"))?;
         let rows: Vec<Row> = with!(self.store.reader(), c => sqlx::query_as(
             "SELECT channel, hash, address, reason, source, created_at FROM suppressions
              WHERE organization_id = $1 AND ($2 = '' OR channel = $2) AND (channel > $3 OR channel = $3 AND hash > $4)
@@ -233,7 +234,7 @@ impl Suppressions {
         .bind(organization.as_str())
         .bind(channel)
         .bind(after_channel)
-        .bind(hex::decode(after_hash).map_err(|_| Error::invalid("page_token", "is not one of ours"))?)
+        .bind(after_hash)
         .bind(i64::from(limit))
         .fetch_all(c).await)?;
         let key = self.keys.of(organization).await?;

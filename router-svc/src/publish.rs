@@ -168,8 +168,8 @@ impl Publisher {
         if configures(&plan) {
             self.seal_rows(&mut event)?;
         }
-        let logged =
-            LoggedEvent { event: Some(print_event(&event, plan.priority, None)), plan: Some(print_plan(&plan)) };
+        let (wire_event, wire_plan) = (print_event(&event, plan.priority, None), print_plan(&plan));
+        let logged = Box::new(LoggedEvent { event: Some(wire_event), plan: Some(wire_plan) });
         let body = self.keys.of(&event.organization).await?.seal(&aad(&uid), &logged.encode_to_vec());
         Ok(Draft {
             uid,

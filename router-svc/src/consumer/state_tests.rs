@@ -14,7 +14,7 @@ fn entry(sequence: u64, priority: i64, key: u8) -> Arc<Entry> {
         priority,
         type_: "a.b".into(),
         ordering_key: format!("k{key}").into(),
-        logged: proto::router::v1::LoggedEvent::default(),
+        logged: Box::default(),
         bytes: 100,
     })
 }

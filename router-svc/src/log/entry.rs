@@ -20,7 +20,7 @@ pub(crate) struct Draft {
     pub(crate) priority: i64,
     pub(crate) content_hash: [u8; 32],
     /// Without its position, which the append gives.
-    pub(crate) logged: LoggedEvent,
+    pub(crate) logged: Box<LoggedEvent>,
     /// `logged`, encoded and sealed.
     pub(crate) body: Bytes,
     /// What the event teaches about a wedding, stored in the same commit.
@@ -53,7 +53,7 @@ pub(crate) struct Entry {
     pub(crate) type_: Arc<str>,
     pub(crate) ordering_key: Arc<str>,
     /// With its position.
-    pub(crate) logged: LoggedEvent,
+    pub(crate) logged: Box<LoggedEvent>,
     /// Size on the wire, about.
     pub(crate) bytes: usize,
 }

@@ -162,7 +162,7 @@ impl Log {
             .map_err(|_| Error::internal(anyhow::anyhow!("event {} has a malformed uid", row.sequence)))?;
         let plain = self.keys.of(&organization).await?.open(&aad(&uid), &row.body)?;
         let bytes = plain.len() + 256;
-        let mut logged = LoggedEvent::decode(plain.as_slice()).map_err(Error::internal)?;
+        let mut logged = Box::new(LoggedEvent::decode(plain.as_slice()).map_err(Error::internal)?);
         let sequence = number(row.sequence);
         if let Some(event) = &mut logged.event {
             event.position = Some(self.position(sequence));

@@ -79,7 +79,7 @@ mod tests {
             priority: 3,
             type_: "a.b".into(),
             ordering_key: "k".into(),
-            logged: proto::router::v1::LoggedEvent::default(),
+            logged: Box::default(),
             bytes,
         })
     }

@@ -101,7 +101,7 @@ impl EventService for EventRpc {
         let request = request.into_inner();
         let organization = caller.organization(&request.organization_id)?;
         let entry = self.log.find(&organization, text("id", &request.id)?).await?;
-        Ok(Response::new(GetEventResponse { event: Some(entry.logged.clone()) }))
+        Ok(Response::new(GetEventResponse { event: Some((*entry.logged).clone()) }))
     }
 
     async fn list_events(&self, request: Request<ListEventsRequest>) -> Result<Response<ListEventsResponse>, Status> {
@@ -171,7 +171,7 @@ impl EventRpc {
                 if events.len() == size || (bytes > PAGE_BYTES && !events.is_empty()) {
                     return Ok(ListEventsResponse { events, next_page_token: last.to_string() });
                 }
-                events.push(entry.logged.clone());
+                events.push((*entry.logged).clone());
                 last = entry.sequence;
             }
             if since >= head {

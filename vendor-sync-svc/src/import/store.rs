@@ -118,6 +118,7 @@ impl Imports {
         let key = self.keys.of(&import.order.organization).await?;
         let (refusals, examples) = (seal(&key, "refusals", import)?, seal(&key, "examples", import)?);
         let order = &import.order;
+        let (options, next, counts) = (print(&order.options)?, print(&import.next)?, print(&import.counts)?);
         let inserted = with!(self.store.writer(), c => sqlx::query(
             "INSERT INTO imports (id, organization_id, integration_id, work, source, record_kind, options, dry_run, state, phase,
                  reason, encoding, total, next, counts, refusals, examples, created_at, updated_at)
@@ -130,13 +131,13 @@ impl Imports {
         .bind(order.work.as_str())
         .bind(order.origin.as_str())
         .bind(order.kind.as_str())
-        .bind(print(&order.options)?)
+        .bind(options)
         .bind(i64::from(order.dry_run))
         .bind(import.state.as_str())
         .bind(import.phase.as_str())
         .bind(import.encoding.as_str())
-        .bind(print(&import.next)?)
-        .bind(print(&import.counts)?)
+        .bind(next)
+        .bind(counts)
         .bind(refusals)
         .bind(examples)
         .bind(import.created_at.as_microsecond())
@@ -211,6 +212,7 @@ impl Imports {
     pub(crate) async fn save_in(&self, tx: &mut Tx, from: State, import: &Import) -> Result<()> {
         let key = self.keys.of(&import.order.organization).await?;
         let (refusals, examples) = (seal(&key, "refusals", import)?, seal(&key, "examples", import)?);
+        let (next, counts) = (print(&import.next)?, print(&import.counts)?);
         let saved = with!(tx.on(), c => sqlx::query(
             "UPDATE imports SET state = $4, phase = $5, reason = $6, agreed = $7, encoding = $8, total = $9, next = $10, counts = $11,
                  refusals = $12, examples = $13, updated_at = $14, finished_at = $15
@@ -225,8 +227,8 @@ impl Imports {
         .bind(import.agreed.map(number))
         .bind(import.encoding.as_str())
         .bind(number(import.total))
-        .bind(print(&import.next)?)
-        .bind(print(&import.counts)?)
+        .bind(next)
+        .bind(counts)
         .bind(refusals)
         .bind(examples)
         .bind(self.clock.now_micros())

@@ -211,6 +211,7 @@ impl Records {
             "UPDATE records SET version = $4, deleted_at = $5, updated_at = $6, body = $7 \
              WHERE organization_id = $1 AND kind = $2 AND id = $3"
         };
+        let body = seal(data_key, record)?;
         let written = with!(tx.on(), c => {
             sqlx::query(query)
                 .bind(key.organization.as_str())
@@ -219,7 +220,7 @@ impl Records {
                 .bind(version.cast_signed())
                 .bind(record.deleted.as_ref().map(|(at, _)| at.as_microsecond()))
                 .bind(self.clock.now_micros())
-                .bind(seal(data_key, record)?)
+                .bind(body)
                 .execute(c)
                 .await
                 .map(|done| done.rows_affected())

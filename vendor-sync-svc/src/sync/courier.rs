@@ -36,7 +36,8 @@ impl Courier for Couriers {
     async fn attempt(&self, delivery: Arc<Delivery>) -> Attempted {
         let vendors = self.vendors.get();
         match vendors.and_then(|vendors| Some((vendors, vendors.accounts.get(&delivery.lane_id)?))) {
-            Some((vendors, account)) => vendors.attempt(&account, &delivery).await,
+            // Boxed: else each webhook's attempt, of which there are many more, would be as large.
+            Some((vendors, account)) => Box::pin(vendors.attempt(&account, &delivery)).await,
             None => self.webhooks.attempt(delivery).await,
         }
     }
