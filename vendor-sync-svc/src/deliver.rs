@@ -68,10 +68,11 @@ impl Deliver {
             }
         };
         if kinds.contains_key(configuration::KIND) {
-            self.follow(&event).await?;
+            Box::pin(self.follow(&event)).await?;
         }
         let mut endpoints = if webhooks.is_some() { self.book.find(&event) } else { Vec::new() };
-        let mut told = self.offers.of(&event, &kinds, way(&event, replayed), redelivered || replayed).await?;
+        let again = redelivered || replayed;
+        let mut told = Box::pin(self.offers.of(&event, &kinds, way(&event, replayed), again)).await?;
         if replayed {
             let known = self.known(&event).await?;
             self.reopen(&event, &endpoints, &told, &known).await?;
