@@ -201,7 +201,7 @@ impl Notifier {
 }
 
 /// What has waited too long in a lane whose provider is down, throttles us or doesn't let us in. What was put off for reasons
-/// of its own may turn up yet, what its provider reported of since was taken after all, and what was confirmed needs nothing more.
+/// of its own, or may have been taken, may turn up yet, what its provider reported of since was taken after all, and what was confirmed needs nothing more.
 async fn stalled(store: &Store, settings: &Failover, now: Timestamp) -> Result<Vec<Row>> {
     let before = |urgency| settings.before(urgency, now).map_or(i64::MIN, Timestamp::as_microsecond);
     let rows = with!(store.reader(), c => sqlx::query_as(
@@ -212,7 +212,7 @@ async fn stalled(store: &Store, settings: &Failover, now: Timestamp) -> Result<V
              AND d.created_at <= CASE WHEN n.priority = 1 OR n.workflow = 'emergency' OR n.override_by <> '' THEN $2 ELSE $3 END
              AND (l.failing_since IS NOT NULL OR EXISTS (SELECT 1 FROM attempts AS a WHERE a.delivery = d.id
                  AND a.number = d.attempts AND a.outcome IN ('down', 'throttled', 'auth')))
-             AND NOT EXISTS (SELECT 1 FROM attempts AS a WHERE a.delivery = d.id AND a.outcome = 'postponed')
+             AND NOT EXISTS (SELECT 1 FROM attempts AS a WHERE a.delivery = d.id AND a.outcome IN ('postponed', 'unsettled', 'unknown'))
              AND NOT EXISTS (SELECT 1 FROM receipts AS r WHERE r.uid = m.uid)
              AND NOT EXISTS (SELECT 1 FROM confirmations AS c WHERE c.notification_id = m.notification_id
                  AND c.recipient_id = m.recipient_id AND c.acknowledged_at IS NOT NULL)
