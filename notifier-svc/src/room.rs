@@ -5,7 +5,7 @@
 //!
 //! Invariant: what is about to be asked of Slack is committed before it is asked, and every step may be taken twice: a crash
 //! repeats a step, never a room. A room is adopted only if it carries our mark, or if our bot made it, since we asked for
-//! that very name, and nobody has marked it yet. Nobody is taken out whom we didn't bring in.
+//! that very name, nobody has marked it yet and no other wedding has it. Nobody is taken out whom we didn't bring in.
 
 mod plan;
 pub(crate) mod row;

@@ -168,6 +168,13 @@ pub(crate) async fn list(
     Ok(rows.into_iter().map(Room::from).collect())
 }
 
+/// Whether a room of Slack's is known as some wedding's, in whatever organization: all share one workspace.
+pub(super) async fn is_known(store: &Store, id: &str) -> Result<bool> {
+    let known: i64 = with!(store.reader(), c => sqlx::query_scalar("SELECT COUNT(*) FROM rooms WHERE room_id = $1")
+        .bind(id).fetch_one(c).await)?;
+    Ok(known > 0)
+}
+
 /// Writes how far a room is; what is due stays due.
 pub(super) async fn save(store: &Store, organization: &OrganizationId, room: &Room) -> Result<()> {
     Ok(with!(store.writer(), c => sqlx::query(

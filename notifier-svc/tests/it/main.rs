@@ -18,6 +18,7 @@ mod person;
 mod preference;
 mod provider;
 mod room;
+mod room_kill;
 mod router;
 mod sealing;
 mod slack;
