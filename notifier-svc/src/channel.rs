@@ -156,6 +156,17 @@ impl Channels {
     /// The inbox and e-mail, by a server that isn't there.
     #[cfg(test)]
     pub(crate) fn for_test() -> Self {
+        Self::for_test_with(|_| ())
+    }
+
+    /// And Slack, by a bot.
+    #[cfg(test)]
+    pub(crate) fn with_slack() -> Self {
+        Self::for_test_with(|config| config.slack.bot_token = "xoxb-1".to_owned().into())
+    }
+
+    #[cfg(test)]
+    fn for_test_with(change: impl FnOnce(&mut Config)) -> Self {
         static OUTBOUND: std::sync::LazyLock<Outbound> =
             std::sync::LazyLock::new(|| Outbound::new(&Default::default()).expect("settings that hold"));
         let mut config = Config::default();
@@ -163,6 +174,7 @@ impl Channels {
         config.smtp.from = "us@example.org".to_owned();
         config.slack.hook_hosts.clear();
         config.teams.hosts.clear();
+        change(&mut config);
         Self::new(&config, &OUTBOUND, &Clock::System, None).expect("settings that hold")
     }
 

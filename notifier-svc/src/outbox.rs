@@ -318,6 +318,7 @@ mod tests {
             trail: Vec::new(),
             address: None,
             hold: None,
+            carried_by: None,
         };
         let said = Said { organization: &organization, workflow: "w", key: "", is_change: false };
         let (kept, beliefs) = (Kept::default(), HashMap::new());

@@ -19,6 +19,7 @@ mod preference;
 mod provider;
 mod room;
 mod room_kill;
+mod room_notice;
 mod router;
 mod sealing;
 mod slack;
