@@ -95,7 +95,7 @@ impl Workspace {
 
     /// Waits until a call is held.
     pub(crate) async fn holds(&self) {
-        tokio::time::timeout(Duration::from_secs(60), self.held.notified()).await.expect("a call within a minute");
+        tokio::time::timeout(Duration::from_secs(120), self.held.notified()).await.expect("a call within two minutes");
     }
 
     /// The next call of this method goes wrong.
