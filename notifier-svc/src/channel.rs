@@ -4,11 +4,13 @@
 //! its row is durable before the first attempt, and an attempt that a crash interrupted is never repeated, since no
 //! person is to be told twice. The inbox needs no carrying: its record is the delivery.
 
+#[cfg(test)]
+mod certainty;
 pub(crate) mod email;
 pub(crate) mod in_app;
 pub(crate) mod meta;
 #[cfg(test)]
-mod peer;
+pub(crate) mod peer;
 pub(crate) mod preview;
 pub(crate) mod provider;
 mod push;
@@ -34,13 +36,20 @@ use chassis::{
     lane::{Attempted, Delivery},
     outbound::Outbound,
 };
-use futures_util::future::BoxFuture;
+use futures_util::future::{BoxFuture, ready};
 use jiff::Timestamp;
 
 pub(crate) use self::slack::{ACKNOWLEDGE, Fault as RoomFault, Found as FoundRoom, Rooms};
 use self::{
-    email::Email, in_app::InApp, push::PushChannel, slack::SlackChannel, sms::SmsChannel, teams::TeamsChannel,
-    twilio::Twilio, whatsapp::WhatsappChannel,
+    email::Email,
+    in_app::InApp,
+    provider::{Class, Verdict},
+    push::PushChannel,
+    slack::SlackChannel,
+    sms::SmsChannel,
+    teams::TeamsChannel,
+    twilio::Twilio,
+    whatsapp::WhatsappChannel,
 };
 use crate::{
     config::Config,
@@ -79,10 +88,16 @@ pub(crate) enum Carriage<'a> {
     Carry(&'a dyn Carrier),
 }
 
-/// What makes an attempt.
+/// What makes an attempt, within a bound of its own, to deliver what [`Channel::render`] gave.
 pub(crate) trait Carrier: Send + Sync {
-    /// Tries once, within a bound of its own, to deliver what [`Channel::render`] gave.
+    /// Tries once, where no earlier attempt can have been taken.
     fn carry<'a>(&'a self, delivery: &'a Delivery) -> BoxFuture<'a, Attempted>;
+
+    /// Tries again where an earlier attempt may have been taken: in a way that tells nobody twice, and by no other provider.
+    /// Where there is no such way, it stays unknown.
+    fn resume<'a>(&'a self, _: &'a Delivery) -> BoxFuture<'a, Attempted> {
+        Box::pin(ready(Verdict::new(Class::Unsure, "its provider can't be asked about an earlier attempt").attempted()))
+    }
 }
 
 /// What is to be said, and to whom.
@@ -141,6 +156,17 @@ impl Channels {
     /// The inbox and e-mail, by a server that isn't there.
     #[cfg(test)]
     pub(crate) fn for_test() -> Self {
+        Self::for_test_with(|_| ())
+    }
+
+    /// And Slack, by a bot.
+    #[cfg(test)]
+    pub(crate) fn with_slack() -> Self {
+        Self::for_test_with(|config| config.slack.bot_token = "xoxb-1".to_owned().into())
+    }
+
+    #[cfg(test)]
+    fn for_test_with(change: impl FnOnce(&mut Config)) -> Self {
         static OUTBOUND: std::sync::LazyLock<Outbound> =
             std::sync::LazyLock::new(|| Outbound::new(&Default::default()).expect("settings that hold"));
         let mut config = Config::default();
@@ -148,6 +174,7 @@ impl Channels {
         config.smtp.from = "us@example.org".to_owned();
         config.slack.hook_hosts.clear();
         config.teams.hosts.clear();
+        change(&mut config);
         Self::new(&config, &OUTBOUND, &Clock::System, None).expect("settings that hold")
     }
 

@@ -14,7 +14,9 @@ use crate::{
     limit,
     policy::{Circumstances, Stage},
     recipient::Person,
-    resolve::Question,
+    resolve::{Question, Room},
+    room,
+    settings::Settings,
     suppression::hash,
     tell::{Notifier, Subject},
     template::Wording,
@@ -105,6 +107,21 @@ impl Notifier {
         names.into_iter().filter_map(address).collect()
     }
 
+    /// The room of the wedding that something is about, where the organization tells in it and it is open.
+    pub(crate) async fn room_of(
+        &self,
+        organization: &OrganizationId,
+        kept: &Kept,
+        settings: &Settings,
+    ) -> Result<Option<Room>> {
+        let Some(wedding) = kept.wedding.as_deref().filter(|_| settings.slack_weddings && settings.slack_notices)
+        else {
+            return Ok(None);
+        };
+        let open = room::open(&self.store, organization, wedding).await?;
+        Ok(open.map(|(id, members)| Room { person: room::as_person(wedding, &id, settings), members }))
+    }
+
     pub(crate) async fn wedding_day(&self, organization: &OrganizationId, kept: &Kept) -> Result<bool> {
         wedding::is_its_day(&self.store, organization, kept.wedding.as_deref(), self.clock.now()).await
     }
@@ -134,6 +151,7 @@ impl<'a> Subject<'a> {
             known: &known.people,
             advertises: false,
             news: None,
+            room: None,
         }
     }
 }

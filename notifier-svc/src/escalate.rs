@@ -208,6 +208,7 @@ impl Notifier {
             content,
             address: self.address(organization, person, channel),
             hold: None,
+            carried_by: None,
         };
         let sealed = (route == Route::Lane).then(|| key.seal(&content_place(&uid), &message.content));
         let new = as_new(waiting);

@@ -30,6 +30,7 @@ use crate::{
     limit,
     policy::Urgency,
     recipient::Person,
+    room,
     tell::Notifier,
 };
 
@@ -40,12 +41,13 @@ const LOOK: Duration = Duration::from_secs(10);
 /// Never again.
 const NEVER: Timestamp = Timestamp::MAX;
 
-/// Notes that a message was refused for good, or failed later, if it is urgent and not confirmed; true if something is to be
-/// done about it.
+/// Notes that a message was refused for good, or failed later, if it is urgent and not confirmed, or was for a wedding's room;
+/// true if something is to be done about it.
 pub(crate) async fn note(tx: &mut Tx, uid: &[u8; 16], now: Timestamp) -> Result<bool> {
     let noted = with!(tx.on(), c => sqlx::query(
         "UPDATE messages SET failed_at = $2 WHERE uid = $1 AND notification_id IN
-             (SELECT id FROM notifications WHERE kept IS NOT NULL AND (priority = 1 OR workflow = 'emergency' OR override_by <> ''))
+             (SELECT id FROM notifications WHERE kept IS NOT NULL
+                 AND (priority = 1 OR workflow = 'emergency' OR override_by <> '' OR messages.recipient_id LIKE 'room:%'))
              AND NOT EXISTS (SELECT 1 FROM confirmations AS c WHERE c.notification_id = messages.notification_id
                  AND c.recipient_id = messages.recipient_id AND c.acknowledged_at IS NOT NULL)",
     ).bind(&uid[..]).bind(now.as_microsecond()).execute(c).await.map(|done| done.rows_affected()))?;
@@ -113,6 +115,11 @@ impl Notifier {
 
     async fn go_on(&self, row: Row) -> Result<()> {
         let uid = row.uid()?;
+        if room::is_room(&row.recipient_id) {
+            let mut tx = self.store.begin().await?;
+            room::leave(&mut tx, &row.notification_id, &uid, self.clock.now()).await?;
+            return tx.commit().await;
+        }
         let waiting = kept::read(&self.store, &self.keys, &row.notification_id).await?;
         let _turn = self.turns.of(&waiting.organization).await;
         if let Some((person, channel)) = self.next_channel(&waiting, &row.recipient_id).await? {
@@ -151,6 +158,15 @@ impl Notifier {
 
     async fn look_at(&self, row: &Row, now: Timestamp) -> Result<()> {
         let uid = row.uid()?;
+        if room::is_room(&row.recipient_id) {
+            let mut tx = self.store.begin().await?;
+            if withdraw(&mut tx, &uid).await? {
+                room::leave(&mut tx, &row.notification_id, &uid, now).await?;
+            }
+            tx.commit().await?;
+            self.later.notify_one();
+            return Ok(());
+        }
         let waiting = kept::read(&self.store, &self.keys, &row.notification_id).await?;
         let _turn = self.turns.of(&waiting.organization).await;
         let people = self.directory.people(&waiting.organization, waiting.kept.named()).await?;
@@ -201,7 +217,7 @@ impl Notifier {
 }
 
 /// What has waited too long in a lane whose provider is down, throttles us or doesn't let us in. What was put off for reasons
-/// of its own may turn up yet, what its provider reported of since was taken after all, and what was confirmed needs nothing more.
+/// of its own, or may have been taken, may turn up yet, what its provider reported of since was taken after all, and what was confirmed needs nothing more.
 async fn stalled(store: &Store, settings: &Failover, now: Timestamp) -> Result<Vec<Row>> {
     let before = |urgency| settings.before(urgency, now).map_or(i64::MIN, Timestamp::as_microsecond);
     let rows = with!(store.reader(), c => sqlx::query_as(
@@ -212,7 +228,7 @@ async fn stalled(store: &Store, settings: &Failover, now: Timestamp) -> Result<V
              AND d.created_at <= CASE WHEN n.priority = 1 OR n.workflow = 'emergency' OR n.override_by <> '' THEN $2 ELSE $3 END
              AND (l.failing_since IS NOT NULL OR EXISTS (SELECT 1 FROM attempts AS a WHERE a.delivery = d.id
                  AND a.number = d.attempts AND a.outcome IN ('down', 'throttled', 'auth')))
-             AND NOT EXISTS (SELECT 1 FROM attempts AS a WHERE a.delivery = d.id AND a.outcome = 'postponed')
+             AND NOT EXISTS (SELECT 1 FROM attempts AS a WHERE a.delivery = d.id AND a.outcome IN ('postponed', 'unsettled', 'unknown'))
              AND NOT EXISTS (SELECT 1 FROM receipts AS r WHERE r.uid = m.uid)
              AND NOT EXISTS (SELECT 1 FROM confirmations AS c WHERE c.notification_id = m.notification_id
                  AND c.recipient_id = m.recipient_id AND c.acknowledged_at IS NOT NULL)

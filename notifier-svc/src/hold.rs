@@ -393,6 +393,7 @@ impl Notifier {
             trail: vec![format!("a digest of {} messages is closed", held.len())],
             address: self.address(&new.organization, person, &digest.channel),
             hold: None,
+            carried_by: None,
         };
         let sealed = (route == Route::Lane).then(|| key.seal(&content_place(&uid), &message.content));
         insert_or_revive(tx, id, new, &message, sealed, now).await?;

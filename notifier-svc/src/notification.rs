@@ -47,7 +47,7 @@ pub(crate) enum Route {
     Skipped = 2,
     /// It waits for its time.
     Held = 3,
-    /// It is in a digest.
+    /// Another message says it: a digest, or the one to the wedding's room.
     Carried = 4,
 }
 
@@ -86,6 +86,8 @@ pub(crate) struct NewMessage {
     pub(crate) address: Option<Vec<u8>>,
     /// Until when it waits, and why.
     pub(crate) hold: Option<(Timestamp, How)>,
+    /// The message that says it, where another does.
+    pub(crate) carried_by: Option<[u8; 16]>,
 }
 
 impl NewMessage {
@@ -320,8 +322,8 @@ pub(crate) async fn insert_or_revive(
     let at = now.as_microsecond();
     with!(tx.on(), c => sqlx::query(
         "INSERT INTO messages (uid, notification_id, organization_id, recipient_id, channel, fate, cancelled, reason, priority, content,
-             created_at, trail, address, how, due_at, handed_at, fact)
-         VALUES ($1, $2, $3, $4, $5, $6, 0, $7, $8, $9, $10, $11, $12, $13, $14, $15, $16)
+             created_at, trail, address, how, due_at, handed_at, fact, carried_by)
+         VALUES ($1, $2, $3, $4, $5, $6, 0, $7, $8, $9, $10, $11, $12, $13, $14, $15, $16, $17)
          ON CONFLICT (uid) DO UPDATE SET fate = excluded.fate, reason = excluded.reason, content = excluded.content,
              trail = messages.trail || excluded.trail, address = excluded.address, handed_at = excluded.handed_at
          WHERE messages.fate = 2 AND messages.cancelled = 0",
@@ -342,6 +344,7 @@ pub(crate) async fn insert_or_revive(
     .bind(message.hold.map(|(until, _)| until.as_microsecond()))
     .bind(message.is_told().then_some(at))
     .bind(about(new))
+    .bind(message.carried_by.map(|uid| uid.to_vec()))
     .execute(c).await.map(drop))?;
     Ok(())
 }

@@ -4,13 +4,14 @@
 //! belong together, and one organization's flood never delays another's.
 //!
 //! Guarantee: a recorded message is offered to its lane until that has it for good, across crashes, and never twice. It
-//! then leaves the outbox, and only the lane's (sealed) copy remains until it is sent.
+//! then leaves the outbox, and only the lane's (sealed) copy remains until it is sent. What an earlier attempt may have brought
+//! to its provider is only ever resumed, by that provider.
 
 use std::{collections::HashSet, sync::Arc, time::Duration};
 
 use bytes::Bytes;
 use chassis::{
-    clock::Clock,
+    clock::{Clock, from_micros},
     error::{Error, Result},
     id::OrganizationId,
     lane::{Attempted, Blame, Courier, Delivery, Dispatcher, Offer, Outcome, Settings},
@@ -18,6 +19,7 @@ use chassis::{
     store::Store,
     with,
 };
+use jiff::{SignedDuration, Timestamp};
 use tokio::sync::Notify;
 use tokio_util::sync::CancellationToken;
 
@@ -32,6 +34,8 @@ use crate::{
 const PAGE: i64 = 200;
 /// How long to wait when the store is away.
 const PAUSE: Duration = Duration::from_secs(1);
+/// How long it is tried to find out whether a message was taken: Resend keeps an idempotency key for a day.
+const SETTLED_WITHIN: SignedDuration = SignedDuration::from_hours(23);
 /// Our mail server is never gone for good: a lane that fails waits on, however long that takes.
 const NEVER: Duration = Duration::from_secs(10 * 365 * 24 * 3600);
 
@@ -78,9 +82,20 @@ impl Courier for Post {
             }
         }
         let channel = delivery.lane_id.split_once(':').and_then(|(channel, _)| self.channels.get(channel));
+        let unsettled = match unsettled_since(&self.store, &delivery).await {
+            Ok(Some(since)) if since + SETTLED_WITHIN <= self.clock.now() => return never_settled(),
+            Ok(since) => since,
+            Err(error) => {
+                tracing::warn!(%error, "can't look up what became of a message before; it waits");
+                return ended(Outcome::Retry { after: None, blame: Blame::Message }, "store", "the store was away");
+            }
+        };
         match channel.map(|channel| channel.carriage()) {
             Some(Carriage::Carry(carrier)) => {
-                let attempted = carrier.carry(&delivery).await;
+                let attempted = match unsettled {
+                    Some(_) => carrier.resume(&delivery).await,
+                    None => carrier.carry(&delivery).await,
+                };
                 if matches!(attempted.outcome, Outcome::Permanent | Outcome::Gone) {
                     self.failed(&delivery.event).await;
                 }
@@ -97,6 +112,21 @@ impl Courier for Post {
     async fn closed(&self, lane_id: &str, reason: &str) {
         tracing::error!(lane.id = lane_id, reason, "a lane to people was closed; what waited in it can be recovered");
     }
+}
+
+/// When a message was given to its provider that may have taken it; none if none can have.
+async fn unsettled_since(store: &Store, delivery: &Delivery) -> Result<Option<Timestamp>> {
+    if delivery.attempts == 0 {
+        return Ok(None);
+    }
+    let since: Option<i64> = with!(store.reader(), c => sqlx::query_scalar(
+        "SELECT MIN(started_at) FROM attempts WHERE delivery = $1 AND outcome IN ('unsettled', 'unknown')",
+    ).bind(delivery.id).fetch_one(c).await)?;
+    Ok(since.map(from_micros))
+}
+
+fn never_settled() -> Attempted {
+    ended(Outcome::Unknown, "unknown", "its provider didn't say within a day whether it has it; it may have been taken")
 }
 
 fn ended(outcome: Outcome, class: &'static str, error: &str) -> Attempted {
@@ -222,6 +252,8 @@ impl Outbox {
 }
 
 #[cfg(test)]
+mod resume;
+#[cfg(test)]
 mod tests {
     use std::{
         collections::HashMap,
@@ -286,6 +318,7 @@ mod tests {
             trail: Vec::new(),
             address: None,
             hold: None,
+            carried_by: None,
         };
         let said = Said { organization: &organization, workflow: "w", key: "", is_change: false };
         let (kept, beliefs) = (Kept::default(), HashMap::new());

@@ -80,6 +80,9 @@ impl Recipient {
     /// `Error::Invalid` for the first field at fault.
     pub(crate) fn check(&self) -> Result<()> {
         check_id("id", &self.id)?;
+        if room::is_room(&self.id) {
+            return Err(Error::invalid("id", "must not begin as the ids of weddings' rooms do"));
+        }
         let fields = [("name", &self.name, 200), ("vendor_type", &self.vendor_type, 64), ("locale", &self.locale, 35)];
         for (field, text, bytes) in fields {
             if text.len() > bytes || text.chars().any(char::is_control) {

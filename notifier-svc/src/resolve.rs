@@ -3,7 +3,10 @@
 //! Here stands who is told and where; [`policy`] says when. Time, preferences and history are given.
 //!
 //! Invariant: everybody for whom the workflow is gets a message, now or at a stated time, or a stated reason for each
-//! channel that was offered to them; nobody gets two messages on one channel, nor one address the same message twice.
+//! channel that was offered to them; nobody gets two messages on one channel, nor one address the same message twice. Whoever
+//! is told in the wedding's room ([`room`]) has that one message, and no other by Slack.
+
+mod room;
 
 use std::{
     collections::{HashMap, HashSet},
@@ -12,6 +15,7 @@ use std::{
 
 use jiff::Timestamp;
 
+pub(crate) use self::room::Room;
 use crate::{
     category::MARKETING,
     channel::Channels,
@@ -52,6 +56,8 @@ pub(crate) struct Question<'a> {
     pub(crate) advertises: bool,
     /// The new value of the fact that is told, where it is one.
     pub(crate) news: Option<&'a str>,
+    /// The wedding's room, where the organization tells in it.
+    pub(crate) room: Option<&'a Room>,
 }
 
 /// One message that is to be sent, put off, or not sent; with the reason, in plain words.
@@ -75,6 +81,8 @@ pub(crate) enum Fate {
         reason: String,
     },
     Skip(String),
+    /// The message to the wedding's room is theirs.
+    InRoom(String),
 }
 
 /// Why a message waits. The numbers are those of the store.
@@ -104,7 +112,10 @@ pub(crate) fn plan<'a>(question: &Question<'a>, channels: &Channels) -> Vec<Plan
             planned.push(Planned { person, channel, fate, trail });
         }
     }
-    planned
+    match question.room {
+        Some(room) => room::tell_in(room, question, planned, channels),
+        None => planned,
+    }
 }
 
 /// Why a person is to be told; none if they aren't.

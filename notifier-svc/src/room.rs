@@ -5,8 +5,9 @@
 //!
 //! Invariant: what is about to be asked of Slack is committed before it is asked, and every step may be taken twice: a crash
 //! repeats a step, never a room. A room is adopted only if it carries our mark, or if our bot made it, since we asked for
-//! that very name, and nobody has marked it yet. Nobody is taken out whom we didn't bring in.
+//! that very name, nobody has marked it yet and no other wedding has it. Nobody is taken out whom we didn't bring in.
 
+mod notice;
 mod plan;
 pub(crate) mod row;
 mod step;
@@ -17,7 +18,10 @@ use chassis::{clock::Clock, error::Result, id::OrganizationId, store::Store};
 use jiff::{SignedDuration, Timestamp};
 use tokio_util::sync::CancellationToken;
 
-pub(crate) use self::row::{Member, Room, Stage, Standing, list, members, touch, touch_all, touch_of};
+pub(crate) use self::{
+    notice::{as_person, id_of, is_room, leave},
+    row::{Member, Room, Stage, Standing, list, members, open, touch, touch_all, touch_of},
+};
 use crate::{channel::Rooms, recipient::Directory};
 
 /// How often the store is asked whether something became due: a change is acted on within this.

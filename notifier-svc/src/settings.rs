@@ -26,6 +26,8 @@ pub(crate) struct Settings {
     pub(crate) slack_weddings: bool,
     /// Days after the wedding until its channel is archived.
     pub(crate) slack_archive_days: i64,
+    /// What concerns everybody in a wedding's channel is told there, once.
+    pub(crate) slack_notices: bool,
     pub(crate) updated_at: Timestamp,
 }
 
@@ -33,7 +35,7 @@ impl Default for Settings {
     fn default() -> Self {
         let (time_zone, locale) = (String::new(), String::new());
         let (slack_archive_days, updated_at) = (ARCHIVE_DAYS, Timestamp::UNIX_EPOCH);
-        Self { time_zone, locale, slack_weddings: false, slack_archive_days, updated_at }
+        Self { time_zone, locale, slack_weddings: false, slack_archive_days, slack_notices: false, updated_at }
     }
 }
 
@@ -60,6 +62,7 @@ impl Settings {
             ("locale", self.locale != old.locale),
             ("slack_weddings", self.slack_weddings != old.slack_weddings),
             ("slack_archive_days", self.slack_archive_days != old.slack_archive_days),
+            ("slack_notices", self.slack_notices != old.slack_notices),
         ];
         fields.into_iter().filter(|(_, differs)| *differs).map(|(name, _)| name).collect()
     }
@@ -76,16 +79,19 @@ pub(crate) fn check_locale(field: &'static str, locale: &str) -> Result<()> {
 
 /// An organization's settings; those that hold for everybody where it has none.
 pub(crate) async fn read(store: &Store, organization: &OrganizationId) -> Result<Settings> {
-    let row: Option<(String, String, i64, i64, i64)> = with!(store.reader(), c => sqlx::query_as(
-        "SELECT time_zone, locale, slack_weddings, slack_archive_days, updated_at FROM organization_settings WHERE organization_id = $1",
+    let row: Option<(String, String, i64, i64, i64, i64)> = with!(store.reader(), c => sqlx::query_as(
+        "SELECT time_zone, locale, slack_weddings, slack_archive_days, slack_notices, updated_at FROM organization_settings
+         WHERE organization_id = $1",
     ).bind(organization.as_str()).fetch_optional(c).await)?;
-    Ok(row.map_or_else(Settings::default, |(time_zone, locale, weddings, slack_archive_days, updated_at)| Settings {
+    let settings = |(time_zone, locale, weddings, slack_archive_days, notices, updated_at)| Settings {
         time_zone,
         locale,
         slack_weddings: weddings != 0,
         slack_archive_days,
+        slack_notices: notices != 0,
         updated_at: from_micros(updated_at),
-    }))
+    };
+    Ok(row.map_or_else(Settings::default, settings))
 }
 
 /// Replaces an organization's settings, and notes which key changed which of them.
@@ -93,17 +99,19 @@ pub(crate) async fn write(store: &Store, organization: &OrganizationId, settings
     let changed = settings.changed_from(&read(store, organization).await?).join(", ");
     let mut tx = store.begin().await?;
     with!(tx.on(), c => sqlx::query(
-        "INSERT INTO organization_settings (organization_id, time_zone, locale, slack_weddings, slack_archive_days, updated_at)
-         VALUES ($1, $2, $3, $4, $5, $6)
+        "INSERT INTO organization_settings (organization_id, time_zone, locale, slack_weddings, slack_archive_days, slack_notices,
+             updated_at)
+         VALUES ($1, $2, $3, $4, $5, $6, $7)
          ON CONFLICT (organization_id) DO UPDATE SET time_zone = excluded.time_zone, locale = excluded.locale,
              slack_weddings = excluded.slack_weddings, slack_archive_days = excluded.slack_archive_days,
-             updated_at = excluded.updated_at",
+             slack_notices = excluded.slack_notices, updated_at = excluded.updated_at",
     )
     .bind(organization.as_str())
     .bind(&settings.time_zone)
     .bind(&settings.locale)
     .bind(i64::from(settings.slack_weddings))
     .bind(settings.slack_archive_days)
+    .bind(i64::from(settings.slack_notices))
     .bind(settings.updated_at.as_microsecond())
     .execute(c).await.map(drop))?;
     room::touch_all(&mut tx, organization, settings.updated_at.as_microsecond()).await?;

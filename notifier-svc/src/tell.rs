@@ -34,6 +34,7 @@ use crate::{
     preference::Preferences,
     recipient::{Directory, Person},
     resolve::{Fate, Planned, plan},
+    room,
     suppression::{Suppressions, hash},
     template::{Templates, Texts, Wording, Wordings},
     token::{self, Purpose},
@@ -174,6 +175,8 @@ impl Notifier {
         let mut question = subject.question(&people, &known, now, stage, wedding_day);
         question.advertises = !self.postal_address.is_empty();
         (question.told_by, question.news) = (told_by.as_deref(), fact.as_ref().map(|fact| &*fact.new));
+        let room = self.room_of(&new.organization, kept, &known.wording.settings).await?;
+        question.room = room.as_ref();
         let planned = plan(&question, &self.channels);
         if telling.is_asked() {
             refuse_strangers(&planned)?;
@@ -221,9 +224,14 @@ impl Notifier {
         let new = &telling.notification;
         let (person, channel) = (planned.person, &planned.channel);
         let uid = message_uid(&new.organization, &new.event_uid, &new.workflow, &person.id, channel);
-        let mut hold = None;
+        let (mut hold, mut carried_by) = (None, None);
         let (route, reason, content) = match &planned.fate {
             Fate::Skip(reason) => (Route::Skipped, reason.clone(), Bytes::new()),
+            Fate::InRoom(reason) => {
+                let room = room::id_of(telling.kept.wedding.as_deref().unwrap_or_default());
+                carried_by = Some(message_uid(&new.organization, &new.event_uid, &new.workflow, &room, channel));
+                (Route::Carried, reason.clone(), Bytes::new())
+            }
             Fate::Hold { until, how, reason } => {
                 hold = Some((*until, *how));
                 (Route::Held, reason.clone(), Bytes::new())
@@ -258,7 +266,7 @@ impl Notifier {
         count(channel, route);
         let address = self.address(&new.organization, person, channel);
         let (recipient, channel, trail) = (person.id.clone(), channel.clone(), planned.trail.clone());
-        Ok(NewMessage { uid, recipient, channel, route, reason, content, trail, address, hold })
+        Ok(NewMessage { uid, recipient, channel, route, reason, content, trail, address, hold, carried_by })
     }
 
     /// The hash of where a message goes.

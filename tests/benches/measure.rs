@@ -15,6 +15,7 @@ const ROWS: usize = 1_000_000;
 const RATE: u32 = 2_000;
 const BACKLOG: usize = 1_000;
 const SOCKETS: usize = 10_000;
+const NOTIFICATIONS: usize = 10_000;
 
 #[derive(Debug, Args)]
 pub(crate) struct Measure {
@@ -35,18 +36,22 @@ pub(crate) struct Measure {
     /// Browsers at one gateway; at most what one process may hold open.
     #[arg(long, default_value_t = SOCKETS)]
     sockets: usize,
+    /// Notifications that come all at once, and while the process is killed; ten for each person.
+    #[arg(long, default_value_t = NOTIFICATIONS)]
+    notifications: usize,
 }
 
 impl Default for Measure {
     fn default() -> Self {
-        Self { store: Stores::Both, only: None, rows: ROWS, rate: RATE, backlog: BACKLOG, sockets: SOCKETS }
+        let (rows, rate, backlog, sockets, notifications) = (ROWS, RATE, BACKLOG, SOCKETS, NOTIFICATIONS);
+        Self { store: Stores::Both, only: None, rows, rate, backlog, sockets, notifications }
     }
 }
 
 impl Measure {
     pub(crate) async fn run(self) -> bool {
-        let Self { store, only, rows, rate, backlog, sockets } = self;
-        let wanted = Wanted { only, rows, rate, backlog, sockets };
+        let Self { store, only, rows, rate, backlog, sockets, notifications } = self;
+        let wanted = Wanted { only, rows, rate, backlog, sockets, notifications };
         let mut good = true;
         let mut told = |figure: crate::figure::Figure| {
             good &= figure.ok;

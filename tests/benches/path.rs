@@ -44,6 +44,8 @@ pub(crate) struct Wanted {
     pub(crate) backlog: usize,
     /// Browsers at one gateway.
     pub(crate) sockets: usize,
+    /// Notifications that come all at once, and while the process is killed; ten for each person.
+    pub(crate) notifications: usize,
 }
 
 impl Wanted {

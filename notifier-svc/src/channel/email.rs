@@ -29,7 +29,13 @@ use lettre::{
 use serde::{Deserialize, Serialize};
 use serde_json::{Value, json};
 
-use super::{Carriage, Carrier, Channel, Message, provider::Verdict, resend::Resend, smtp::Relay, words::one_line};
+use super::{
+    Carriage, Carrier, Channel, Message,
+    provider::{Class, Verdict},
+    resend::Resend,
+    smtp::Relay,
+    words::one_line,
+};
 use crate::{calendar, config::Config, event::plain, recipient::Recipient};
 
 /// A letter as it waits: whom it goes to, and as each way carries it.
@@ -202,6 +208,20 @@ impl Carrier for Email {
             };
             let nobody = || super::smtp::waits("no way that this letter was written for is set up any more");
             second.or_else(|| first.map(Verdict::attempted)).unwrap_or_else(nobody)
+        })
+    }
+
+    /// Only Resend can tell a repeat; the server isn't given what Resend may have.
+    fn resume<'a>(&'a self, delivery: &'a Delivery) -> BoxFuture<'a, Attempted> {
+        Box::pin(async move {
+            let unsure = |said| Verdict::new(Class::Unsure, said).attempted();
+            let Ok(letter) = serde_json::from_slice::<Letter>(&delivery.content) else {
+                return unsure("the stored letter can't be read");
+            };
+            match &self.resend {
+                Some(resend) if !letter.api.is_null() => resend.again(delivery.event, &letter.api).await.attempted(),
+                _ => unsure("a mail server can't be asked about an earlier attempt"),
+            }
         })
     }
 }

@@ -15,7 +15,7 @@ use http::header;
 use serde::Deserialize;
 use serde_json::{Value, json};
 
-use super::provider::{Ask, Class, Provider, Verdict};
+use super::provider::{Ask, Class, Provider, Verdict, by_status};
 use crate::config::Whatsapp as Settings;
 
 /// The version that requests are written for.
@@ -109,17 +109,15 @@ fn table(answer: &Answer) -> (Class, String) {
         return (Class::Taken, String::new());
     }
     match serde_json::from_slice::<Said>(&answer.body) {
+        Ok(Said { error }) if is_vague(error.code) => (Class::Unsure, error.code.to_string()),
         Ok(Said { error }) => (of_code(error.code).unwrap_or_else(|| by_status(answer)), error.code.to_string()),
         Err(_) => (by_status(answer), String::new()),
     }
 }
 
-/// A 5xx that isn't Meta's own words may come from in front of it, after the message went in.
-fn by_status(answer: &Answer) -> Class {
-    match super::provider::by_status(answer) {
-        Class::Down => Class::Unsure,
-        class => class,
-    }
+/// Answers that say that something is broken there or doesn't answer, and not that the message failed.
+fn is_vague(code: u32) -> bool {
+    matches!(code, 1 | 2 | 131016 | 133004)
 }
 
 /// What an error code means, in an answer or in a report; none for one that isn't known.
@@ -194,7 +192,8 @@ mod tests {
             (&barred[..], Class::Barred),
             (&refused[..], Class::Refused),
             (&[4, 80007, 130429][..], Class::Busy),
-            (&[1, 2, 131000, 131016, 133004][..], Class::Down),
+            (&[131000][..], Class::Down),
+            (&[1, 2, 131016, 133004][..], Class::Unsure),
             (&[131056][..], Class::Later),
         ] {
             for code in codes {

@@ -174,7 +174,7 @@ pub(crate) fn way_out() -> Outbound {
     Outbound::new(&settings).expect("settings that hold")
 }
 
-pub(crate) fn provider(name: &'static str) -> Provider {
+pub(super) fn provider(name: &'static str) -> Provider {
     Provider::new(name, way_out(), Clock::System, 0)
 }
 

@@ -1,9 +1,9 @@
 //! What every provider that is reached over HTTP shares: one exchange through the guard, and what its answer means for a
 //! message. Which code means what is each provider's own table.
 //!
-//! Guarantee: a message counts as not sent only if the provider can't have taken it. A connection that breaks once the
-//! request may have left leaves it [`Class::Unsure`], and whoever sends settles that: by the same idempotency key, by
-//! looking it up, or not at all.
+//! Guarantee: a message counts as not sent only if the provider can't have taken it: it was never reached, or it says so. A
+//! connection that breaks once the request may have left, and a 5xx, leave it [`Class::Unsure`]. Whoever sends settles that:
+//! by the same idempotency key or by looking it up, at once or later ([`Class::Unsettled`]), or not at all.
 
 use std::{
     sync::{Mutex, PoisonError},
@@ -40,13 +40,15 @@ pub(crate) enum Class {
     Dead,
     /// Not now, for reasons of this message or its recipient.
     Later,
-    /// The provider is away or broken, and hasn't taken it.
+    /// The provider is away, and hasn't taken it.
     Down,
     /// Too much at a time.
     Busy,
     /// Our account, credentials or set-up: nothing goes until somebody mends it.
     Barred,
-    /// It may have been taken.
+    /// It may have been taken, and the next attempt finds out before anything is sent again.
+    Unsettled,
+    /// It may have been taken, and nobody can say.
     Unsure,
 }
 
@@ -61,6 +63,7 @@ impl Class {
             Self::Down => "down",
             Self::Busy => "throttled",
             Self::Barred => "auth",
+            Self::Unsettled => "unsettled",
             Self::Unsure => "unknown",
         }
     }
@@ -104,12 +107,12 @@ impl Verdict {
             Class::Taken => Outcome::Delivered,
             Class::Refused | Class::Dead => Outcome::Permanent,
             Class::Later => retry(self.after, Blame::Message),
-            Class::Down | Class::Busy => retry(self.after, Blame::Destination),
+            Class::Down | Class::Busy | Class::Unsettled => retry(self.after, Blame::Destination),
             Class::Barred => retry(Some(self.after.unwrap_or_default().max(BARRED)), Blame::Destination),
             Class::Unsure => Outcome::Unknown,
         };
         let error = match self.class {
-            Class::Unsure => format!("{}; it may have been taken", self.said),
+            Class::Unsure | Class::Unsettled => format!("{}; it may have been taken", self.said),
             _ => self.said,
         };
         Attempted { outcome, status_code: self.status, class: self.class.name(), error, response: self.response }
@@ -234,14 +237,14 @@ impl Provider {
     }
 }
 
-/// What a status means that no table knows better (RFC 9110). A 5xx counts as not taken: who can't drop a repeat looks
-/// a message up before it is sent again.
+/// What a status means that no table knows better (RFC 9110). A 5xx says nothing of how far it came, and may be said by
+/// something in front of the provider; a 408 says that the request never came whole, and a 429 that it wasn't looked at.
 pub(super) fn by_status(answer: &Answer) -> Class {
     match answer.status.as_u16() {
         200..=299 => Class::Taken,
         401 | 403 | 407 => Class::Barred,
         408 | 425 | 429 => Class::Busy,
-        500.. => Class::Down,
+        500.. => Class::Unsure,
         _ => Class::Refused,
     }
 }
@@ -336,8 +339,8 @@ mod tests {
             (404, Class::Refused),
             (408, Class::Busy),
             (429, Class::Busy),
-            (500, Class::Down),
-            (503, Class::Down),
+            (500, Class::Unsure),
+            (503, Class::Unsure),
         ] {
             assert_eq!(class(Script::status(status)).await, expected, "{status}");
         }

@@ -1,7 +1,8 @@
 //! Push: to every browser and device of a person, by Web Push or by Firebase Cloud Messaging.
 //!
-//! A message counts as delivered once one of them took it. All of them show it under one tag, so a repeat takes the place of
-//! what is there: what may have been taken is simply tried again. A browser or device that is gone is forgotten.
+//! A message counts as delivered once one of them took it. A browser shows a repeat in the place of the first and doesn't ring
+//! for it, so what its service may have taken is tried again; a device does ring, so what Firebase may have taken stays
+//! unknown. A browser or device that is gone is forgotten.
 
 mod encrypt;
 mod fcm;
@@ -149,21 +150,28 @@ impl Carrier for PushChannel {
             together(verdicts).attempted()
         })
     }
+
+    /// Only browsers can have it from an earlier attempt, and they show it once.
+    fn resume<'a>(&'a self, delivery: &'a Delivery) -> BoxFuture<'a, Attempted> {
+        self.carry(delivery)
+    }
 }
 
 /// What it comes to for the message: the best that any of them said.
 fn together(verdicts: Vec<Verdict>) -> Verdict {
     let rank = |verdict: &Verdict| match verdict.class {
         Class::Taken => 0,
-        Class::Later | Class::Unsure => 1,
-        Class::Down | Class::Busy => 2,
-        Class::Barred => 3,
-        Class::Refused => 4,
-        Class::Dead => 5,
+        // Another try goes to all of them.
+        Class::Unsure => 1,
+        Class::Unsettled => 2,
+        Class::Later => 3,
+        Class::Down | Class::Busy => 4,
+        Class::Barred => 5,
+        Class::Refused => 6,
+        Class::Dead => 7,
     };
     let best = verdicts.into_iter().min_by_key(rank);
-    let best = best.unwrap_or_else(|| Verdict::new(Class::Dead, "there is no browser or device to push to"));
-    if best.class == Class::Unsure { Verdict { class: Class::Later, ..best } } else { best }
+    best.unwrap_or_else(|| Verdict::new(Class::Dead, "there is no browser or device to push to"))
 }
 
 /// What a character takes in JSON, and twice that in a key of JSON in JSON.

@@ -1,7 +1,7 @@
 //! Resend's API for mail (resend-openapi): one message by `POST /emails`, under an idempotency key.
 //!
-//! The key is the message's own name, and holds for a day: an attempt whose outcome isn't known is made again with it at
-//! once, several times, and what isn't known even then stays unknown, since no other way may be tried meanwhile.
+//! The key is the message's own name, and holds for a day: an attempt whose outcome isn't known is made again with it, several
+//! times at once and then by its lane's schedule. No other way may be tried meanwhile, whatever a later answer says of itself.
 
 use std::time::Duration;
 
@@ -20,6 +20,8 @@ use crate::config::Resend as Settings;
 
 /// When an attempt of unknown outcome is made again.
 const AGAIN_AFTER: &[Duration] = &[Duration::from_secs(1), Duration::from_secs(5), Duration::from_secs(20)];
+/// This key stands for another mail.
+const OTHER_PAYLOAD: &str = "invalid_idempotent_request";
 const IDEMPOTENCY_KEY: HeaderName = HeaderName::from_static("idempotency-key");
 
 pub(super) struct Resend {
@@ -44,21 +46,32 @@ impl Resend {
         self.again_after = super::peer::AT_ONCE;
     }
 
-    /// Sends one mail, as often as it is called for one name within a day.
+    /// Sends one mail, once however often it is called for one name within a day.
     pub(super) async fn send(&self, uid: [u8; 16], mail: &Value) -> Verdict {
-        let first = self.post(uid, mail).await;
-        if first.class != Class::Unsure {
-            return first;
+        let mut last = self.post(uid, mail).await;
+        if last.class != Class::Unsure {
+            return last;
         }
         for pause in self.again_after {
             sleep(*pause).await;
-            let again = self.post(uid, mail).await;
-            // What is said of the mail itself holds for the first as well; all else says nothing about it.
-            if matches!(again.class, Class::Taken | Class::Refused | Class::Dead) {
-                return again;
+            last = self.again(uid, mail).await;
+            if last.class != Class::Unsettled {
+                return last;
             }
         }
-        first
+        Verdict { class: Class::Unsettled, ..last }
+    }
+
+    /// Sends it where an earlier attempt may have been taken.
+    pub(super) async fn again(&self, uid: [u8; 16], mail: &Value) -> Verdict {
+        let again = self.post(uid, mail).await;
+        match again.class {
+            // What is said of the mail itself holds for the earlier attempt as well.
+            Class::Taken | Class::Refused | Class::Dead => again,
+            Class::Unsure if again.code == OTHER_PAYLOAD => again,
+            // All else says nothing about it.
+            _ => Verdict { class: Class::Unsettled, ..again },
+        }
     }
 
     async fn post(&self, uid: [u8; 16], mail: &Value) -> Verdict {
@@ -92,8 +105,8 @@ fn of_name(status: u16, name: &str) -> Option<Class> {
         // An unverified domain of ours, or one of theirs that only takes tests.
         "validation_error" if status == 403 => Class::Barred,
         "missing_api_key" | "restricted_api_key" | "invalid_api_key" | "security_error" => Class::Barred,
-        // The first under this key may have been delivered: it is never sent under another.
-        "invalid_idempotent_request" => Class::Refused,
+        // The first under this key may have been delivered: it is never sent under another, nor another way.
+        OTHER_PAYLOAD => Class::Unsure,
         "concurrent_idempotent_requests" => Class::Later,
         "validation_error"
         | "invalid_idempotency_key"
@@ -106,7 +119,7 @@ fn of_name(status: u16, name: &str) -> Option<Class> {
         | "invalid_access"
         | "invalid_region" => Class::Refused,
         "rate_limit_exceeded" | "daily_quota_exceeded" | "monthly_quota_exceeded" => Class::Busy,
-        "application_error" | "internal_server_error" => Class::Down,
+        // `application_error`, `internal_server_error`: by their status.
         _ => return None,
     })
 }
@@ -138,7 +151,6 @@ mod tests {
             (403, "validation_error", Class::Barred),
             (404, "not_found", Class::Refused),
             (405, "method_not_allowed", Class::Refused),
-            (409, "invalid_idempotent_request", Class::Refused),
             (409, "concurrent_idempotent_requests", Class::Later),
             (422, "missing_required_field", Class::Refused),
             (422, "invalid_from_address", Class::Refused),
@@ -150,8 +162,6 @@ mod tests {
             (429, "daily_quota_exceeded", Class::Busy),
             (429, "monthly_quota_exceeded", Class::Busy),
             (451, "security_error", Class::Barred),
-            (500, "application_error", Class::Down),
-            (500, "internal_server_error", Class::Down),
             (418, "something_new", Class::Refused),
         ] {
             peer.then([Script::json(
@@ -164,7 +174,7 @@ mod tests {
     }
 
     #[tokio::test]
-    async fn an_unknown_outcome_is_settled_by_the_same_key_or_stays_unknown() {
+    async fn an_unknown_outcome_is_settled_by_the_same_key_or_later_by_it() {
         let taken = || Script::json(200, json!({"id": "49a3999c-0ce1-4ea6-ab68-afcd6dc2e794"}));
         let peer = Peer::start([Script::HangUp, Script::HangUp, taken()]).await;
         assert_eq!(send(&peer).await.class, Class::Taken);
@@ -174,7 +184,7 @@ mod tests {
         // Being turned away afterwards says nothing about the first.
         for status in [429, 503, 401] {
             let peer = Peer::start([Script::HangUp, Script::status(status), Script::status(status)]).await;
-            assert_eq!(send(&peer).await.class, Class::Unsure, "{status}");
+            assert_eq!(send(&peer).await.class, Class::Unsettled, "{status}");
         }
     }
 }

@@ -56,6 +56,11 @@ impl SlackChannel {
             hook: Hook::new(outbound.clone(), clock.clone()),
         }
     }
+
+    #[cfg(test)]
+    pub(super) fn look_at_once(&mut self) {
+        self.api.look_at_once();
+    }
 }
 
 impl Channel for SlackChannel {
@@ -98,6 +103,16 @@ impl Carrier for SlackChannel {
                 Ok(Post::Hook { url, message }) if is_at(&url, &self.hook_hosts) => self.hook.send(url, &message).await,
                 Ok(Post::Hook { .. }) => Verdict::new(Class::Refused, "the webhook is none of Slack's"),
                 Err(_) => Verdict::new(Class::Refused, "the stored message can't be read"),
+            };
+            verdict.attempted()
+        })
+    }
+
+    fn resume<'a>(&'a self, delivery: &'a Delivery) -> BoxFuture<'a, Attempted> {
+        Box::pin(async move {
+            let verdict = match serde_json::from_slice::<Post>(&delivery.content) {
+                Ok(Post::Api { to, message }) => self.api.again(delivery, &to, &message).await,
+                _ => Verdict::new(Class::Unsure, "a webhook can't be asked about an earlier attempt"),
             };
             verdict.attempted()
         })

@@ -65,6 +65,17 @@ impl SmsChannel {
     }
 }
 
+impl SmsChannel {
+    async fn send(&self, delivery: &Delivery, again: bool) -> Verdict {
+        let Ok(sms) = serde_json::from_slice::<Sms>(&delivery.content) else {
+            return Verdict::new(Class::Refused, "the stored message can't be read");
+        };
+        let sender = (self.sender.0, self.sender.1.as_str());
+        let text = Text { to: &sms.to, sender, said: Said::Body(&sms.body) };
+        if again { self.twilio.again(delivery, &text).await } else { self.twilio.send(delivery, &text).await }
+    }
+}
+
 fn characters(text: &str) -> usize {
     text.chars().count()
 }
@@ -98,14 +109,11 @@ impl Channel for SmsChannel {
 
 impl Carrier for SmsChannel {
     fn carry<'a>(&'a self, delivery: &'a Delivery) -> BoxFuture<'a, Attempted> {
-        Box::pin(async move {
-            let Ok(sms) = serde_json::from_slice::<Sms>(&delivery.content) else {
-                return Verdict::new(Class::Refused, "the stored message can't be read").attempted();
-            };
-            let sender = (self.sender.0, self.sender.1.as_str());
-            let text = Text { to: &sms.to, sender, said: Said::Body(&sms.body) };
-            self.twilio.send(delivery, &text).await.attempted()
-        })
+        Box::pin(async move { self.send(delivery, false).await.attempted() })
+    }
+
+    fn resume<'a>(&'a self, delivery: &'a Delivery) -> BoxFuture<'a, Attempted> {
+        Box::pin(async move { self.send(delivery, true).await.attempted() })
     }
 }
 

@@ -2,7 +2,7 @@
 //! with Workflows"). The URL holds its own signature, and so is a secret.
 //!
 //! Whatever people wrote stands in text runs, which know no Markdown. An acceptance is all that comes back: no id, no
-//! receipt, and nothing to look up, so what was cut stays unknown.
+//! receipt, and nothing to look up, so what was cut or failed on their side stays unknown.
 
 use bytes::Bytes;
 use chassis::{
@@ -219,8 +219,8 @@ mod tests {
             (404, "", Class::Dead),
             (413, "{\"error\":{\"code\":\"RequestEntityTooLarge\"}}", Class::Refused),
             (429, "", Class::Busy),
-            (502, "", Class::Down),
-            (504, "", Class::Down),
+            (502, "", Class::Unsure),
+            (504, "", Class::Unsure),
         ] {
             peer.then([Script::text(status, said)]);
             let content = message_to(&channel(), &person(&peer), "emergency", json!({}));

@@ -1,7 +1,7 @@
 //! Twilio's Messages API, which SMS and WhatsApp share (twilio-oai, `twilio_api_v2010`).
 //!
 //! Creating a message can't be repeated safely: there is no idempotency key. So an attempt whose outcome isn't known looks
-//! the message up, by whom it goes to, its text and when it was made; and every attempt after the first begins so.
+//! the message up, by whom it goes to, its text and when it was made; and the attempt after it begins so.
 
 use std::time::Duration;
 
@@ -25,7 +25,7 @@ const LOOK_AFTER: &[Duration] = &[Duration::from_secs(2), Duration::from_secs(10
 /// Their clock may be behind ours.
 const SKEW: Duration = Duration::from_secs(60);
 /// How many messages to one number a look-up sees, the latest.
-const SEEN: &str = "20";
+const SEEN: usize = 20;
 
 /// Twilio, by one account.
 pub(super) struct Twilio {
@@ -58,7 +58,8 @@ enum Found {
     /// Under this id of Twilio's.
     Yes(String),
     No,
-    Unknown(Verdict),
+    /// It can't be asked now.
+    Later(Verdict),
 }
 
 impl Twilio {
@@ -78,31 +79,30 @@ impl Twilio {
         Self { look_after: super::peer::AT_ONCE, ..self }
     }
 
-    /// Sends one message, unless an earlier attempt has.
+    /// Sends one message, where no earlier attempt can have.
     pub(super) async fn send(&self, delivery: &Delivery, text: &Text<'_>) -> Verdict {
-        let since = Timestamp::from_microsecond(delivery.created_at).unwrap_or(Timestamp::MIN);
-        if delivery.attempts > 0 {
-            match self.look_up(text, since).await {
-                Found::Yes(sid) => return Verdict::taken(sid),
-                Found::Unknown(verdict) => return verdict,
-                Found::No => {}
-            }
-        }
         let verdict = self.provider.ask(self.create(delivery, text), table).await;
-        if verdict.class == Class::Unsure { self.settle(text, since, verdict).await } else { verdict }
+        if verdict.class == Class::Unsure { self.settle(delivery, text, verdict).await } else { verdict }
+    }
+
+    /// Sends one message, unless an earlier attempt has.
+    pub(super) async fn again(&self, delivery: &Delivery, text: &Text<'_>) -> Verdict {
+        match self.look_up(text, since(delivery)).await {
+            Found::Yes(sid) => Verdict::taken(sid),
+            Found::Later(verdict) => verdict,
+            Found::No => self.send(delivery, text).await,
+        }
     }
 
     /// Whether it was taken after all. If it wasn't so far, it waits, and is looked for again before it is sent again.
-    async fn settle(&self, text: &Text<'_>, since: Timestamp, unsure: Verdict) -> Verdict {
-        let mut last = Found::No;
+    async fn settle(&self, delivery: &Delivery, text: &Text<'_>, unsure: Verdict) -> Verdict {
         for pause in self.look_after {
             sleep(*pause).await;
-            last = self.look_up(text, since).await;
-            if let Found::Yes(sid) = last {
+            if let Found::Yes(sid) = self.look_up(text, since(delivery)).await {
                 return Verdict::taken(sid);
             }
         }
-        if matches!(last, Found::No) { Verdict { class: Class::Later, ..unsure } } else { unsure }
+        Verdict { class: Class::Unsettled, ..unsure }
     }
 
     fn create(&self, delivery: &Delivery, text: &Text<'_>) -> Ask {
@@ -127,24 +127,26 @@ impl Twilio {
     /// `DateSent` isn't asked for: a message that is queued has none yet.
     async fn look_up(&self, text: &Text<'_>, since: Timestamp) -> Found {
         let query = url::form_urlencoded::Serializer::new(String::new())
-            .extend_pairs([("To", text.to), ("PageSize", SEEN)])
+            .extend_pairs([("To", text.to), ("PageSize", &SEEN.to_string())])
             .finish();
         let ask = Ask::get(format!("{}?{query}", self.messages)).with(header::AUTHORIZATION, &self.login);
         match self.provider.answer(ask).await {
             Ok(answer) if answer.status == 200 => match serde_json::from_slice::<Listed>(&answer.body) {
-                Ok(listed) => {
-                    let found = listed.messages.into_iter().find(|message| message.is(text, since));
-                    found.map_or(Found::No, |message| Found::Yes(message.sid))
-                }
-                Err(_) => Found::Unknown(Verdict::new(Class::Down, "Twilio's list of messages can't be read")),
+                Ok(Listed { messages }) => found(messages, text, since),
+                Err(_) => Found::Later(Verdict::new(Class::Unsettled, "Twilio's list of messages can't be read")),
             },
             Ok(answer) => {
                 let said = format!("Twilio answered {} when a message was looked up", answer.status.as_u16());
-                Found::Unknown(Verdict::new(Class::Down, said))
+                Found::Later(Verdict { after: self.provider.asks_for(&answer), ..Verdict::new(Class::Unsettled, said) })
             }
-            Err(verdict) => Found::Unknown(Verdict { class: Class::Down, ..verdict }),
+            Err(verdict) => Found::Later(Verdict { class: Class::Unsettled, ..verdict }),
         }
     }
+}
+
+/// Since when it can have been created.
+fn since(delivery: &Delivery) -> Timestamp {
+    Timestamp::from_microsecond(delivery.created_at).unwrap_or(Timestamp::MIN)
 }
 
 #[derive(Deserialize)]
@@ -160,15 +162,30 @@ struct Created {
     date_created: Option<String>,
 }
 
+/// A message among the latest; where all of those are of the same time, it may be beyond them.
+fn found(messages: Vec<Created>, text: &Text<'_>, since: Timestamp) -> Found {
+    if let Some(message) = messages.iter().find(|message| message.is(text, since)) {
+        return Found::Yes(message.sid.clone());
+    }
+    if messages.len() >= SEEN && messages.iter().all(|message| message.is_since(since)) {
+        return Found::Later(Verdict::new(Class::Unsettled, "Twilio lists too many messages to look one up"));
+    }
+    Found::No
+}
+
 impl Created {
+    fn is_since(&self, since: Timestamp) -> bool {
+        let at = self.date_created.as_deref().and_then(|at| rfc2822::parse(at).ok());
+        at.is_some_and(|at| at.timestamp() >= since - SKEW)
+    }
+
     fn is(&self, text: &Text<'_>, since: Timestamp) -> bool {
-        let at = self.date_created.as_deref().and_then(|at| rfc2822::parse(at).ok()).map(|at| at.timestamp());
         let body = self.body.as_deref().unwrap_or_default().trim();
         let says_it = match &text.said {
             Said::Body(said) => body == said.trim(),
             Said::Content { holds, .. } => body.contains(holds),
         };
-        self.to == text.to && says_it && at.is_some_and(|at| at >= since - SKEW)
+        self.to == text.to && says_it && self.is_since(since)
     }
 }
 
@@ -242,7 +259,8 @@ mod tests {
     }
 
     async fn send(peer: &Peer, body: &str, attempts: u32) -> Verdict {
-        twilio(peer).send(&delivery("".into(), attempts), &text(body)).await
+        let (twilio, delivery, text) = (twilio(peer), delivery("".into(), attempts), text(body));
+        if attempts == 0 { twilio.send(&delivery, &text).await } else { twilio.again(&delivery, &text).await }
     }
 
     #[tokio::test]
@@ -291,7 +309,6 @@ mod tests {
             (429, 14107, Class::Busy),
             (400, 63018, Class::Busy),
             (400, 99999, Class::Refused),
-            (500, 99999, Class::Down),
         ];
         let peer = Peer::start([]).await;
         for (status, code, expected) in table {
@@ -327,7 +344,7 @@ mod tests {
         assert_eq!((found.class, found.response), (Class::Taken, format!("SM{}", "0".repeat(32)).into()));
         // It wasn't: it waits, is looked for once more, and then sent.
         let peer = Peer::start([Script::HangUp, list(&[]), list(&[])]).await;
-        assert_eq!(send(&peer, "hi", 0).await.class, Class::Later);
+        assert_eq!(send(&peer, "hi", 0).await.class, Class::Unsettled);
         peer.then([list(&[]), Script::json(201, json!({}))]);
         assert_eq!(send(&peer, "hi", 1).await.class, Class::Taken);
         let posts = peer.asked().iter().filter(|asked| asked.method == "POST").count();
@@ -336,12 +353,12 @@ mod tests {
         let peer = Peer::start([list(&[created("hi", Clock::System.now())])]).await;
         assert_eq!(send(&peer, "hi", 1).await.class, Class::Taken);
         assert_eq!(peer.asked().len(), 1);
-        // Nobody says: unknown.
-        let peer = Peer::start([Script::HangUp, Script::status(503), Script::HangUp]).await;
-        assert_eq!(send(&peer, "hi", 0).await.class, Class::Unsure);
         // While nothing can be looked up, nothing is sent.
+        let peer = Peer::start([Script::HangUp, Script::status(503), Script::HangUp]).await;
+        assert_eq!(send(&peer, "hi", 0).await.class, Class::Unsettled);
         let peer = Peer::start([Script::status(503)]).await;
-        assert_eq!(send(&peer, "hi", 1).await.class, Class::Down);
+        assert_eq!(send(&peer, "hi", 1).await.class, Class::Unsettled);
+        assert_eq!(peer.asked().len(), 1);
     }
 
     #[tokio::test]
@@ -353,5 +370,9 @@ mod tests {
         assert_eq!(send(&peer, "hi", 1).await.class, Class::Taken);
         assert_eq!(peer.asked()[1].method, "POST");
         assert!(peer.asked()[0].target.ends_with("?To=%2B15005550009&PageSize=20"), "{}", peer.asked()[0].target);
+        // It may be behind the last that is listed.
+        let many = vec![created("other", Clock::System.now()); 20];
+        let peer = Peer::start([list(&many)]).await;
+        assert_eq!((send(&peer, "hi", 1).await.class, peer.asked().len()), (Class::Unsettled, 1));
     }
 }

@@ -75,19 +75,28 @@ impl WhatsappChannel {
         match (first, &self.twilio) {
             (Some(verdict), None) => verdict,
             (Some(verdict), Some(_)) if !verdict.class.may_fail_over() => verdict,
-            (_, Some(twilio)) => twilio.send(delivery, chat).await,
+            (_, Some(twilio)) => twilio.send(delivery, chat, false).await,
             (None, None) => Verdict::new(Class::Down, "WhatsApp is not set up here any more"),
+        }
+    }
+
+    /// Only Twilio can be asked what became of an earlier attempt; Meta isn't given what Twilio may have.
+    async fn again(&self, delivery: &Delivery, chat: &Chat) -> Verdict {
+        match &self.twilio {
+            Some(twilio) => twilio.send(delivery, chat, true).await,
+            None => Verdict::new(Class::Unsure, "WhatsApp can't be asked about an earlier attempt"),
         }
     }
 }
 
 impl ByTwilio {
-    async fn send(&self, delivery: &Delivery, chat: &Chat) -> Verdict {
+    async fn send(&self, delivery: &Delivery, chat: &Chat, again: bool) -> Verdict {
         let to = format!("whatsapp:{}", chat.to);
         let variables = json!({"1": chat.title, "2": chat.body}).to_string();
         let template = Said::Content { sid: &self.content_sid, variables: &variables, holds: &chat.body };
         let said = chat.text.as_deref().map_or(template, Said::Body);
-        self.twilio.send(delivery, &Text { to: &to, sender: ("From", &self.from), said }).await
+        let text = Text { to: &to, sender: ("From", &self.from), said };
+        if again { self.twilio.again(delivery, &text).await } else { self.twilio.send(delivery, &text).await }
     }
 }
 
@@ -128,6 +137,15 @@ impl Carrier for WhatsappChannel {
             match serde_json::from_slice::<Chat>(&delivery.content) {
                 Ok(chat) => self.send(delivery, &chat).await.attempted(),
                 Err(_) => Verdict::new(Class::Refused, "the stored message can't be read").attempted(),
+            }
+        })
+    }
+
+    fn resume<'a>(&'a self, delivery: &'a Delivery) -> BoxFuture<'a, Attempted> {
+        Box::pin(async move {
+            match serde_json::from_slice::<Chat>(&delivery.content) {
+                Ok(chat) => self.again(delivery, &chat).await.attempted(),
+                Err(_) => Verdict::new(Class::Unsure, "the stored message can't be read").attempted(),
             }
         })
     }

@@ -26,7 +26,8 @@ impl Release {
     pub(super) fn of(verdict: &Verdict) -> Self {
         let (route, reason, hold, how) = match &verdict.fate {
             Fate::Send(reason) => (Route::Lane, reason, None, verdict.how),
-            Fate::Skip(reason) => (Route::Skipped, reason, None, verdict.how),
+            // Nothing that waited is told in a room.
+            Fate::Skip(reason) | Fate::InRoom(reason) => (Route::Skipped, reason, None, verdict.how),
             // What belongs into a digest stays there.
             Fate::Hold { until, how: How::Deferred, reason } => (Route::Held, reason, Some(*until), verdict.how),
             Fate::Hold { until, how, reason } => (Route::Held, reason, Some(*until), *how as i64),
@@ -45,6 +46,7 @@ impl Release {
             trail: Vec::new(),
             address: None,
             hold: None,
+            carried_by: None,
         }
     }
 

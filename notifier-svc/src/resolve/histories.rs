@@ -114,7 +114,7 @@ impl Model<'_> {
                     assert!(until > now && !critical);
                     self.world.held.push(Held { until, how, number, person, channel });
                 }
-                Fate::Skip(reason) => {
+                Fate::Skip(reason) | Fate::InRoom(reason) => {
                     assert!(!reason.is_empty());
                     *self.world.skipped.entry((number, person, channel)).or_default() += 1;
                 }
@@ -159,7 +159,9 @@ impl Model<'_> {
                     let how = if *how == How::Deferred { held.how } else { *how };
                     self.world.held.push(Held { until: *until, how, ..held });
                 }
-                Fate::Skip(_) => *self.world.skipped.entry((held.number, held.person, held.channel)).or_default() += 1,
+                Fate::Skip(_) | Fate::InRoom(_) => {
+                    *self.world.skipped.entry((held.number, held.person, held.channel)).or_default() += 1
+                }
             }
         }
         if let Some(person) = told {

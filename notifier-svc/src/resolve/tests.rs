@@ -39,6 +39,7 @@ pub(super) fn question<'a>(
         known,
         advertises: true,
         news: None,
+        room: None,
     }
 }
 
@@ -61,7 +62,7 @@ fn told(workflow: &str, offered: &[&str], people: &[Person]) -> Vec<(String, Str
     let planned = plan(&question, &Channels::for_test());
     let fate = |fate| match fate {
         Fate::Send(reason) => (true, reason),
-        Fate::Skip(reason) | Fate::Hold { reason, .. } => (false, reason),
+        Fate::Skip(reason) | Fate::InRoom(reason) | Fate::Hold { reason, .. } => (false, reason),
     };
     planned
         .into_iter()
@@ -211,7 +212,7 @@ proptest! {
         let mut seen: HashMap<(&str, &str), usize> = HashMap::new();
         for message in &planned {
             *seen.entry((&message.person.id, &message.channel)).or_default() += 1;
-            let (Fate::Send(reason) | Fate::Skip(reason) | Fate::Hold { reason, .. }) = &message.fate;
+            let (Fate::Send(reason) | Fate::Skip(reason) | Fate::InRoom(reason) | Fate::Hold { reason, .. }) = &message.fate;
             prop_assert!(!reason.is_empty());
         }
         prop_assert!(seen.values().all(|times| *times == 1), "{seen:?}");

@@ -1,5 +1,7 @@
 //! The rooms and their members as the store holds them.
 
+use std::collections::BTreeSet;
+
 use chassis::{
     clock::from_micros,
     error::Result,
@@ -168,6 +170,13 @@ pub(crate) async fn list(
     Ok(rows.into_iter().map(Room::from).collect())
 }
 
+/// Whether a room of Slack's is known as some wedding's, in whatever organization: all share one workspace.
+pub(super) async fn is_known(store: &Store, id: &str) -> Result<bool> {
+    let known: i64 = with!(store.reader(), c => sqlx::query_scalar("SELECT COUNT(*) FROM rooms WHERE room_id = $1")
+        .bind(id).fetch_one(c).await)?;
+    Ok(known > 0)
+}
+
 /// Writes how far a room is; what is due stays due.
 pub(super) async fn save(store: &Store, organization: &OrganizationId, room: &Room) -> Result<()> {
     Ok(with!(store.writer(), c => sqlx::query(
@@ -212,6 +221,26 @@ pub(crate) async fn members(store: &Store, organization: &OrganizationId, weddin
     ).bind(organization.as_str()).bind(wedding).fetch_all(c).await)?;
     let member = |(user, standing, said)| Member { user, standing: Standing::from_number(standing), said };
     Ok(rows.into_iter().map(member).collect())
+}
+
+/// The room of a wedding that is open: Slack's id, and the members that are in.
+pub(crate) async fn open(
+    store: &Store,
+    organization: &OrganizationId,
+    wedding: &str,
+) -> Result<Option<(String, BTreeSet<String>)>> {
+    let rows: Vec<(String, Option<String>)> = with!(store.reader(), c => sqlx::query_as(
+        "SELECT r.room_id, m.user_id FROM rooms AS r LEFT JOIN room_members AS m
+             ON m.organization_id = r.organization_id AND m.wedding_id = r.wedding_id AND m.standing = $4
+         WHERE r.organization_id = $1 AND r.wedding_id = $2 AND r.stage = $3",
+    )
+    .bind(organization.as_str())
+    .bind(wedding)
+    .bind(Stage::Open as i64)
+    .bind(Standing::In as i64)
+    .fetch_all(c).await)?;
+    let id = rows.first().map(|(id, _)| id.clone());
+    Ok(id.map(|id| (id, rows.into_iter().filter_map(|(_, user)| user).collect())))
 }
 
 pub(super) async fn put_member(

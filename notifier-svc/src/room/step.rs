@@ -132,7 +132,8 @@ impl Keeper {
         let Some(found) = self.rooms.find(&room.name).await? else { return Ok(None) };
         let bot = self.rooms.whoami().await?;
         let ours = is_ours(&found, organization, &room.wedding, &bot, room.asked_at.unwrap_or(now));
-        Ok(ours.then_some(found.id))
+        // Another wedding of that name may have made it a moment ago, and not marked it yet.
+        Ok(if ours && !row::is_known(&self.store, &found.id).await? { Some(found.id) } else { None })
     }
 
     async fn move_members(

@@ -48,6 +48,7 @@ impl SettingsService for OfOrganizations {
             locale: given.locale,
             slack_weddings: given.slack_weddings,
             slack_archive_days: days,
+            slack_notices: given.slack_notices,
             updated_at: self.0.clock.now(),
         };
         settings.check().map_err(|error| error.within("settings"))?;
@@ -63,6 +64,7 @@ fn print(settings: Settings) -> wire::OrganizationSettings {
         locale: settings.locale,
         slack_weddings: settings.slack_weddings,
         slack_archive_days: i32::try_from(settings.slack_archive_days).unwrap_or(i32::MAX),
+        slack_notices: settings.slack_notices,
         updated_at: Some(timestamp(settings.updated_at)),
     }
 }

@@ -14,7 +14,7 @@ use tonic::Code;
 
 use crate::{
     smtp::Mail,
-    world::{Client, World, change, content, in_each_world, moved, tells, two_vendors},
+    world::{Client, World, change, content, in_each_world, moved, poll, tells, two_vendors},
 };
 
 fn text(mail: &Mail) -> String {
@@ -137,12 +137,13 @@ async fn an_unconfirmed_emergency_on_the_day_goes_to_contact_then_planner_each_m
         client.until("e2", "fl", "email", MessageState::Sent).await;
         for (seconds, other) in [(60, "deputy"), (60, "pl")] {
             world.time.advance(Duration::from_secs(seconds));
-            while !client.of_event("e2").await.iter().any(|notification| {
-                notification.workflow == "unconfirmed"
-                    && notification.messages.iter().any(|message| message.recipient_id == other)
-            }) {
-                tokio::task::yield_now().await;
-            }
+            poll(other, async || {
+                client.of_event("e2").await.iter().any(|notification| {
+                    notification.workflow == "unconfirmed"
+                        && notification.messages.iter().any(|message| message.recipient_id == other)
+                })
+            })
+            .await;
         }
         assert!(world.chassis.drain().await);
     })

@@ -11,9 +11,9 @@ use tonic::{Code, Streaming};
 use crate::world::{in_each_world, moved, tells, two_vendors};
 
 async fn next(stream: &mut Streaming<WatchInboxResponse>) -> (String, bool, u64) {
-    let response = timeout(Duration::from_secs(10), stream.message())
+    let response = timeout(Duration::from_secs(120), stream.message())
         .await
-        .expect("within 10 s")
+        .expect("within two minutes")
         .unwrap()
         .expect("the stream goes on");
     let notice = response.notice.unwrap();

@@ -41,9 +41,11 @@ async fn process() {
     let text = |name: &str| told[name].as_str().unwrap().to_owned();
     let mut shared = (*Chassis::for_test().shared).clone();
     shared.secrets.master_keys = vec![Secret::from(text("master_key"))];
+    shared.outbound.allow_networks = vec!["127.0.0.0/8".to_owned()];
+    shared.outbound.allow_http = true;
     let now = Timestamp::from_second(told["now"].as_i64().unwrap()).unwrap();
     let chassis = Chassis::new(shared, Clock::Manual(ManualClock::at(now))).unwrap();
-    let config = Config {
+    let mut config = Config {
         listen: SocketAddr::from(([127, 0, 0, 1], 0)),
         router: text("router"),
         store: StoreSettings { url: text("url").into(), schema: text("schema"), ..StoreSettings::default() },
@@ -56,13 +58,17 @@ async fn process() {
         },
         ..Config::default()
     };
+    if let Some(base) = told["slack"].as_str() {
+        (config.slack.bot_token, config.slack.base_url) = ("xoxb-1".to_owned().into(), base.to_owned());
+        config.slack.per_second = 0;
+    }
     let service = notifier_svc::start(config, &chassis).await.unwrap();
     println!("\nlistening {}", service.address);
     std::future::pending().await
 }
 
 /// A notifier's process; killed when dropped.
-struct Process {
+pub(crate) struct Process {
     child: Child,
     address: SocketAddr,
     /// Kept open: what runs a test says so when it takes long.
@@ -77,7 +83,7 @@ impl Drop for Process {
 }
 
 impl Process {
-    fn start(told: &Value) -> Self {
+    pub(crate) fn start(told: &Value) -> Self {
         let mut child = Command::new(std::env::current_exe().unwrap())
             .args(["--exact", "kill::process", "--ignored", "--nocapture"])
             .env(VARIABLE, told.to_string())
@@ -90,7 +96,7 @@ impl Process {
         Self { child, address: address.expect("it says where it listens"), _output: output }
     }
 
-    async fn client(&self) -> Client {
+    pub(crate) async fn client(&self) -> Client {
         client_at(self.address, "wsk_a").await
     }
 }

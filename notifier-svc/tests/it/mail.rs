@@ -6,7 +6,7 @@ use proto::notifier::v1::{DeleteRecipientRequest, MessageState, SendRequest};
 
 use crate::{
     smtp::Mood,
-    world::{Client, in_each_world},
+    world::{Client, in_each_world, poll},
 };
 
 async fn send(client: &Client, key: &str, recipient: &str) {
@@ -54,9 +54,7 @@ async fn what_a_server_puts_off_is_tried_again_and_what_it_refuses_is_not() {
         {
             world.smtp.next([mood]);
             send(&client, key, key).await;
-            while client.message(key, key, "email").await.unwrap().attempts == 0 {
-                tokio::task::yield_now().await;
-            }
+            poll("tried", async || client.message(key, key, "email").await.unwrap().attempts > 0).await;
             assert!(!world.smtp.kept().iter().any(|mail| mail.to == [format!("{key}@example.org")]));
             world.time.advance(Duration::from_secs(2));
             let message = client.until(key, key, "email", MessageState::Sent).await;
@@ -104,9 +102,7 @@ async fn waiting_mail_is_sent_after_a_restart_and_cancelled_with_its_recipient()
         world.smtp.next([Mood::Recipient(450), Mood::Recipient(450)]);
         for id in ["stays", "leaves"] {
             send(&client, id, id).await;
-            while client.message(id, id, "email").await.unwrap().attempts == 0 {
-                tokio::task::yield_now().await;
-            }
+            poll("tried", async || client.message(id, id, "email").await.unwrap().attempts > 0).await;
         }
         client.recipients().delete_recipient(DeleteRecipientRequest { id: "leaves".to_owned() }).await.unwrap();
         let cancelled = client.until("leaves", "leaves", "email", MessageState::Cancelled).await;

@@ -18,6 +18,8 @@ mod person;
 mod preference;
 mod provider;
 mod room;
+mod room_kill;
+mod room_notice;
 mod router;
 mod sealing;
 mod slack;

@@ -43,7 +43,7 @@ pub(crate) struct Providers {
 pub(crate) enum Mood {
     #[default]
     Takes,
-    /// Answers that it is away.
+    /// Says that it takes nothing now.
     Away,
     /// Takes a message and hangs up; and says nothing of what it has.
     Cuts,
@@ -111,7 +111,7 @@ impl Providers {
             let mood = *self.twilio.lock().unwrap();
             match mood {
                 Mood::Away if line.contains("/Messages.json") => {
-                    stream.write_all(b"HTTP/1.1 503 Service Unavailable\r\nContent-Length: 0\r\n\r\n").await?;
+                    stream.write_all(b"HTTP/1.1 429 Too Many Requests\r\nContent-Length: 0\r\n\r\n").await?;
                     continue;
                 }
                 Mood::Cuts if line.contains("/Messages.json") => {

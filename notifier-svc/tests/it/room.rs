@@ -15,13 +15,19 @@ use serde_json::{Value, json};
 
 use crate::{
     slack::{BOT, Trouble, Workspace},
-    world::{Client, World, change},
+    world::{Client, World, change, poll},
 };
 
-async fn start(store: StoreSettings) -> (World, Workspace, Client) {
+pub(crate) async fn start(store: StoreSettings) -> (World, Workspace, Client) {
     let (time, clock) = manual_clock();
     let (world, workspace) = World::start_with_slack(store, time, clock, &["U1", "U2"]).await;
     let client = world.client("wsk_a").await;
+    vendors(&client).await;
+    (world, workspace, client)
+}
+
+/// Two that Slack knows, one that it doesn't, and one without Slack.
+pub(crate) async fn vendors(client: &Client) {
     for (id, user) in [("one", "U1"), ("two", "U2"), ("ghost", "U9"), ("mute", "")] {
         let recipient = Recipient {
             id: id.to_owned(),
@@ -32,18 +38,25 @@ async fn start(store: StoreSettings) -> (World, Workspace, Client) {
         };
         client.recipients().upsert_recipient(UpsertRecipientRequest { recipient: Some(recipient) }).await.unwrap();
     }
-    (world, workspace, client)
 }
 
-async fn switch(client: &Client, on: bool) {
-    let settings = OrganizationSettings { slack_weddings: on, slack_archive_days: 3, ..Default::default() };
+pub(crate) async fn switch(client: &Client, on: bool) {
+    set_up(client, OrganizationSettings { slack_weddings: on, slack_archive_days: 3, ..Default::default() }).await;
+}
+
+/// Replaces the organization's settings.
+pub(crate) async fn set_up(client: &Client, settings: OrganizationSettings) {
     let request = UpdateOrganizationSettingsRequest { settings: Some(settings) };
     client.settings().update_organization_settings(request).await.unwrap();
 }
 
-async fn people(client: &Client, ids: &[&str]) {
+pub(crate) async fn people(client: &Client, ids: &[&str]) {
+    people_of(client, "W 1", ids).await;
+}
+
+async fn people_of(client: &Client, wedding: &str, ids: &[&str]) {
     let recipient_ids = ids.iter().map(|id| (*id).to_owned()).collect();
-    let request = SetWeddingRecipientsRequest { wedding_id: "W 1".to_owned(), recipient_ids };
+    let request = SetWeddingRecipientsRequest { wedding_id: wedding.to_owned(), recipient_ids };
     client.recipients().set_wedding_recipients(request).await.unwrap();
 }
 
@@ -52,29 +65,25 @@ async fn rooms(client: &Client) -> Vec<Room> {
 }
 
 /// Waits until the one room is like this.
-async fn until(client: &Client, what: &str, is: impl Fn(&Room) -> bool) -> Room {
+pub(crate) async fn until(client: &Client, what: &str, is: impl Fn(&Room) -> bool) -> Room {
     let mut last = Vec::new();
-    for _ in 0..1_000 {
+    poll(what, async || {
         last = rooms(client).await;
-        if let [room] = &last[..]
-            && is(room)
-        {
-            return room.clone();
-        }
-        tokio::time::sleep(Duration::from_millis(10)).await;
-    }
-    panic!("not {what} within 10 s: {last:?}");
+        matches!(&last[..], [room] if is(room))
+    })
+    .await;
+    last.remove(0)
 }
 
-fn is_in(room: &Room, user: &str) -> bool {
+pub(crate) fn is_in(room: &Room, user: &str) -> bool {
     room.members.iter().any(|member| member.slack_user_id == user && member.standing() == RoomStanding::In)
 }
 
-fn members(workspace: &Workspace, at: usize) -> BTreeSet<String> {
+pub(crate) fn members(workspace: &Workspace, at: usize) -> BTreeSet<String> {
     workspace.rooms()[at].members.clone()
 }
 
-fn set(users: &[&str]) -> BTreeSet<String> {
+pub(crate) fn set(users: &[&str]) -> BTreeSet<String> {
     users.iter().map(|user| (*user).to_owned()).collect()
 }
 
@@ -84,7 +93,6 @@ async fn a_wedding_has_one_room_with_its_vendors_until_some_days_after() {
     for store in engines {
         let (world, workspace, client) = start(store).await;
         people(&client, &["one", "ghost", "mute"]).await;
-        tokio::time::sleep(Duration::from_millis(1)).await;
         assert!(rooms(&client).await.is_empty(), "nobody has asked for rooms");
 
         switch(&client, true).await;
@@ -141,11 +149,12 @@ async fn what_was_cut_is_looked_up_and_never_done_twice_even_after_a_restart() {
         assert_eq!(workspace.rooms().len(), 1);
         let world = world.restart().await;
         let client = world.client("wsk_a").await;
-        for _ in 0..3 {
-            world.time.advance(Duration::from_secs(3_600));
-            tokio::time::sleep(Duration::from_millis(700)).await;
-        }
-        until(&client, "open", |room| room.stage() == RoomStage::Open && is_in(room, "U1")).await;
+        // Each call that was cut is made again after a wait.
+        poll("open", async || {
+            world.time.advance(Duration::from_secs(10));
+            matches!(&rooms(&client).await[..], [room] if room.stage() == RoomStage::Open && is_in(room, "U1"))
+        })
+        .await;
         assert_eq!(workspace.rooms().len(), 1, "it was found, not made again");
         assert_eq!(members(&workspace, 0), set(&[BOT, "U1"]));
         assert!(world.chassis.drain().await);
@@ -166,11 +175,37 @@ async fn a_taken_name_is_somebody_elses_and_a_limit_is_waited_out() {
         assert_eq!(members(&workspace, 0), set(&[]), "nobody comes into a room that isn't ours");
         assert_eq!(workspace.rooms()[0].purpose, "");
         world.time.advance(Duration::from_secs(89));
-        tokio::time::sleep(Duration::from_millis(1_200)).await;
-        assert_eq!(workspace.calls("conversations.invite"), 1, "not before they said");
+        // What is due later is looked at after what was due before.
+        people_of(&client, "W 2", &["two"]).await;
+        poll("another room", async || workspace.rooms().get(2).is_some_and(|room| room.members.contains("U2"))).await;
+        assert_eq!(workspace.calls("conversations.invite"), 2, "the other's; not before they said");
         world.time.advance(Duration::from_secs(2));
-        until(&client, "in", |room| is_in(room, "U1")).await;
+        poll("in", async || members(&workspace, 1).contains("U1")).await;
         assert_eq!(members(&workspace, 1), set(&[BOT, "U1"]));
+        assert!(world.chassis.drain().await);
+    }
+}
+
+#[tokio::test]
+async fn two_organizations_with_a_wedding_of_one_name_never_share_a_room() {
+    let (_folder, engines) = engines();
+    for store in engines {
+        let (world, workspace, one) = start(store).await;
+        let other = world.client("wsk_b").await;
+        vendors(&other).await;
+        // The first has made its room, and can't mark it yet.
+        workspace.next("conversations.setPurpose", Trouble::Limited(90));
+        people(&one, &["one"]).await;
+        switch(&one, true).await;
+        let made = until(&one, "made", |room| room.said == "ratelimited").await;
+        people(&other, &["two"]).await;
+        switch(&other, true).await;
+        let opened = until(&other, "open", |room| room.stage() == RoomStage::Open && is_in(room, "U2")).await;
+        assert_ne!((&made.slack_channel_id, &made.name), (&opened.slack_channel_id, &opened.name));
+        world.time.advance(Duration::from_secs(91));
+        until(&one, "open", |room| room.stage() == RoomStage::Open && is_in(room, "U1")).await;
+        assert_eq!((members(&workspace, 0), members(&workspace, 1)), (set(&[BOT, "U1"]), set(&[BOT, "U2"])));
+        assert_eq!(workspace.rooms().len(), 2);
         assert!(world.chassis.drain().await);
     }
 }

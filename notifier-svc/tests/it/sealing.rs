@@ -1,13 +1,13 @@
 //! What lies on the disk names nobody.
 
-use std::{fs, time::Duration};
+use std::fs;
 
 use chassis::testing::engines;
 use proto::notifier::v1::MessageState;
 
 use crate::{
     smtp::Mood,
-    world::{World, moved, tells, two_vendors},
+    world::{World, moved, poll, tells, two_vendors},
 };
 
 #[tokio::test]
@@ -19,9 +19,10 @@ async fn no_name_and_no_address_lies_open_in_the_database() {
     // One is sent, one waits, one was refused with its address in the answer.
     world.smtp.next([Mood::Recipient(550), Mood::Recipient(450)]);
     world.event(moved("e1", "2026-06-20", "2026-06-27"), tells("wedding_date_change", &["email", "in_app"], "")).await;
-    while client.of_event("e1").await[0].messages.iter().filter(|message| message.attempts > 0).count() < 2 {
-        tokio::time::sleep(Duration::from_millis(10)).await;
-    }
+    poll("tried", async || {
+        client.of_event("e1").await[0].messages.iter().filter(|message| message.attempts > 0).count() == 2
+    })
+    .await;
     world.event(moved("e2", "2026-06-27", "2026-07-04"), tells("wedding_date_change", &["email"], "")).await;
     client.until("e2", "ph", "email", MessageState::Sent).await;
     assert!(world.chassis.drain().await);

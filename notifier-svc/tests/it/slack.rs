@@ -1,10 +1,11 @@
-//! A Slack workspace on loopback, as far as rooms go: names, members and purposes are held to Slack's rules, and a method's
+//! A Slack workspace on loopback, as far as rooms and what is posted go: names, members and purposes are held to Slack's rules, and a method's
 //! errors come with 200. What is to go wrong is said beforehand.
 
 use std::{
     collections::{BTreeSet, HashMap, VecDeque},
     net::SocketAddr,
     sync::{Arc, Mutex},
+    time::Duration,
 };
 
 use chassis::tasks::Tasks;
@@ -13,6 +14,7 @@ use serde_json::{Value, json};
 use tokio::{
     io::{AsyncBufReadExt as _, AsyncReadExt as _, AsyncWriteExt as _, BufReader},
     net::{TcpListener, TcpStream},
+    sync::Notify,
 };
 
 /// The bot's own id.
@@ -25,6 +27,10 @@ pub(crate) enum Trouble {
     Limited(u32),
     /// It is done, and the connection is cut before the answer.
     CutAfter,
+    /// It isn't done, and no answer ever comes.
+    HeldBefore,
+    /// It is done, and no answer ever comes.
+    HeldAfter,
 }
 
 /// A room.
@@ -45,6 +51,8 @@ struct State {
     users: BTreeSet<String>,
     rooms: Vec<Room>,
     calls: Vec<String>,
+    /// Where messages were posted, and what they say.
+    posts: Vec<(String, String)>,
     troubles: HashMap<String, VecDeque<Trouble>>,
     now: i64,
 }
@@ -54,6 +62,7 @@ struct State {
 pub(crate) struct Workspace {
     address: SocketAddr,
     state: Arc<Mutex<State>>,
+    held: Arc<Notify>,
 }
 
 impl Workspace {
@@ -61,7 +70,7 @@ impl Workspace {
         let listener = TcpListener::bind("127.0.0.1:0").await.unwrap();
         let users = users.iter().map(|id| (*id).to_owned()).collect();
         let state = Arc::new(Mutex::new(State { users, now, ..State::default() }));
-        let workspace = Self { address: listener.local_addr().unwrap(), state };
+        let workspace = Self { address: listener.local_addr().unwrap(), state, held: Arc::default() };
         let (serving, spawning, stopping) = (workspace.clone(), tasks.clone(), tasks.stopping());
         tasks.spawn("test.slack", async move {
             while let Some(Ok((stream, _))) = stopping.run_until_cancelled(listener.accept()).await {
@@ -76,8 +85,17 @@ impl Workspace {
 
     pub(crate) fn configure(&self, config: &mut Config) {
         config.slack.bot_token = "xoxb-1".to_owned().into();
-        config.slack.base_url = format!("http://{}", self.address);
+        config.slack.base_url = self.base();
         config.slack.per_second = 0;
+    }
+
+    pub(crate) fn base(&self) -> String {
+        format!("http://{}", self.address)
+    }
+
+    /// Waits until a call is held.
+    pub(crate) async fn holds(&self) {
+        tokio::time::timeout(Duration::from_secs(120), self.held.notified()).await.expect("a call within two minutes");
     }
 
     /// The next call of this method goes wrong.
@@ -94,6 +112,17 @@ impl Workspace {
 
     pub(crate) fn rooms(&self) -> Vec<Room> {
         self.state.lock().unwrap().rooms.clone()
+    }
+
+    /// Somebody closes a room by hand.
+    pub(crate) fn archive(&self, at: usize) {
+        self.state.lock().unwrap().rooms[at].archived = true;
+    }
+
+    /// What was posted to a room or a member, oldest first.
+    pub(crate) fn posts(&self, to: &str) -> Vec<String> {
+        let state = self.state.lock().unwrap();
+        state.posts.iter().filter(|(known, _)| known == to).map(|(_, text)| text.clone()).collect()
     }
 
     pub(crate) fn calls(&self, method: &str) -> usize {
@@ -132,32 +161,52 @@ impl Workspace {
                     .collect::<serde_json::Map<_, _>>()
                     .into();
             }
-            let Some(answer) = self.state.lock().unwrap().answer(method, &asked, is_let_in) else { return Ok(()) };
-            stream.write_all(answer.as_bytes()).await?;
+            let answer = self.state.lock().unwrap().answer(method, &asked, is_let_in);
+            match answer {
+                Answer::Said(answer) => stream.write_all(answer.as_bytes()).await?,
+                Answer::Cut => return Ok(()),
+                Answer::Held => {
+                    self.held.notify_one();
+                    // Whoever asked hangs up, or is killed.
+                    stream.read_u8().await?;
+                }
+            }
         }
     }
 }
 
+/// What comes of a call.
+enum Answer {
+    Said(String),
+    Cut,
+    Held,
+}
+
 impl State {
-    fn answer(&mut self, method: &str, asked: &Value, is_let_in: bool) -> Option<String> {
+    fn answer(&mut self, method: &str, asked: &Value, is_let_in: bool) -> Answer {
         self.calls.push(method.to_owned());
         let trouble = self.troubles.get_mut(method).and_then(VecDeque::pop_front);
         if let Some(Trouble::Limited(seconds)) = trouble {
             let body = json!({"ok": false, "error": "ratelimited"}).to_string();
-            return Some(format!(
+            return Answer::Said(format!(
                 "HTTP/1.1 429 x\r\nRetry-After: {seconds}\r\nContent-Type: application/json\r\nContent-Length: {}\r\n\r\n{body}",
                 body.len()
             ));
+        }
+        if matches!(trouble, Some(Trouble::HeldBefore)) {
+            return Answer::Held;
         }
         let body = match is_let_in {
             true => self.call(method, asked).unwrap_or_else(|error| json!({"ok": false, "error": error})),
             false => json!({"ok": false, "error": "invalid_auth"}),
         };
-        if trouble.is_some() {
-            return None;
+        match trouble {
+            Some(Trouble::HeldAfter) => return Answer::Held,
+            Some(_) => return Answer::Cut,
+            None => {}
         }
         let body = body.to_string();
-        Some(format!(
+        Answer::Said(format!(
             "HTTP/1.1 200 OK\r\nContent-Type: application/json\r\nContent-Length: {}\r\n\r\n{body}",
             body.len()
         ))
@@ -196,6 +245,15 @@ impl State {
                     return Err("cant_kick_self");
                 }
                 if room.members.remove(&user) { Ok(json!({"ok": true})) } else { Err("not_in_channel") }
+            }
+            "chat.postMessage" => {
+                let channel = text("channel");
+                if channel.starts_with('G') {
+                    self.open(&channel)?;
+                }
+                let ts = format!("{}.{}", self.now, self.posts.len());
+                self.posts.push((channel.clone(), text("text")));
+                Ok(json!({"ok": true, "channel": channel, "ts": ts}))
             }
             "conversations.archive" => {
                 let id = text("channel");

@@ -10,7 +10,7 @@ use tonic::Code;
 
 use crate::{
     smtp::Mood,
-    world::{Client, in_each_world},
+    world::{Client, in_each_world, poll},
 };
 
 async fn suppress(client: &Client, address: &str) {
@@ -38,9 +38,7 @@ async fn the_list_is_asked_when_a_message_is_resolved_and_again_before_it_is_sen
 
         world.smtp.next([Mood::Recipient(450)]);
         client.tell("k2", "late", &["email"], "Gate B").await;
-        while client.message("k2", "late", "email").await.unwrap().attempts == 0 {
-            tokio::task::yield_now().await;
-        }
+        poll("tried", async || client.message("k2", "late", "email").await.unwrap().attempts > 0).await;
         suppress(&client, "late@example.org").await;
         world.time.advance(Duration::from_secs(2));
         let failed = client.until("k2", "late", "email", MessageState::Failed).await;

@@ -32,6 +32,20 @@ use tonic::{
 
 use crate::{provider::Providers, router::Router, slack::Workspace, smtp::Smtp};
 
+/// How long anything may take, on a machine that does much else.
+const PATIENCE: Duration = Duration::from_secs(120);
+
+/// Waits until something is so.
+pub(crate) async fn poll(what: &str, mut is: impl AsyncFnMut() -> bool) {
+    let looking = async {
+        while !is().await {
+            tokio::time::sleep(Duration::from_millis(10)).await;
+        }
+    };
+    let found = tokio::time::timeout(PATIENCE, looking).await;
+    found.unwrap_or_else(|_| panic!("not {what} within {} s", PATIENCE.as_secs()));
+}
+
 /// Shows an API key.
 #[derive(Clone)]
 pub(crate) struct Key(&'static str);
@@ -143,27 +157,26 @@ impl Client {
 
     /// Waits until a message neither waits nor is being sent.
     pub(crate) async fn settled(&self, event: &str, recipient: &str, channel: &str) -> Message {
-        for _ in 0..3_000 {
+        let mut last = None;
+        poll(&format!("settled: {event}"), async || {
             let message = self.message(event, recipient, channel).await.expect("it was recorded");
-            if !matches!(message.state(), MessageState::Waiting | MessageState::Sending) {
-                return message;
-            }
-            tokio::time::sleep(Duration::from_millis(10)).await;
-        }
-        panic!("{event} is not settled within 30 s");
+            let is_settled = !matches!(message.state(), MessageState::Waiting | MessageState::Sending);
+            last = Some(message);
+            is_settled
+        })
+        .await;
+        last.expect("it was looked at")
     }
 
     /// Waits until a message stands like this.
     pub(crate) async fn until(&self, event: &str, recipient: &str, channel: &str, state: MessageState) -> Message {
         let mut last = None;
-        for _ in 0..1_000 {
+        poll(&format!("{state:?}: {event}"), async || {
             last = self.message(event, recipient, channel).await;
-            if let Some(message) = last.as_ref().filter(|message| message.state() == state) {
-                return message.clone();
-            }
-            tokio::time::sleep(Duration::from_millis(10)).await;
-        }
-        panic!("not {state:?} within 10 s: {last:?}");
+            last.as_ref().is_some_and(|message| message.state() == state)
+        })
+        .await;
+        last.expect("it is there")
     }
 }
 
@@ -266,13 +279,7 @@ impl World {
     }
 
     pub(crate) async fn acknowledged(&self, sequence: u64) {
-        for _ in 0..1_000 {
-            if self.router.is_acknowledged(sequence) {
-                return;
-            }
-            tokio::time::sleep(Duration::from_millis(10)).await;
-        }
-        panic!("not acknowledged within 10 s");
+        poll("acknowledged", async || self.router.is_acknowledged(sequence)).await;
     }
 }
 

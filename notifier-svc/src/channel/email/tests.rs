@@ -123,12 +123,12 @@ async fn resend_gets_a_mail_as_it_describes_it() {
 #[tokio::test]
 async fn the_mail_server_is_tried_only_if_resend_certainly_has_not_taken_it() {
     let cases = [
-        (vec![Script::status(503)], true),
         (vec![Script::json(429, json!({"name": "monthly_quota_exceeded"}))], true),
         (vec![Script::json(401, json!({"name": "missing_api_key"}))], true),
         (vec![Script::json(422, json!({"name": "invalid_parameter"}))], false),
         (vec![Script::HangUp, Script::HangUp, Script::HangUp], false),
         (vec![Script::HangUp, Script::status(503), Script::status(503)], false),
+        (vec![Script::status(503), Script::status(503), Script::status(503)], false),
         (vec![Script::json(200, json!({"id": "1"}))], false),
     ];
     for (number, (script, expected)) in cases.into_iter().enumerate() {
@@ -139,6 +139,14 @@ async fn the_mail_server_is_tried_only_if_resend_certainly_has_not_taken_it() {
         // Nobody listens there: whoever tries it says so.
         let tried = attempted.error.contains("the mail server");
         assert_eq!(tried, expected, "case {number}: {attempted:?}");
+    }
+    // What Resend may have from an earlier attempt isn't the server's, however Resend turns the next one away.
+    for status in [401, 429, 503] {
+        let peer = Peer::start([Script::status(status)]).await;
+        let channel = channel(&resend(&peer, true));
+        let content = message_of(&channel, "wedding_date_change", json!({}));
+        let attempted = channel.resume(&delivery(content, 1)).await;
+        assert_eq!((attempted.class, peer.asked().len()), ("unsettled", 1), "{status}");
     }
 }
 

@@ -1,6 +1,7 @@
 //! Firebase Cloud Messaging, HTTP v1 (discovery document `fcm.v1`): one message to one registration token.
 //!
-//! There is no idempotency key: a collapse key and a tag make a repeat take the place of what is there.
+//! There is no idempotency key, and nothing to look up. A collapse key and a tag make a repeat take the place of what is there,
+//! but a device rings for it again: what may have been taken stays unknown.
 
 use std::path::Path;
 
@@ -116,7 +117,8 @@ fn of_name(name: &str, blames_token: bool) -> Option<Class> {
         "INVALID_ARGUMENT" if blames_token => Class::Dead,
         "INVALID_ARGUMENT" => Class::Refused,
         "QUOTA_EXCEEDED" | "RESOURCE_EXHAUSTED" => Class::Busy,
-        "UNAVAILABLE" | "INTERNAL" => Class::Down,
+        // "Couldn't be processed in time", "an unknown internal error": neither says how far it came.
+        "UNAVAILABLE" | "INTERNAL" => Class::Unsure,
         "THIRD_PARTY_AUTH_ERROR" | "UNAUTHENTICATED" | "PERMISSION_DENIED" => Class::Barred,
         _ => return None,
     })

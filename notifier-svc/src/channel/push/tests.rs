@@ -93,9 +93,6 @@ async fn every_answer_of_a_push_service_has_its_class() {
         (Script::status(410), Class::Dead),
         (Script::status(413), Class::Refused),
         (Script::status(429), Class::Busy),
-        (Script::status(500), Class::Down),
-        // A repeat takes the place of the first, by its topic and its tag.
-        (Script::HangUp, Class::Later),
     ] {
         peer.then([script.clone()]);
         assert_eq!(carry(&channel, &person).await.class, expected.name(), "{script:?}");
@@ -185,12 +182,8 @@ async fn every_error_of_fcm_has_its_class() {
         (fault(400, "INVALID_ARGUMENT", "INVALID_ARGUMENT"), Class::Dead),
         (Script::json(400, field), Class::Refused),
         (fault(429, "RESOURCE_EXHAUSTED", "QUOTA_EXCEEDED"), Class::Busy),
-        (fault(503, "UNAVAILABLE", "UNAVAILABLE"), Class::Down),
-        (fault(500, "INTERNAL", "INTERNAL"), Class::Down),
         (fault(401, "UNAUTHENTICATED", "THIRD_PARTY_AUTH_ERROR"), Class::Barred),
         (Script::json(403, json!({"error": {"status": "PERMISSION_DENIED"}})), Class::Barred),
-        (Script::text(502, "<html>"), Class::Down),
-        (Script::HangUp, Class::Later),
     ] {
         peer.then([script.clone()]);
         assert_eq!(carry(&channel, &person(vec![device()])).await.class, expected.name(), "{script:?}");
@@ -216,12 +209,31 @@ async fn a_token_that_was_withdrawn_is_asked_for_once_more() {
     );
 }
 
+#[tokio::test]
+async fn what_firebase_may_have_stays_unknown_and_what_a_browsers_service_may_have_is_tried_again() {
+    let broken = [500, 502, 503, 504, 599].map(Script::status);
+    for script in broken.into_iter().chain([Script::HangUp, Script::Garbage]) {
+        let (peer, browser) = (Peer::start([script.clone(), granted(), script.clone()]).await, Browser::new());
+        let channel = channel(&peer);
+        let attempted = carry(&channel, &person(vec![target(&peer, &browser)])).await;
+        assert_eq!(attempted.class, Class::Unsettled.name(), "{script:?}");
+        assert!(matches!(attempted.outcome, Outcome::Retry { .. }));
+        let attempted = carry(&channel, &person(vec![device()])).await;
+        assert_eq!((attempted.class, attempted.outcome), (Class::Unsure.name(), Outcome::Unknown), "{script:?}");
+    }
+    for (status, name) in [(503, "UNAVAILABLE"), (500, "INTERNAL")] {
+        let peer = Peer::start([granted(), Script::json(status, json!({"error": {"status": name}}))]).await;
+        assert_eq!(carry(&channel(&peer), &person(vec![device()])).await.outcome, Outcome::Unknown, "{name}");
+    }
+}
+
 #[test]
 fn one_that_takes_it_is_enough_and_only_all_that_are_gone_end_it() {
     let of = |classes: &[Class]| together(classes.iter().map(|class| Verdict::new(*class, "")).collect()).class;
     assert_eq!(of(&[Class::Dead, Class::Taken, Class::Down]), Class::Taken);
     assert_eq!(of(&[Class::Dead, Class::Down]), Class::Down);
-    assert_eq!(of(&[Class::Dead, Class::Unsure]), Class::Later);
+    assert_eq!(of(&[Class::Dead, Class::Unsettled, Class::Busy]), Class::Unsettled);
+    assert_eq!(of(&[Class::Unsettled, Class::Unsure, Class::Down]), Class::Unsure, "another try would go there too");
     assert_eq!(of(&[Class::Dead, Class::Refused]), Class::Refused);
     assert_eq!(of(&[Class::Dead, Class::Dead]), Class::Dead);
     assert_eq!(of(&[]), Class::Dead);

@@ -69,7 +69,9 @@ impl WebPush {
                 .with(HeaderName::from_static("urgency"), urgency)
                 // Takes the place of an earlier try that waits there.
                 .with(HeaderName::from_static("topic"), &BASE64_URL_SAFE_NO_PAD.encode(delivery.event));
-        self.provider.ask(ask, table).await
+        let verdict = self.provider.ask(ask, table).await;
+        // What waits there is replaced by its topic, and what a browser shows by its tag, without ringing again.
+        if verdict.class == Class::Unsure { Verdict { class: Class::Unsettled, ..verdict } } else { verdict }
     }
 }
 

@@ -1,7 +1,8 @@
 //! Slack's Web API: `chat.postMessage`, and what it takes to know whether a message was posted (docs.slack.dev).
 //!
-//! There is no idempotency key. A message carries its own name as metadata; whether one was posted whose outcome isn't
-//! known is read in the conversation's history, and every attempt after the first begins so.
+//! There is no idempotency key: `client_msg_id` is for Slack's own clients (slackapi/java-slack-sdk, 852). A message carries its
+//! own name as metadata; whether one was posted whose outcome isn't known is read in the conversation's history, and the
+//! attempt after it begins so.
 
 use std::time::Duration;
 
@@ -26,6 +27,8 @@ use crate::config::Slack as Settings;
 const LOOK_AFTER: &[Duration] = &[Duration::from_secs(1), Duration::from_secs(8)];
 /// Their clock may be behind ours, in seconds.
 const SKEW: i64 = 60;
+/// Pages of a conversation that are looked through, the latest first.
+const PAGES: usize = 10;
 
 /// The Web API, by one bot.
 pub(super) struct Api {
@@ -39,7 +42,10 @@ enum Found {
     /// Under this time, which is its id there.
     Yes(String),
     No,
-    Unknown,
+    /// It can't be read now.
+    Later(Option<Duration>),
+    /// It can't be read from here, or there is too much to read.
+    Never,
 }
 
 impl Api {
@@ -58,16 +64,18 @@ impl Api {
     }
 
     /// Posts a message, unless an earlier attempt has.
-    pub(super) async fn send(&self, delivery: &Delivery, to: &str, message: &Value) -> Verdict {
-        if delivery.attempts > 0 {
-            match self.look_up(delivery, to).await {
-                Found::Yes(ts) => return Verdict::taken(ts),
-                Found::Unknown => {
-                    return Verdict::new(Class::Later, "Slack's history can't be read before another try");
-                }
-                Found::No => {}
-            }
+    pub(super) async fn again(&self, delivery: &Delivery, to: &str, message: &Value) -> Verdict {
+        let said = "Slack's history can't be read before another try";
+        match self.look_up(delivery, to).await {
+            Found::Yes(ts) => Verdict::taken(ts),
+            Found::Later(after) => Verdict { after, ..Verdict::new(Class::Unsettled, said) },
+            Found::Never => Verdict::new(Class::Unsure, said),
+            Found::No => self.send(delivery, to, message).await,
         }
+    }
+
+    /// Posts a message, where no earlier attempt can have.
+    pub(super) async fn send(&self, delivery: &Delivery, to: &str, message: &Value) -> Verdict {
         let mut verdict = self.post(message).await;
         if verdict.code == "not_in_channel" && self.join(to).await {
             verdict = self.post(message).await;
@@ -77,15 +85,15 @@ impl Api {
 
     /// Whether it was posted after all. If it wasn't so far, it waits, and is looked for again before it is posted again.
     async fn settle(&self, delivery: &Delivery, to: &str, unsure: Verdict) -> Verdict {
-        let mut last = Found::No;
         for pause in self.look_after {
             sleep(*pause).await;
-            last = self.look_up(delivery, to).await;
-            if let Found::Yes(ts) = last {
-                return Verdict::taken(ts);
+            match self.look_up(delivery, to).await {
+                Found::Yes(ts) => return Verdict::taken(ts),
+                Found::Never => return unsure,
+                Found::No | Found::Later(_) => {}
             }
         }
-        if matches!(last, Found::No) { Verdict { class: Class::Later, ..unsure } } else { unsure }
+        Verdict { class: Class::Unsettled, ..unsure }
     }
 
     async fn post(&self, message: &Value) -> Verdict {
@@ -94,46 +102,58 @@ impl Api {
 
     /// A public channel is joined once; false where that isn't allowed.
     async fn join(&self, channel: &str) -> bool {
-        self.call("conversations.join", &json!({"channel": channel})).await.is_some()
+        self.call(self.ask("conversations.join", &json!({"channel": channel}))).await.is_ok()
     }
 
     async fn look_up(&self, delivery: &Delivery, to: &str) -> Found {
-        let Some(conversation) = self.conversation(to).await else { return Found::Unknown };
-        let oldest = delivery.created_at / 1_000_000 - SKEW;
-        let query = url::form_urlencoded::Serializer::new(String::new())
-            .append_pair("channel", &conversation)
-            .append_pair("oldest", &oldest.to_string())
-            .append_pair("limit", "15")
-            .append_pair("include_all_metadata", "true")
-            .finish();
-        let ask = Ask::get(format!("{}/conversations.history?{query}", self.base));
-        let answer = self.provider.answer(ask.with(header::AUTHORIZATION, &self.login)).await;
-        let Some(answer) = answer.ok().and_then(|answer| ok(&answer)) else { return Found::Unknown };
+        self.read(delivery, to).await.unwrap_or_else(|found| found)
+    }
+
+    /// Reads the conversation since the message was made, page by page.
+    async fn read(&self, delivery: &Delivery, to: &str) -> Result<Found, Found> {
+        let conversation = self.conversation(to).await?;
+        let oldest = (delivery.created_at / 1_000_000 - SKEW).to_string();
         let name = uuid_text(delivery.event);
-        let is_it = |message: &Value| {
-            message["metadata"]["event_type"] == EVENT_TYPE
-                && message["metadata"]["event_payload"]["message"] == name.as_str()
-        };
-        let Some(messages) = answer["messages"].as_array() else { return Found::Unknown };
-        match messages.iter().find(|message| is_it(message)) {
-            Some(message) => Found::Yes(message["ts"].as_str().unwrap_or_default().to_owned()),
-            // More than one page since then: not to be known from the first.
-            None if answer["has_more"] == true => Found::Unknown,
-            None => Found::No,
+        let mut cursor = String::new();
+        for _ in 0..PAGES {
+            let query = url::form_urlencoded::Serializer::new(String::new())
+                .extend_pairs([("channel", &*conversation), ("oldest", &*oldest), ("limit", "15")])
+                .extend_pairs([("include_all_metadata", "true"), ("cursor", &*cursor)])
+                .finish();
+            let ask = Ask::get(format!("{}/conversations.history?{query}", self.base));
+            let page = self.call(ask.with(header::AUTHORIZATION, &self.login)).await?;
+            let messages = page["messages"].as_array().ok_or(Found::Later(None))?;
+            if let Some(message) = messages.iter().find(|message| is_named(message, &name)) {
+                return Ok(Found::Yes(message["ts"].as_str().unwrap_or_default().to_owned()));
+            }
+            if page["has_more"] != true {
+                return Ok(Found::No);
+            }
+            cursor = page["response_metadata"]["next_cursor"].as_str().unwrap_or_default().to_owned();
+            if cursor.is_empty() {
+                break;
+            }
         }
+        Ok(Found::Never)
     }
 
     /// A member is written to in a conversation of their own.
-    async fn conversation(&self, to: &str) -> Option<String> {
+    async fn conversation(&self, to: &str) -> Result<String, Found> {
         if !to.starts_with(['U', 'W']) {
-            return Some(to.to_owned());
+            return Ok(to.to_owned());
         }
-        let answer = self.call("conversations.open", &json!({"users": to})).await?;
-        answer["channel"]["id"].as_str().map(str::to_owned)
+        let answer = self.call(self.ask("conversations.open", &json!({"users": to}))).await?;
+        answer["channel"]["id"].as_str().map(str::to_owned).ok_or(Found::Later(None))
     }
 
-    async fn call(&self, method: &str, body: &Value) -> Option<Value> {
-        self.provider.answer(self.ask(method, body)).await.ok().and_then(|answer| ok(&answer))
+    /// An answer that says `ok`; else whether another may come later.
+    async fn call(&self, ask: Ask) -> Result<Value, Found> {
+        let answer = self.provider.answer(ask).await.map_err(|verdict| Found::Later(verdict.after))?;
+        match table(&answer).0 {
+            Class::Taken => serde_json::from_slice(&answer.body).map_err(|_| Found::Later(None)),
+            Class::Refused | Class::Dead | Class::Barred => Err(Found::Never),
+            _ => Err(Found::Later(self.provider.asks_for(&answer))),
+        }
     }
 
     fn ask(&self, method: &str, body: &Value) -> Ask {
@@ -141,10 +161,9 @@ impl Api {
     }
 }
 
-/// An answer that says `ok`.
-fn ok(answer: &Answer) -> Option<Value> {
-    let body: Value = serde_json::from_slice(&answer.body).ok()?;
-    (answer.status.is_success() && body["ok"] == true).then_some(body)
+fn is_named(message: &Value, name: &str) -> bool {
+    let metadata = &message["metadata"];
+    metadata["event_type"] == EVENT_TYPE && metadata["event_payload"]["message"] == name
 }
 
 #[derive(Deserialize)]
@@ -159,22 +178,22 @@ fn table(answer: &Answer) -> (Class, String) {
     match serde_json::from_slice::<Said>(&answer.body) {
         Ok(said) if said.ok && answer.status.is_success() => (Class::Taken, String::new()),
         Ok(said) if !said.error.is_empty() => {
-            (of_error(&said.error).unwrap_or_else(|| unknown(answer)), code(&said.error))
+            let unknown = || if answer.status.is_success() { Class::Refused } else { by_status(answer) };
+            (of_error(&said.error).unwrap_or_else(unknown), code(&said.error))
         }
-        _ => (unknown(answer), String::new()),
+        // What can't be read may say that it was posted.
+        _ if answer.status.is_success() => (Class::Unsure, String::new()),
+        _ => (by_status(answer), String::new()),
     }
-}
-
-fn unknown(answer: &Answer) -> Class {
-    if answer.status.is_success() { Class::Refused } else { by_status(answer) }
 }
 
 pub(super) fn of_error(error: &str) -> Option<Class> {
     Some(match error {
         "ratelimited" | "rate_limited" | "message_limit_exceeded" => Class::Busy,
-        "internal_error" | "fatal_error" | "service_unavailable" | "request_timeout" | "team_added_to_org" => {
-            Class::Down
-        }
+        // The request came cut off, or the workspace is being moved.
+        "request_timeout" | "team_added_to_org" => Class::Down,
+        // By Slack's own words, a part of it may have been done; or how far it came isn't said.
+        "internal_error" | "fatal_error" | "service_unavailable" => Class::Unsure,
         "invalid_auth"
         | "not_authed"
         | "account_inactive"
@@ -223,7 +242,11 @@ mod tests {
     }
 
     async fn send(peer: &Peer, to: &str, attempts: u32) -> Verdict {
-        api(peer).send(&delivery("".into(), attempts), to, &json!({"channel": to, "text": "hi"})).await
+        let (delivery, message) = (delivery("".into(), attempts), json!({"channel": to, "text": "hi"}));
+        match attempts {
+            0 => api(peer).send(&delivery, to, &message).await,
+            _ => api(peer).again(&delivery, to, &message).await,
+        }
     }
 
     fn history(messages: Value) -> Script {
@@ -237,7 +260,7 @@ mod tests {
     #[tokio::test]
     async fn every_error_has_its_class() {
         let busy = ["ratelimited", "rate_limited", "message_limit_exceeded"];
-        let down = ["internal_error", "fatal_error", "service_unavailable", "request_timeout"];
+        let down = ["request_timeout", "team_added_to_org"];
         let barred = [
             "invalid_auth",
             "not_authed",
@@ -274,13 +297,9 @@ mod tests {
                 assert_eq!((verdict.class, verdict.said), (class, format!("Slack answered 200 ({error})")));
             }
         }
-        peer.then([
-            Script::json(429, json!({"ok": false, "error": "ratelimited"})).header("Retry-After: 30"),
-            Script::status(503),
-        ]);
+        peer.then([Script::json(429, json!({"ok": false, "error": "ratelimited"})).header("Retry-After: 30")]);
         let limited = send(&peer, "C1", 0).await;
         assert_eq!((limited.class, limited.after), (Class::Busy, Some(Duration::from_secs(30))));
-        assert_eq!(send(&peer, "C1", 0).await.class, Class::Down);
     }
 
     #[tokio::test]
@@ -314,17 +333,22 @@ mod tests {
             peer.asked()[1]
         );
         let peer = Peer::start([Script::HangUp, history(json!([])), history(ours(8))]).await;
-        assert_eq!(send(&peer, "C1", 0).await.class, Class::Later, "another message isn't this one");
-        let peer = Peer::start([
-            Script::HangUp,
-            Script::json(200, json!({"ok": false, "error": "missing_scope"})),
-            Script::HangUp,
-        ])
-        .await;
+        assert_eq!(send(&peer, "C1", 0).await.class, Class::Unsettled, "another message isn't this one");
+        let peer =
+            Peer::start([Script::HangUp, Script::json(200, json!({"ok": false, "error": "missing_scope"}))]).await;
         assert_eq!(send(&peer, "C1", 0).await.class, Class::Unsure, "nobody says");
         let more = Script::json(200, json!({"ok": true, "messages": [], "has_more": true}));
-        let peer = Peer::start([Script::HangUp, more.clone(), more]).await;
-        assert_eq!(send(&peer, "C1", 0).await.class, Class::Unsure, "it may be on a later page");
+        let peer = Peer::start([Script::HangUp, more]).await;
+        assert_eq!(send(&peer, "C1", 0).await.class, Class::Unsure, "it may be on a page that isn't shown");
+        let page = |has_more| {
+            Script::json(
+                200,
+                json!({"ok": true, "messages": ours(if has_more { 8 } else { 7 }), "has_more": has_more, "response_metadata": {"next_cursor": "a="}}),
+            )
+        };
+        let peer = Peer::start([Script::HangUp, page(true), page(false)]).await;
+        assert_eq!(send(&peer, "C1", 0).await.class, Class::Taken, "it is on the second page");
+        assert!(peer.asked()[2].target.ends_with("&cursor=a%3D"), "{}", peer.asked()[2].target);
     }
 
     #[tokio::test]
@@ -337,7 +361,7 @@ mod tests {
         assert_eq!(send(&peer, "C1", 1).await.class, Class::Taken);
         assert_eq!(peer.asked()[1].target, "/chat.postMessage");
         let peer = Peer::start([Script::status(503)]).await;
-        assert_eq!(send(&peer, "C1", 1).await.class, Class::Later);
+        assert_eq!(send(&peer, "C1", 1).await.class, Class::Unsettled);
         assert_eq!(peer.asked().len(), 1, "while nothing can be looked up, nothing is posted");
     }
 }

@@ -139,8 +139,7 @@ impl Rooms {
         let said = if error.is_empty() { format!("Slack answered {status}") } else { error.clone() };
         let after = self.provider.asks_for(answer);
         match of_error(&error) {
-            // Slack's own words for both: a part of it may have been done.
-            _ if matches!(&*error, "internal_error" | "fatal_error") => Err(Fault::Unsure(said)),
+            Some(Class::Unsure) => Err(Fault::Unsure(said)),
             Some(Class::Busy | Class::Down) => Err(Fault::Later { after, said }),
             Some(Class::Barred) => {
                 tracing::error!(said, "Slack doesn't let us make rooms: look at the bot's token and scopes");
