@@ -78,6 +78,7 @@ use self::{
         connect::Connecting,
         vendor::{Declared, Probing},
     },
+    database::Database,
     deliver::Deliver,
     endpoint::book::Book,
     health::{Healths, behind::Behind, prober::Prober, view::View},
@@ -182,7 +183,8 @@ pub async fn start(config: Config, chassis: &Chassis) -> Result<Service> {
     tasks.spawn("deliver", consume::run(peer.separate(), "vendor-sync", deliver, tasks.stopping()));
 
     // How integrations are connected, and how they stand.
-    let probe = Arc::new(Probing(engine.caller.clone()));
+    let database = Database::new(credentials.clone(), outbound.clone());
+    let probe = Arc::new(Probing { caller: engine.caller.clone(), database });
     let connecting = Connecting {
         credentials: credentials.clone(),
         integrations: integrations.clone(),
