@@ -13,6 +13,7 @@ mod database;
 mod deliver;
 mod disable;
 mod endpoint;
+mod erase;
 mod event;
 mod health;
 mod import;

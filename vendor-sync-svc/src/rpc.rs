@@ -46,6 +46,8 @@ pub(crate) const ACCESS: AccessTable = &[
     ("/wedsync.vendorsync.v1.RecordService/PinField", MANAGE),
     ("/wedsync.vendorsync.v1.RecordService/UnpinField", MANAGE),
     ("/wedsync.vendorsync.v1.RecordService/ListPins", MANAGE),
+    ("/wedsync.vendorsync.v1.RecordService/EraseRecord", MANAGE),
+    ("/wedsync.vendorsync.v1.RecordService/ListErasures", MANAGE),
     ("/wedsync.vendorsync.v1.IntegrationService/ConnectIntegration", MANAGE),
     ("/wedsync.vendorsync.v1.ConnectionService/OpenConnection", Access::Service),
     ("/wedsync.vendorsync.v1.ConnectionService/CompleteConnection", Access::Service),
