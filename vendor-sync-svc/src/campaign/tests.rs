@@ -55,10 +55,11 @@ struct World<V: Vendor> {
 }
 
 impl<V: Marketing> World<V> {
-    async fn open(store: Store, server: Server<V>, name: &str, list: &str, kept: Kept) -> Self {
+    async fn open(store: Store, vendor: V, name: &str, list: &str, kept: Kept) -> Self {
         let keys = DataKeys::new(store.clone(), Chassis::for_test().keyring().expect("keys"), Clock::System);
         let engine = with_keys(&store, &keys).await;
         let (manual, clock) = manual_clock();
+        let server = Server::start_at(vendor, clock.clone()).await;
         let connector =
             format!("name = \"here\"\ntitle = \"Here\"\nextends = \"{name}\"\nbase_url = \"{}\"\n", server.base());
         let (accounts, acme) = (&engine.accounts, organization("acme"));
@@ -126,14 +127,20 @@ async fn on_each_store<F: Future<Output = ()>>(test: impl Fn(Store) -> F) {
 }
 
 async fn mailchimp(store: Store) -> World<Mailchimp> {
-    let server = Server::start(Mailchimp::new("k3y", "a1b2c3")).await;
-    World::open(store, server, "mailchimp", "a1b2c3", Kept::Key(Secret::from("k3y".to_owned()))).await
+    World::open(
+        store,
+        Mailchimp::new("k3y", "a1b2c3"),
+        "mailchimp",
+        "a1b2c3",
+        Kept::Key(Secret::from("k3y".to_owned())),
+    )
+    .await
 }
 
 async fn constant_contact(store: Store) -> World<ConstantContact> {
-    let server = Server::start(ConstantContact::new("t0ken")).await;
     let tokens = Tokens { access: Secret::from("t0ken".to_owned()), refresh: Secret::default(), expires_at: None };
-    World::open(store, server, "constant-contact", LIST, Kept::Tokens { tokens, app: None }).await
+    World::open(store, ConstantContact::new("t0ken"), "constant-contact", LIST, Kept::Tokens { tokens, app: None })
+        .await
 }
 
 /// From a draft to its final report.
@@ -180,7 +187,7 @@ async fn a_campaign_lives_from_its_draft_to_its_final_report_at_constant_contact
 #[tokio::test]
 async fn a_campaign_goes_to_whom_it_is_meant_for_and_to_nobody_else() {
     on_each_store(async |store| {
-        let world = mailchimp(store.clone()).await;
+        let world = mailchimp(store).await;
         let tagged = |tags: &[&str]| tags.iter().map(|tag| (*tag).to_owned()).collect();
         world.server.vendor().audience("a1b2c3").tags.insert("h".to_owned(), tagged(&["wedding-2026-07-late"]));
         let meant = Draft { segment: "wedding-2026-07".to_owned(), ..draft() };
@@ -198,10 +205,17 @@ async fn a_campaign_goes_to_whom_it_is_meant_for_and_to_nobody_else() {
         assert_eq!((&said["settings"]["template_id"], &said["recipients"]["segment_opts"]), (&json!(7), &Value::Null));
         let unknown = Draft { template_id: "8".to_owned(), ..from_template.clone() };
         assert!(matches!(world.make(&unknown).await, Err(Error::Invalid { field, .. }) if field == "template_id"));
+    })
+    .await;
+}
 
+#[tokio::test]
+async fn at_constant_contact_a_segment_is_named_by_its_id_and_there_are_no_templates() {
+    on_each_store(async |store| {
         let world = constant_contact(store).await;
         let made = world.make(&Draft { segment: "42".to_owned(), ..draft() }).await.expect("made");
         assert_eq!(world.server.vendor().held().get(&made.external_id).expect("there").to, Some(vec![json!(42)]));
+        let from_template = Draft { html: String::new(), template_id: "7".to_owned(), ..draft() };
         assert!(
             matches!(world.make(&from_template).await, Err(Error::Invalid { field, .. }) if field == "template_id")
         );
