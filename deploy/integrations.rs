@@ -1,4 +1,7 @@
-//! `wedsync integrations`: accounts at other systems, how each stands, and where its webhooks go.
+//! `wedsync integrations`: accounts at other systems, how each stands, and where its webhooks go. What is done with one is
+//! `act`'s.
+
+mod act;
 
 use std::{collections::HashMap, process::ExitCode};
 
@@ -16,16 +19,29 @@ use crate::{
     table::show,
 };
 
-/// List integrations: accounts at other systems, and how each stands.
+/// List integrations: accounts at other systems, and how each stands; make, connect, test or pause one.
 #[derive(Args)]
+#[command(after_help = "Examples:
+  wedsync integrations                                   (all of them, and how each stands)
+  wedsync integrations connectors mailchimp              (what one of that kind asks for)
+  wedsync integrations add mailchimp --set dc=us21 --set list_id=ab12cd34ef
+  wedsync integrations connect 0190... --key-from key.txt
+  wedsync integrations connect 0190...                   (where people sign in: gives an address to open)
+  wedsync integrations test 0190...
+  wedsync integrations pause 0190...                     (and resume, disconnect)")]
 pub(crate) struct Integrations {
     #[command(flatten)]
     system: System,
+    #[command(subcommand)]
+    action: Option<act::Action>,
 }
 
 impl Integrations {
     pub(crate) async fn run(self) -> Result<ExitCode> {
         let channel = self.system.vendor_sync().await?;
+        if let Some(action) = self.action {
+            return act::run(channel, action).await;
+        }
         let healths = healths(channel.clone()).await?;
         let mut integrations = IntegrationServiceClient::new(channel);
         let (mut token, mut rows) = (String::new(), Vec::new());

@@ -8,6 +8,7 @@ mod client;
 mod command;
 mod conflicts;
 mod demo;
+mod erase;
 mod imports;
 mod integrations;
 mod listen;
@@ -68,12 +69,16 @@ enum Command {
     Imports(imports::ImportsCommand),
     /// Compare a vendor's list with what is linked, and mend what differs.
     Reconcile(imports::ReconcileCommand),
-    /// List integrations: accounts at other systems, and how each stands.
+    /// List integrations: accounts at other systems, and how each stands; make, connect, test or pause one.
     Integrations(integrations::Integrations),
     /// List where systems disagree about a record, or decide it.
     Conflicts(conflicts::Conflicts),
     /// List deliveries, show the attempts of one, or send one again.
     Deliveries(command::Deliveries),
+    /// Erase what is kept of a client, a wedding or a booking, for good.
+    Erase(erase::Erase),
+    /// List what was erased, and by whom.
+    Erasures(erase::Erasures),
 }
 
 fn main() -> ExitCode {
@@ -108,6 +113,8 @@ fn run(cli: Cli) -> Result<ExitCode> {
             Some(Command::Integrations(integrations)) => integrations.run().await,
             Some(Command::Conflicts(conflicts)) => conflicts.run().await,
             Some(Command::Deliveries(deliveries)) => deliveries.run().await,
+            Some(Command::Erase(erase)) => erase.run().await,
+            Some(Command::Erasures(erasures)) => erasures.run().await,
         }
     });
     // What blocks a thread beyond its deadline must not hold the process.

@@ -2,13 +2,21 @@
 
 use std::process::Stdio;
 
+use proto::vendorsync::v1::{PutConnectorRequest, connector_service_client::ConnectorServiceClient};
+use serde_json::json;
 use tokio::{
     io::{AsyncBufReadExt as _, BufReader},
     process::Command,
+    task::JoinSet,
     time::timeout,
 };
 
-use crate::harness::{Engine, PATIENCE, Source, Wedsync, binary};
+use vendor_sync_svc::testing::vendor::{
+    Server,
+    profile::{Profile, Receiver},
+};
+
+use crate::harness::{Engine, Key, PATIENCE, Source, Wedsync, binary, client, text};
 
 /// Runs a command to its end; gives what it printed, and whether it went well.
 async fn run(system: &Wedsync, arguments: &[&str]) -> (String, bool) {
@@ -85,9 +93,147 @@ async fn an_operator_sees_how_far_captured_databases_are_and_what_was_refused() 
     source.remove().await;
 }
 
+/// The word behind another in what a command printed.
+fn after<'t>(said: &'t str, word: &str) -> &'t str {
+    let mut words = said.split_whitespace().skip_while(|it| *it != word).skip(1);
+    words.next().unwrap_or_else(|| panic!("no {word} in {said}"))
+}
+
+#[tokio::test]
+async fn a_person_makes_connects_tests_pauses_and_disconnects_an_integration_at_the_terminal() {
+    let system = Wedsync::start().await;
+    let vendor =
+        Server::start(Receiver::new(Profile::Crm, "k3y-of-ours", "whsec_MfKQ9r8GKYqrTwjUPD8ILPZIo2LaLaSw")).await;
+    let url = format!("url={}", vendor.base());
+    let (said, well) = run(&system, &["integrations", "connectors"]).await;
+    assert!(well && said.contains("mailchimp") && said.contains("api_key"), "{said}");
+    let (said, well) = run(&system, &["integrations", "connectors", "crm"]).await;
+    assert!(well && said.contains("url") && said.contains("can't:"), "{said}");
+
+    let (said, well) = run(&system, &["integrations", "add", "none-such"]).await;
+    assert!(!well && said.contains("`wedsync integrations connectors` lists them"), "{said}");
+    let (said, well) = run(&system, &["integrations", "add", "mailchimp"]).await;
+    assert!(!well && said.contains("--set list_id="), "{said}");
+    let (said, well) = run(&system, &["integrations", "add", "crm", "--set", &url, "--dry-run"]).await;
+    assert!(well && said.starts_with("would make"), "{said}");
+    let (said, _) = run(&system, &["integrations"]).await;
+    assert!(said.contains("nothing to show"), "a dry run makes nothing: {said}");
+    let (said, well) =
+        run(&system, &["integrations", "add", "crm", "--set", &url, "--description", "Ada's studio"]).await;
+    assert!(well && said.contains("/webhooks/crm/") && said.contains("integrations connect"), "{said}");
+    let id = after(&said, "integration").to_owned();
+
+    let (said, well) = run(&system, &["integrations", "test", &id]).await;
+    assert!(!well && said.contains("doesn't work") && said.contains("connect"), "{said}");
+    let (said, well) = run(&system, &["integrations", "connect", &id]).await;
+    assert!(!well && said.contains("--key-from FILE"), "{said}");
+    let key = system.folder().join("key.txt");
+    std::fs::write(&key, "k3y-of-ours\n").expect("written");
+    let connect = ["integrations", "connect", &id, "--key-from", text(&key)];
+    let (said, well) = run(&system, &[&connect[..], &["--dry-run"]].concat()).await;
+    assert!(well && said.contains("by key"), "{said}");
+    let (said, well) = run(&system, &connect).await;
+    assert!(well && said.starts_with("connected with"), "{said}");
+    let (said, well) = run(&system, &["integrations", "test", &id]).await;
+    assert!(well && said.contains("it works"), "{said}");
+
+    for (command, expected, shown) in [("pause", "paused", "paused"), ("resume", "resumed", "active")] {
+        let (said, well) = run(&system, &["integrations", command, &id, "--dry-run"]).await;
+        assert!(well && said.starts_with(&format!("would {command}")), "{said}");
+        let (said, well) = run(&system, &["integrations", command, &id]).await;
+        assert!(well && said.contains(expected), "{said}");
+        let (said, _) = run(&system, &["integrations"]).await;
+        assert!(said.contains(shown), "{said}");
+    }
+    let (said, well) = run(&system, &["integrations", "disconnect", &id]).await;
+    assert!(well && said.contains("disconnected"), "{said}");
+    let (said, _) = run(&system, &["integrations"]).await;
+    assert!(said.contains("not connected"), "{said}");
+    let (said, well) = run(&system, &["integrations", "pause", "0190b6f0-0000-7000-8000-000000000001"]).await;
+    assert!(!well && said.contains("`wedsync integrations` lists them"), "{said}");
+}
+
+#[tokio::test]
+async fn where_people_sign_in_the_command_gives_an_address_and_waits_until_somebody_has() {
+    let granted = axum::Router::new().fallback(async || {
+        axum::Json(json!({ "access_token": "t0ken", "refresh_token": "r3fresh", "expires_in": 3_600 }))
+    });
+    let listener = tokio::net::TcpListener::bind("127.0.0.1:0").await.expect("a port");
+    let vendor = format!("http://{}", listener.local_addr().expect("bound"));
+    let mut serving = JoinSet::new();
+    serving.spawn(async move { axum::serve(listener, granted).await });
+    let settings = [("WEDSYNC_VENDOR_SYNC__PUBLIC_URL", "https://sync.example.com")];
+    let system = Wedsync::start_on(&Engine::Sqlite, &settings).await;
+    // The commands' own organization is made by the first of them.
+    let (said, well) = run(&system, &["integrations"]).await;
+    assert!(well, "{said}");
+    let key = Key(std::fs::read_to_string(system.data().join("dev-key")).expect("it is kept"));
+    let source = format!(
+        "name = 'sign-in'\ntitle = 'Sign In'\nkind = 'photography_crm'\nbase_url = '{vendor}'\n[[auth]]\nkind = 'oauth2'\n\
+         grant = 'authorization_code'\nauthorize_url = '{vendor}/authorize'\ntoken_url = '{vendor}/token'\n\
+         [operations.me]\nmethod = 'GET'\npath = '/me'\n[probe]\noperation = 'me'\n"
+    );
+    let mut connectors = ConnectorServiceClient::new(client(system.addresses.vendor_sync, &key));
+    connectors.put_connector(PutConnectorRequest { source, version: 0 }).await.expect("it is well-formed");
+    let (said, _) = run(&system, &["integrations", "add", "sign-in"]).await;
+    let id = after(&said, "integration").to_owned();
+
+    let secret = system.folder().join("app.txt");
+    std::fs::write(&secret, "app-secret").expect("written");
+    let mut command = Command::new(binary());
+    command.arg("integrations").arg("--system").arg(system.data()).args(["connect", &id, "--client-id", "app"]);
+    command.arg("--key-from").arg(&secret).stdout(Stdio::piped()).kill_on_drop(true);
+    let mut command = command.spawn().expect("it starts");
+    let mut lines = BufReader::new(command.stdout.take().expect("it is piped")).lines();
+    let mut line =
+        async || timeout(PATIENCE, lines.next_line()).await.expect("a line").expect("text").expect("not its end");
+    assert!(line().await.contains("open this in your browser"));
+    let address = line().await;
+    let path = address.strip_prefix("https://sync.example.com").expect("the gateway's own").to_owned();
+    assert!(line().await.starts_with("waiting until"));
+
+    #[expect(clippy::disallowed_methods, reason = "a browser is a bare client")]
+    let browser =
+        reqwest::Client::builder().redirect(reqwest::redirect::Policy::none()).no_proxy().build().expect("a client");
+    let gateway = format!("http://{}", system.addresses.gateway);
+    let opened = browser.get(format!("{gateway}{path}")).send().await.expect("an answer");
+    let header = |name: &str| opened.headers()[name].to_str().expect("plain text").to_owned();
+    let (location, cookie) = (header("location"), header("set-cookie"));
+    let (_, state) = location.split_once("state=").expect("a state");
+    let state = state.split('&').next().expect("its value");
+    let cookie = cookie.split(';').next().expect("its value");
+    let back = format!("{gateway}/oauth/callback?code=c0de&state={state}");
+    let answer = browser.get(back).header("cookie", cookie).send().await.expect("an answer");
+    assert!(answer.status().is_success() || answer.status().is_redirection(), "{}", answer.status());
+    assert_eq!(line().await, "connected");
+    assert!(timeout(PATIENCE, command.wait()).await.expect("it ends").expect("a child of ours").success());
+    let (said, well) = run(&system, &["integrations", "test", &id]).await;
+    assert!(well, "{said}");
+}
+
+#[tokio::test]
+async fn what_nobody_knows_cant_be_erased_and_nothing_was() {
+    let system = Wedsync::start().await;
+    let (said, well) = run(&system, &["erase", "client", "c1"]).await;
+    assert!(!well && said.contains("record not found"), "{said}");
+    let (said, well) = run(&system, &["erasures"]).await;
+    assert!(well && said.contains("nothing to show"), "{said}");
+}
+
 #[tokio::test]
 async fn every_command_has_its_help() {
-    for command in ["serve", "demo", "publish", "listen", "endpoints", "deliveries", "captures"] {
+    for command in [
+        "serve",
+        "demo",
+        "publish",
+        "listen",
+        "endpoints",
+        "deliveries",
+        "captures",
+        "integrations",
+        "erase",
+        "erasures",
+    ] {
         let output = Command::new(binary()).args([command, "--help"]).output().await.expect("it starts");
         let text = String::from_utf8_lossy(&output.stdout).into_owned();
         assert!(output.status.success() && text.contains("Usage: wedsync"), "{command}: {text}");

@@ -29,6 +29,8 @@ mod figure;
 #[expect(dead_code, unused_imports, reason = "the tests use more of it")]
 mod harness;
 #[cfg(test)]
+mod health;
+#[cfg(test)]
 mod inbound;
 #[cfg(test)]
 mod isolation;

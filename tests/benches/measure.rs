@@ -4,7 +4,7 @@
 use clap::Args;
 
 use crate::{
-    backlog, bad_receivers, commit, inbound, live, neighbours, notifications,
+    backlog, bad_receivers, commit, health, inbound, live, neighbours, notifications,
     path::{self, Wanted},
     plan,
     report::{Stores, print},
@@ -61,6 +61,7 @@ impl Measure {
         for engine in store.engines() {
             path::run(&engine, &wanted, &mut told).await;
             inbound::run(&engine, &wanted, &mut told).await;
+            health::run(&engine, &wanted, &mut told).await;
             live::run(&engine, &wanted, &mut told).await;
             notifications::run(&engine, &wanted, &mut told).await;
             vendors::run(&engine, &wanted, &mut told).await;

@@ -38,6 +38,7 @@ mod people;
 mod provider;
 mod receiver;
 mod refused;
+mod secure;
 mod story;
 mod tab;
 mod tenancy;

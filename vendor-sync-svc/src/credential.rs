@@ -27,15 +27,24 @@ use crate::integration::Integration;
 pub(crate) enum Credential {
     None,
     Key(Secret),
-    Basic { user: String, password: Secret },
-    Token(Secret),
+    Basic {
+        user: String,
+        password: Secret,
+    },
+    Token {
+        token: Secret,
+        /// Id of the organization's own OAuth client, in whose name it was granted; empty: of the installation's.
+        client: String,
+    },
 }
 
 impl PartialEq for Credential {
     fn eq(&self, other: &Self) -> bool {
         match (self, other) {
             (Self::None, Self::None) => true,
-            (Self::Key(a), Self::Key(b)) | (Self::Token(a), Self::Token(b)) => a.expose() == b.expose(),
+            (Self::Key(a), Self::Key(b)) | (Self::Token { token: a, .. }, Self::Token { token: b, .. }) => {
+                a.expose() == b.expose()
+            }
             (Self::Basic { user, password }, Self::Basic { user: other, password: others }) => {
                 user == other && password.expose() == others.expose()
             }
@@ -140,7 +149,10 @@ impl Kept {
             Self::None => Credential::None,
             Self::Key(key) => Credential::Key(key.clone()),
             Self::Basic { user, password } => Credential::Basic { user: user.clone(), password: password.clone() },
-            Self::Tokens { tokens, .. } => Credential::Token(tokens.access.clone()),
+            Self::Tokens { tokens, app } => {
+                let client = app.as_ref().map(|app| app.id.clone()).unwrap_or_default();
+                Credential::Token { token: tokens.access.clone(), client }
+            }
         }
     }
 }

@@ -24,7 +24,7 @@ use serde_json::{Map, Value};
 
 pub(crate) use self::mapping::Mapping;
 use self::{
-    pool::{Opened, Pools},
+    pool::{Opened, Pools, Said},
     table::{Seen, Table},
 };
 use crate::{
@@ -36,6 +36,8 @@ use crate::{
 
 /// The setting that holds an integration's own mapping.
 const MAPPING: &str = "mapping";
+/// The setting that holds the certificate of who signed the database's own, in PEM.
+const AUTHORITY: &str = "ca";
 
 /// What a row is to say.
 #[derive(Clone, Copy, Debug)]
@@ -95,14 +97,14 @@ impl Database {
         written
     }
 
-    /// Connects and compares the mapping with what is there: what a test of the connection shows.
+    /// Connects with `credential`, in force or not, and compares the mapping with what is there: what a test of the
+    /// connection shows. The connection is closed again.
     ///
     /// # Errors
-    /// As [`Database::write`]; a mapping that doesn't fit names each table and column at fault.
-    #[cfg_attr(not(test), expect(dead_code, reason = "for the test of a connection"))]
-    pub(crate) async fn check(&self, integration: &Integration) -> Result<(), CallError> {
-        self.pools.forget(&integration.id);
-        self.open(integration).await.map(drop)
+    /// As [`Database::write`]; a mapping that doesn't fit names each table and column at fault, and a certificate that can't
+    /// be believed is `Class::Permanent`: somebody must do something about it.
+    pub(crate) async fn check(&self, integration: &Integration, credential: &Credential) -> Result<(), CallError> {
+        pool::look(&Said::by(integration, credential)?, &self.outbound).await
     }
 
     async fn open(&self, integration: &Integration) -> Result<Opened, CallError> {
@@ -110,12 +112,35 @@ impl Database {
             CredentialError::NeedsReconnect(reason) => CallError::unauthorized(reason),
             CredentialError::Unavailable(reason) => CallError::retry(reason),
         })?;
+        self.pools.get(&integration.id, &Said::by(integration, &credential)?, &self.outbound).await
+    }
+}
+
+impl<'a> Said<'a> {
+    fn by(integration: &'a Integration, credential: &'a Credential) -> Result<Self, CallError> {
         let Credential::Key(url) = credential else {
             return Err(CallError::unauthorized("the credential must be a PostgreSQL URL, as a key"));
         };
-        let text = integration.settings.parameters.get(MAPPING).map(String::as_str).unwrap_or_default();
-        self.pools.get(&integration.id, &url, text, &self.outbound).await
+        let given = |name: &str| integration.settings.parameters.get(name).map(String::as_str).unwrap_or_default();
+        Ok(Self { url, mapping: given(MAPPING), authority: given(AUTHORITY) })
     }
+}
+
+/// Holds an integration's settings to what is read of them here.
+///
+/// # Errors
+/// Name and reason of the first that doesn't hold.
+pub(crate) fn check_parameters(given: &BTreeMap<String, String>) -> Result<(), (String, String)> {
+    for (name, value) in given {
+        let checked = match name.as_str() {
+            MAPPING => Mapping::parse(value).map(drop),
+            AUTHORITY if value.is_empty() || pool::is_certificate(value) => Ok(()),
+            AUTHORITY => Err("must be a certificate in PEM, or several".to_owned()),
+            _ => Err("is no setting of it".to_owned()),
+        };
+        checked.map_err(|reason| (name.clone(), reason))?;
+    }
+    Ok(())
 }
 
 async fn in_transaction(opened: &Opened, table: &Table, row: &Row<'_>) -> Result<Written, CallError> {
@@ -164,9 +189,12 @@ async fn in_transaction(opened: &Opened, table: &Table, row: &Row<'_>) -> Result
 /// What a failure means. Of the database's own message nothing is told on: it may quote a value.
 fn refused(error: sqlx::Error) -> CallError {
     let sqlx::Error::Database(cause) = &error else {
+        // A certificate is renewed, and the change must still be there then.
+        if let Some(reason) = pool::insecure(&error) {
+            return CallError::retry(reason);
+        }
         return match error {
             sqlx::Error::Configuration(_) => CallError::permanent("the database's URL can't be used"),
-            sqlx::Error::Tls(_) => CallError::retry("no secure connection to the database"),
             sqlx::Error::PoolTimedOut => CallError::retry("the database has no connection free"),
             _ => CallError::retry("the database can't be reached, or the connection broke"),
         };

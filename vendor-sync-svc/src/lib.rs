@@ -5,6 +5,7 @@
 
 mod body;
 mod brake;
+mod campaign;
 mod config;
 mod configuration;
 mod connector;
@@ -13,6 +14,7 @@ mod database;
 mod deliver;
 mod disable;
 mod endpoint;
+mod erase;
 mod event;
 mod health;
 mod import;
@@ -60,9 +62,10 @@ use chassis::{
 };
 use jiff::SignedDuration;
 use proto::vendorsync::v1::{
-    connection_service_server::ConnectionServiceServer, connector_service_server::ConnectorServiceServer,
-    delivery_service_server::DeliveryServiceServer, endpoint_service_server::EndpointServiceServer,
-    import_service_server::ImportServiceServer, integration_health_service_server::IntegrationHealthServiceServer,
+    campaign_service_server::CampaignServiceServer, connection_service_server::ConnectionServiceServer,
+    connector_service_server::ConnectorServiceServer, delivery_service_server::DeliveryServiceServer,
+    endpoint_service_server::EndpointServiceServer, import_service_server::ImportServiceServer,
+    integration_health_service_server::IntegrationHealthServiceServer,
     integration_service_server::IntegrationServiceServer, record_service_server::RecordServiceServer,
     sync_service_server::SyncServiceServer, webhook_service_server::WebhookServiceServer,
 };
@@ -71,6 +74,7 @@ use tokio::sync::{broadcast, mpsc};
 pub use self::config::{Config, OAuthClient};
 use self::{
     body::Renderer,
+    campaign::{Campaigns, Maker, Poller},
     configuration::{Tables, keep::Keeper},
     connector::catalogue::Catalogue,
     credential::{
@@ -78,6 +82,7 @@ use self::{
         connect::Connecting,
         vendor::{Declared, Probing},
     },
+    database::Database,
     deliver::Deliver,
     endpoint::book::Book,
     health::{Healths, behind::Behind, prober::Prober, view::View},
@@ -182,7 +187,8 @@ pub async fn start(config: Config, chassis: &Chassis) -> Result<Service> {
     tasks.spawn("deliver", consume::run(peer.separate(), "vendor-sync", deliver, tasks.stopping()));
 
     // How integrations are connected, and how they stand.
-    let probe = Arc::new(Probing(engine.caller.clone()));
+    let database = Database::new(credentials.clone(), outbound.clone());
+    let probe = Arc::new(Probing { caller: engine.caller.clone(), database });
     let connecting = Connecting {
         credentials: credentials.clone(),
         integrations: integrations.clone(),
@@ -199,6 +205,7 @@ pub async fn start(config: Config, chassis: &Chassis) -> Result<Service> {
         clock: clock.clone(),
     };
     tasks.spawn("health.probe", prober.run(tasks.stopping()));
+    let marketing_outbox = outbox.clone();
     let behind = Behind {
         store: store.clone(),
         keys: keys.clone(),
@@ -225,6 +232,13 @@ pub async fn start(config: Config, chassis: &Chassis) -> Result<Service> {
     let worker = Worker::new(imports.clone(), integrations.clone(), &engine);
     tasks.spawn("imports", worker.clone().run(tasks.clone()));
     tasks.spawn("reconcile", worker.reconcile().run(tasks.clone()));
+
+    // Campaigns of e-mail marketing, and what becomes of them.
+    let campaigns = Campaigns::new(store.clone(), keys.clone(), marketing_outbox);
+    let maker = Maker { campaigns, caller: engine.caller.clone(), clock: clock.clone() };
+    let poller = Poller { maker: maker.clone(), integrations: integrations.clone() };
+    tasks.spawn("campaigns", poller.run(tasks.stopping()));
+    let campaign_rpc = rpc::campaigns::Service { maker, integrations: integrations.clone() };
 
     // Inbound: the seven steps of each webhook.
     let inbound =
@@ -258,6 +272,7 @@ pub async fn start(config: Config, chassis: &Chassis) -> Result<Service> {
         .add(ConnectionServiceServer::new(rpc::connections::Service(connecting)))
         .add(RecordServiceServer::new(records).max_encoding_message_size(MESSAGE_LIMIT))
         .add(SyncServiceServer::new(rpc::sync::Service { engine }))
+        .add(CampaignServiceServer::new(campaign_rpc))
         .add(ConnectorServiceServer::new(connectors))
         .add(ImportServiceServer::new(import_rpc).max_decoding_message_size(MESSAGE_LIMIT))
         .add(WebhookServiceServer::new(rpc::webhooks::Service::new(inbound)).max_decoding_message_size(MESSAGE_LIMIT))

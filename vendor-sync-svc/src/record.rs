@@ -6,6 +6,7 @@
 
 pub(crate) mod conflict;
 pub(crate) mod decide;
+mod erase;
 pub(crate) mod link;
 pub(crate) mod merge;
 mod natural;

@@ -37,6 +37,7 @@ use tokio::sync::{Mutex, OwnedMutexGuard};
 
 use self::{echo::OwnWrites, find::Found, sight::Sight};
 use crate::{
+    erase,
     integration::Integration,
     outbox::Outbox,
     record::{Applied, Change, Link, Links, RecordKind, Records, Source, Update, value},
@@ -266,6 +267,9 @@ impl Taking {
     }
 
     async fn take_one(&mut self, integration: &Integration, incoming: &Incoming) -> Result<Resolved> {
+        if erase::is_past_in(&mut self.tx, &self.key, integration, incoming).await? {
+            return Ok(Resolved::Unchanged);
+        }
         let found = self.find(integration, incoming).await?;
         if !found.is_seen {
             return Ok(Resolved::Unchanged);

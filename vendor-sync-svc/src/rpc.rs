@@ -1,5 +1,6 @@
 //! The wire: one file per gRPC service, which parses requests, calls the domain and prints answers. Nothing is decided here.
 
+pub(crate) mod campaigns;
 pub(crate) mod connections;
 pub(crate) mod connectors;
 pub(crate) mod deliveries;
@@ -46,6 +47,8 @@ pub(crate) const ACCESS: AccessTable = &[
     ("/wedsync.vendorsync.v1.RecordService/PinField", MANAGE),
     ("/wedsync.vendorsync.v1.RecordService/UnpinField", MANAGE),
     ("/wedsync.vendorsync.v1.RecordService/ListPins", MANAGE),
+    ("/wedsync.vendorsync.v1.RecordService/EraseRecord", MANAGE),
+    ("/wedsync.vendorsync.v1.RecordService/ListErasures", MANAGE),
     ("/wedsync.vendorsync.v1.IntegrationService/ConnectIntegration", MANAGE),
     ("/wedsync.vendorsync.v1.ConnectionService/OpenConnection", Access::Service),
     ("/wedsync.vendorsync.v1.ConnectionService/CompleteConnection", Access::Service),
@@ -58,6 +61,10 @@ pub(crate) const ACCESS: AccessTable = &[
     ("/wedsync.vendorsync.v1.SyncService/SyncNow", MANAGE),
     ("/wedsync.vendorsync.v1.SyncService/SyncClientProfiles", MANAGE),
     ("/wedsync.vendorsync.v1.SyncService/SyncEventDetails", MANAGE),
+    ("/wedsync.vendorsync.v1.CampaignService/CreateCampaign", MANAGE),
+    ("/wedsync.vendorsync.v1.CampaignService/FollowCampaign", MANAGE),
+    ("/wedsync.vendorsync.v1.CampaignService/GetCampaign", MANAGE),
+    ("/wedsync.vendorsync.v1.CampaignService/ListCampaigns", MANAGE),
     ("/wedsync.vendorsync.v1.ConnectorService/ListConnectors", MANAGE),
     ("/wedsync.vendorsync.v1.ConnectorService/GetConnector", MANAGE),
     ("/wedsync.vendorsync.v1.ConnectorService/PutConnector", MANAGE),

@@ -389,6 +389,14 @@ pub fn open_response(key: &DataKey, delivery: i64, sealed: &[u8]) -> Result<Vec<
     key.open(&response_aad(delivery), sealed)
 }
 
+/// What a delivery says, as the store keeps it.
+///
+/// # Errors
+/// One that was sealed for something else.
+pub fn open_content(key: &DataKey, delivery: i64, sealed: &[u8]) -> Result<Bytes> {
+    key.open(&content_aad(delivery), sealed).map(Bytes::from)
+}
+
 /// Every attempt of a delivery, oldest first.
 ///
 /// # Errors

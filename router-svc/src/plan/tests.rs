@@ -75,29 +75,32 @@ fn every_domain_event_goes_where_the_table_says() {
         ("journey.milestone_completed", "webhooks; journey_milestone_completed(email slack); email_marketing"),
         (
             "wedding.date_changed",
-            "webhooks; wedding_date_change(email slack whatsapp in_app sms); calendar; database; photography_crm; venue",
+            "webhooks; wedding_date_change(email slack whatsapp in_app sms); calendar; database; email_marketing; photography_crm; venue",
         ),
         (
             "timeline.updated",
             "webhooks; timeline_changed(email slack in_app); calendar; database; photography_crm; venue",
         ),
         ("guest_count.changed", "webhooks; guest_count_changed(email in_app); caterer; database; venue"),
-        ("client.updated", "webhooks; client_profile_updated(email in_app); caterer; database; photography_crm; wedme"),
+        (
+            "client.updated",
+            "webhooks; client_profile_updated(email in_app); caterer; database; email_marketing; photography_crm; wedme",
+        ),
         (
             "preference.updated",
-            "webhooks; client_profile_updated(email in_app); caterer; database; photography_crm; wedme",
+            "webhooks; client_profile_updated(email in_app); caterer; database; email_marketing; photography_crm; wedme",
         ),
         (
             "client.created",
-            "webhooks; client_profile_updated(email in_app); calendar; database; photography_crm; wedme",
+            "webhooks; client_profile_updated(email in_app); calendar; database; email_marketing; photography_crm; wedme",
         ),
         (
             "client.deleted",
-            "webhooks; client_profile_updated(email in_app); calendar; database; photography_crm; wedme",
+            "webhooks; client_profile_updated(email in_app); calendar; database; email_marketing; photography_crm; wedme",
         ),
         (
             "booking.updated",
-            "webhooks; client_profile_updated(email in_app); calendar; database; photography_crm; wedme",
+            "webhooks; client_profile_updated(email in_app); calendar; database; email_marketing; photography_crm; wedme",
         ),
         ("capacity.alert", "webhooks; capacity_alert(slack in_app)"),
         ("availability.changed", "webhooks; capacity_alert(slack in_app)"),
@@ -111,6 +114,7 @@ fn every_domain_event_goes_where_the_table_says() {
         ("endpoint.disabled", "webhooks; integration_failing(email slack in_app)"),
         ("calendar.conflict", "webhooks; calendar_conflict(email slack in_app)"),
         ("contact.bounced", "webhooks; email_marketing"),
+        ("campaign.reported", "webhooks"),
         ("communication.logged", ""),
         ("my.own", ""),
     ] {
@@ -124,7 +128,7 @@ fn changes_of_rows_go_where_the_table_says() {
     let line = |event| line(&plan(&routes, event));
     assert_eq!(
         line(moved("", r#","wedding_date":"2026-06-21""#)),
-        "webhooks; wedding_date_change(email slack whatsapp in_app sms); calendar; database; photography_crm; venue"
+        "webhooks; wedding_date_change(email slack whatsapp in_app sms); calendar; database; email_marketing; photography_crm; venue"
     );
     assert_eq!(
         line(moved(r#","setup_time":"1""#, r#","setup_time":"2""#)),

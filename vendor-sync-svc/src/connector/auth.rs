@@ -130,7 +130,7 @@ impl Auth {
             (Self::None, Credential::None)
                 | (Self::Key { .. } | Self::Basic { user: Some(_) }, Credential::Key(_))
                 | (Self::Basic { user: None }, Credential::Basic { .. })
-                | (Self::OAuth2(_), Credential::Token(_))
+                | (Self::OAuth2(_), Credential::Token { .. })
         )
     }
 
@@ -143,7 +143,7 @@ impl Auth {
             }
             (Self::Basic { user: Some(user) }, Credential::Key(key)) => basic(user, key.expose()),
             (Self::Basic { .. }, Credential::Basic { user, password }) => basic(user, password.expose()),
-            (Self::OAuth2(oauth), Credential::Token(token)) => {
+            (Self::OAuth2(oauth), Credential::Token { token, .. }) => {
                 let prefix = prefix.unwrap_or(&oauth.prefix);
                 authorization(format!("{prefix}{}", token.expose()))
             }

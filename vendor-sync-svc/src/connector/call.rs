@@ -166,9 +166,14 @@ impl Caller {
         settings.extend(yielded);
         let secrets = if entry.connector.is_signed() { self.secrets(integration).await? } else { Vec::new() };
         let name = entry.connector.name();
-        let application = match entry.own {
+        // An organization's own connector says itself who grants: whose application it names is never believed.
+        let shared = match entry.own {
             None => name.to_owned(),
             Some(_) => format!("{}/{name}", integration.organization),
+        };
+        let application = match self.credentials.client_of(name, &credential) {
+            Some(client) => format!("{shared}#{client}"),
+            None => shared,
         };
         let (connector, integration_id) = (entry.connector, integration.id.clone());
         Ok(Called { connector, integration_id, application, settings, credential, secrets })

@@ -51,7 +51,7 @@ struct State {
 pub(crate) struct Asker<'a> {
     /// The integration's id.
     pub(crate) account: &'a str,
-    /// What a shared quota is shared by: the connector, with its organization where it is its own.
+    /// What a shared quota is shared by: the connector, with its organization where it is its own, and the OAuth client.
     pub(crate) application: &'a str,
 }
 

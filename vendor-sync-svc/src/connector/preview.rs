@@ -93,7 +93,7 @@ impl Connector {
             None | Some(Auth::None) => Credential::None,
             Some(Auth::Key { .. } | Auth::Basic { user: Some(_) }) => Credential::Key(dots()),
             Some(Auth::Basic { user: None }) => Credential::Basic { user: DOTS.to_owned(), password: dots() },
-            Some(Auth::OAuth2(_)) => Credential::Token(dots()),
+            Some(Auth::OAuth2(_)) => Credential::Token { token: dots(), client: String::new() },
         }
     }
 }

@@ -26,6 +26,7 @@ use crate::{
 const CALLBACK: &str = "/oauth/callback";
 const START: &str = "/oauth/start/";
 const CODE_BYTES: usize = 4_096;
+const CLIENT_ID_BYTES: usize = 512;
 
 /// Asks a vendor whether an account works, as its connector declares.
 pub(crate) trait Probe: Send + Sync + 'static {
@@ -132,6 +133,9 @@ impl Connecting {
     pub(crate) async fn connect(&self, integration: &Integration, given: Given) -> Result<Begun> {
         let provider = self.credentials.providers.provider(integration).await?;
         let kept = match (given, provider) {
+            (Given::OAuth(Some(app)), _) if app.id.len() > CLIENT_ID_BYTES || app.id.chars().any(char::is_control) => {
+                return Err(wrong("client_id must be at most 512 bytes, without control characters"));
+            }
             (Given::OAuth(app), Some(provider)) => match provider.declared().grant {
                 Grant::AuthorizationCode => return self.begin(integration, app).await,
                 Grant::ClientCredentials => self.client_tokens(integration, app).await?,

@@ -142,6 +142,15 @@ impl Credentials {
         Ok(self.connection(integration).await?.yielded.clone())
     }
 
+    /// Id of the OAuth client in whose name `credential` was granted; none: it is no token. Vendors count requests by it.
+    pub(crate) fn client_of<'a>(&'a self, connector: &str, credential: &'a Credential) -> Option<&'a str> {
+        match credential {
+            Credential::Token { client, .. } if client.is_empty() => self.ours(connector).map(|app| app.id.as_str()),
+            Credential::Token { client, .. } => Some(client),
+            _ => None,
+        }
+    }
+
     /// How tokens are granted to `integration`, and in whose name.
     pub(super) async fn provider(
         &self,

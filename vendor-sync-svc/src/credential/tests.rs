@@ -67,7 +67,7 @@ impl Vendor {
 
     async fn ask(&self, credential: &Credential) -> Result<BTreeMap<String, String>, Refusal> {
         let shown = match credential {
-            Credential::Key(secret) | Credential::Token(secret) => format!("Bearer {}", secret.expose()),
+            Credential::Key(secret) | Credential::Token { token: secret, .. } => format!("Bearer {}", secret.expose()),
             _ => "Bearer none".to_owned(),
         };
         let headers = HeaderMap::from_iter([(AUTHORIZATION, HeaderValue::try_from(shown).expect("a header"))]);

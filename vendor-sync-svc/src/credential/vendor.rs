@@ -11,15 +11,20 @@ use super::{
 };
 use crate::{
     connector::{CallError, Class, call::Caller, catalogue::Catalogue},
+    database::Database,
     integration::{Integration, Kind},
     oauth::Provider,
+    sync::account::is_sql,
 };
 
 /// Token grants of connectors.
 pub(crate) struct Declared(pub(crate) Catalogue);
 
-/// Probes of connectors.
-pub(crate) struct Probing(pub(crate) Caller);
+/// Probes of connectors; of WedSync's own database, a look at it.
+pub(crate) struct Probing {
+    pub(crate) caller: Caller,
+    pub(crate) database: Database,
+}
 
 impl Providers for Declared {
     fn provider<'a>(&'a self, integration: &'a Integration) -> BoxFuture<'a, Result<Option<Provider>>> {
@@ -58,11 +63,16 @@ impl Probing {
                 "an integration of this kind only sends to us: there is nothing to ask".to_owned(),
             ));
         }
-        let called = self.0.called_with(integration, credential.clone(), BTreeMap::new()).await.map_err(refusal)?;
+        let called = self.caller.called_with(integration, credential.clone(), BTreeMap::new()).await;
+        let called = called.map_err(refusal)?;
         let connector = called.connector.clone();
+        if is_sql(&connector) {
+            let checked = self.database.check(integration, credential).await;
+            return checked.map(|()| BTreeMap::new()).map_err(refusal);
+        }
         // Some vendors have nothing that could be asked without doing something there.
         let Some(probe) = connector.probe() else { return Ok(BTreeMap::new()) };
-        let reply = self.0.call_as(&called, &probe.operation, &serde_json::json!({})).await.map_err(refusal)?;
+        let reply = self.caller.call_as(&called, &probe.operation, &serde_json::json!({})).await.map_err(refusal)?;
         connector.probed(&reply).map_err(Refusal::Account)
     }
 }

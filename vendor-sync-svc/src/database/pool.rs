@@ -8,8 +8,12 @@ use std::{collections::BTreeMap, hash::Hasher as _, str::FromStr as _, sync::Arc
 
 use chassis::{config::Secret, outbound::Outbound};
 use moka::sync::Cache;
+use rustls::{
+    CertificateError as Untrusted,
+    pki_types::{CertificateDer, pem::PemObject as _},
+};
 use sqlx::{
-    PgPool, Postgres, Transaction,
+    Connection as _, PgConnection, PgPool, Postgres, Transaction,
     postgres::{PgConnectOptions, PgPoolOptions, PgSslMode},
 };
 
@@ -20,6 +24,8 @@ const CONNECTIONS: u32 = 4;
 /// Databases that are open at once; the least used is closed.
 const OPEN: u64 = 256;
 const ACQUIRE_WITHIN: Duration = Duration::from_secs(5);
+/// Connecting, and reading what it has.
+const LOOK_WITHIN: Duration = Duration::from_secs(10);
 const IDLE: Duration = Duration::from_secs(60);
 const LIFETIME: Duration = Duration::from_secs(30 * 60);
 /// After which what a database has is looked at anew, and a name resolved.
@@ -33,7 +39,7 @@ const LIMITS: &str = "SELECT set_config('statement_timeout', '10s', true), set_c
 pub(super) struct Opened {
     pool: PgPool,
     pub(super) tables: Arc<BTreeMap<RecordKind, Table>>,
-    /// Of URL and mapping.
+    /// Of all that was said.
     said: u64,
 }
 
@@ -42,6 +48,36 @@ impl Opened {
         let mut tx = self.pool.begin().await?;
         sqlx::query(LIMITS).persistent(false).execute(&mut *tx).await?;
         Ok(tx)
+    }
+}
+
+/// What is said of a database, by whoever connected it.
+#[derive(Clone, Copy, Debug)]
+pub(super) struct Said<'a> {
+    pub(super) url: &'a Secret,
+    pub(super) mapping: &'a str,
+    /// Certificates in PEM; empty: the public authorities alone are trusted.
+    pub(super) authority: &'a str,
+}
+
+impl Said<'_> {
+    async fn read(&self, outbound: &Outbound) -> Result<(Mapping, PgConnectOptions), CallError> {
+        let mapping = Mapping::parse(self.mapping);
+        let mapping = mapping.map_err(|reason| CallError::permanent(format!("the mapping: {reason}")))?;
+        let options = options(self.url, outbound).await?;
+        Ok(match self.authority {
+            "" => (mapping, options),
+            authority => (mapping, options.ssl_root_cert_from_pem(authority.as_bytes().to_vec())),
+        })
+    }
+
+    fn digest(&self) -> u64 {
+        let mut hasher = std::hash::DefaultHasher::new();
+        for text in [self.url.expose(), self.mapping, self.authority] {
+            hasher.write(text.as_bytes());
+            hasher.write_u8(0xff);
+        }
+        hasher.finish()
     }
 }
 
@@ -56,21 +92,18 @@ impl Default for Pools {
 }
 
 impl Pools {
-    /// The one that is open, if it is still of this URL and mapping; else a new one.
+    /// The one that is open, if the same is still said of it; else a new one.
     pub(super) async fn get(
         &self,
         integration: &str,
-        url: &Secret,
-        mapping: &str,
+        said: &Said<'_>,
         outbound: &Outbound,
     ) -> Result<Opened, CallError> {
-        let said = digest(url.expose(), mapping);
-        if let Some(opened) = self.0.get(integration).filter(|opened| opened.said == said) {
+        let digest = said.digest();
+        if let Some(opened) = self.0.get(integration).filter(|opened| opened.said == digest) {
             return Ok(opened);
         }
-        let mapping =
-            Mapping::parse(mapping).map_err(|reason| CallError::permanent(format!("the mapping: {reason}")))?;
-        let options = options(url, outbound).await?;
+        let (mapping, options) = said.read(outbound).await?;
         let pool = PgPoolOptions::new()
             .max_connections(CONNECTIONS)
             .min_connections(0)
@@ -78,8 +111,10 @@ impl Pools {
             .idle_timeout(IDLE)
             .max_lifetime(LIFETIME)
             .connect_lazy_with(options);
-        let tables = tables(&pool, &mapping).await?;
-        let opened = Opened { pool, tables: Arc::new(tables), said };
+        let mut connection = pool.acquire().await.map_err(refused)?;
+        let tables = tables(&mut connection, &mapping).await?;
+        drop(connection);
+        let opened = Opened { pool, tables: Arc::new(tables), said: digest };
         self.0.insert(integration.to_owned(), opened.clone());
         Ok(opened)
     }
@@ -89,11 +124,60 @@ impl Pools {
     }
 }
 
-async fn tables(pool: &PgPool, mapping: &Mapping) -> Result<BTreeMap<RecordKind, Table>, CallError> {
-    let mut connection = pool.acquire().await.map_err(refused)?;
+/// Whether a database can be connected to and fits its mapping.
+///
+/// # Errors
+/// Why not.
+pub(super) async fn look(said: &Said<'_>, outbound: &Outbound) -> Result<(), CallError> {
+    let (mapping, options) = said.read(outbound).await?;
+    let looked = async {
+        let connected = PgConnection::connect_with(&options).await;
+        let mut connection =
+            connected.map_err(|error| insecure(&error).map_or_else(|| refused(error), CallError::permanent))?;
+        tables(&mut connection, &mapping).await?;
+        // What matters was seen.
+        drop(connection.close().await);
+        Ok(())
+    };
+    let looked = tokio::time::timeout(LOOK_WITHIN, looked).await;
+    looked.unwrap_or_else(|_| Err(CallError::retry("the database doesn't answer")))
+}
+
+/// Why a connection is not secure, and what to do about it; none: what failed is something else.
+pub(super) fn insecure(error: &sqlx::Error) -> Option<&'static str> {
+    let cause = match error {
+        sqlx::Error::Tls(_) => return Some("no secure connection to the database: it offers no TLS"),
+        sqlx::Error::Io(cause) => cause.get_ref()?.downcast_ref::<rustls::Error>()?,
+        _ => return None,
+    };
+    let rustls::Error::InvalidCertificate(cause) = cause else {
+        return Some("no secure connection to the database: they speak no common TLS");
+    };
+    Some(match cause {
+        Untrusted::NotValidForName | Untrusted::NotValidForNameContext { .. } => {
+            "the database's certificate is for another host: say the one in the URL that it is for"
+        }
+        Untrusted::UnknownIssuer | Untrusted::BadSignature => {
+            "nobody who is trusted signed the database's certificate: give who did as the parameter `ca`"
+        }
+        Untrusted::Expired | Untrusted::ExpiredContext { .. } => {
+            "the database's certificate has expired: renew it there"
+        }
+        _ => "the database's certificate can't be believed",
+    })
+}
+
+/// Whether a text is one certificate in PEM or several, and nothing else.
+pub(super) fn is_certificate(text: &str) -> bool {
+    let certificates: Result<Vec<_>, _> = CertificateDer::pem_slice_iter(text.as_bytes()).collect();
+    let mut roots = rustls::RootCertStore::empty();
+    certificates.is_ok_and(|all| !all.is_empty() && all.into_iter().all(|one| roots.add(one).is_ok()))
+}
+
+async fn tables(connection: &mut PgConnection, mapping: &Mapping) -> Result<BTreeMap<RecordKind, Table>, CallError> {
     let (mut tables, mut faults) = (BTreeMap::new(), Vec::new());
     for (kind, mapped) in &mapping.tables {
-        match Table::check(&mut connection, mapped, mapping.strict).await.map_err(refused)? {
+        match Table::check(connection, mapped, mapping.strict).await.map_err(refused)? {
             Ok(Some(table)) => drop(tables.insert(*kind, table)),
             Ok(None) => {}
             Err(reasons) => faults.extend(reasons),
@@ -132,12 +216,4 @@ async fn options(url: &Secret, outbound: &Outbound) -> Result<PgConnectOptions, 
         (PgSslMode::VerifyFull, _) | (_, None) => options,
         (_, Some(address)) => options.host(&address.to_string()),
     })
-}
-
-fn digest(url: &str, mapping: &str) -> u64 {
-    let mut hasher = std::hash::DefaultHasher::new();
-    hasher.write(url.as_bytes());
-    hasher.write_u8(0xff);
-    hasher.write(mapping.as_bytes());
-    hasher.finish()
 }

@@ -130,6 +130,12 @@ impl World {
         self.connections.connect(&self.integration, &kept, &BTreeMap::new(), None).await.expect("connected");
     }
 
+    /// As a test of the connection would.
+    async fn check(&self, database: &Database, integration: &Integration) -> Result<(), CallError> {
+        let credential = self.credentials.of(&self.integration).await.expect("it is connected");
+        database.check(integration, &credential).await
+    }
+
     async fn run(&self, sql: &str) {
         run(self.url.as_str(), sql).await;
     }
@@ -246,7 +252,7 @@ async fn a_mapping_that_doesnt_fit_names_every_table_and_column_at_fault() {
         let text = "[wedding]\ntable = \"wedding_details\"\nkey = \"id\"\nversion = \"venue_notes\"\n\
              fields = [\"guests\", \"total\"]\n[client]\ntable = \"couples\"\nkey = \"id\"\nfields = [\"email\"]";
         let integration = Integration { settings: integration(text).settings, ..world.integration.clone() };
-        let refused = world.database.check(&integration).await.expect_err("refused");
+        let refused = world.check(&world.database, &integration).await.expect_err("refused");
         let reason = "there is no table couples, or the user may not see it; table wedding_details has no column guests; \
              table wedding_details can't write column total; \
              column venue_notes of table wedding_details must be a timestamp, and is text";
@@ -254,7 +260,7 @@ async fn a_mapping_that_doesnt_fit_names_every_table_and_column_at_fault() {
         said.sort_unstable();
         expected.sort_unstable();
         assert_eq!((refused.class, said), (Class::Permanent, expected));
-        world.database.check(&world.integration).await.expect("the built-in one leaves out what isn't there");
+        world.check(&world.database, &world.integration).await.expect("the built-in one leaves out what isn't there");
     })
     .await;
 }
@@ -332,7 +338,7 @@ async fn only_addresses_that_the_guard_opens_are_connected_to_and_only_with_tls(
         ] {
             world.connect(&text).await;
             closed.credentials.forget(&world.integration);
-            let refused = closed.check(&world.integration).await.expect_err(&text);
+            let refused = world.check(&closed, &world.integration).await.expect_err(&text);
             assert!(refused.class == class && refused.reason.contains(part), "{text}: {refused:?}");
             assert!(!refused.reason.contains("secret"), "{refused:?}");
         }

@@ -9,6 +9,7 @@ use chassis::{
     lane::{Dispatcher, breaker, rows},
     store::Store,
 };
+use futures_util::{StreamExt as _, TryStreamExt as _, stream};
 use jiff::{SignedDuration, Timestamp};
 use tokio::sync::{broadcast, mpsc};
 
@@ -21,6 +22,8 @@ use crate::{
 /// What attempts are counted over.
 const WINDOW: SignedDuration = SignedDuration::from_hours(1);
 const PAGE: i64 = 100;
+/// Of a page, looked at together: each is a handful of short reads.
+const AT_ONCE: usize = 8;
 /// Views that wait for one watcher; more wait for it.
 const WAITING: usize = 16;
 
@@ -96,11 +99,8 @@ impl View {
     /// # Errors
     /// `Error::Unavailable` while the store is away.
     pub(crate) async fn list(&self, organization: &OrganizationId, after: &str, limit: i64) -> Result<Vec<Shown>> {
-        let mut page = Vec::new();
-        for integration in self.integrations.list(organization, after, limit).await? {
-            page.push(self.of(integration).await?);
-        }
-        Ok(page)
+        let page = self.integrations.list(organization, after, limit).await?;
+        stream::iter(page).map(|integration| self.of(integration)).buffered(AT_ONCE).try_collect().await
     }
 
     /// How each stands now, then each change; of one integration, or (empty) of all of the organization. It ends when nobody

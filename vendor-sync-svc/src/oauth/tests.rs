@@ -175,7 +175,7 @@ async fn consent_gives_tokens_with_pkce_and_without_and_the_probes_settings() {
             let world = World::open(&store, &chassis, peer.vendor(provider)).await;
             let integration = world.integration("acme").await;
             world.connect_in_browser(&peer, &integration).await;
-            let Ok(Credential::Token(_)) = world.credentials.of(&integration).await else { panic!("no token") };
+            let Ok(Credential::Token { .. }) = world.credentials.of(&integration).await else { panic!("no token") };
             assert_eq!(world.credentials.yielded(&integration).await.expect("settings")["dc"], "us7");
             assert_eq!(world.connecting.test(&integration).await, Ok(()));
             let after = peer.seen().await;

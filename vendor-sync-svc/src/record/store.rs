@@ -202,7 +202,13 @@ impl Records {
     }
 
     /// Its new version; none if another transaction made the record meanwhile.
-    async fn write(&self, tx: &mut Tx, data_key: &DataKey, before: &Record, record: &Record) -> Result<Option<u64>> {
+    pub(super) async fn write(
+        &self,
+        tx: &mut Tx,
+        data_key: &DataKey,
+        before: &Record,
+        record: &Record,
+    ) -> Result<Option<u64>> {
         let (key, version) = (&record.key, before.version + 1);
         let query = if before.version == 0 {
             "INSERT INTO records (organization_id, kind, id, version, deleted_at, updated_at, body) \

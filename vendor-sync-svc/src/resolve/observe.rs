@@ -11,6 +11,7 @@ use serde_json::Value;
 
 use super::{Resolver, Taking, echo::OwnWrites, sight::Sight};
 use crate::{
+    erase,
     event::Event,
     record::{Link, Record, RecordKey, Source, Update},
     sync::read::{Said, origin},
@@ -56,6 +57,11 @@ impl Taking {
     async fn observe(&mut self, event: &Event, said: &Said, databases: &[String], again: bool) -> Result<Option<Seen>> {
         let (records, suppliers) = (self.resolver.records.clone(), event.suppliers().collect::<Vec<_>>());
         let known = records.get_in(&mut self.tx, &said.key).await?;
+        if let Some(record) = &known
+            && erase::was_erased_in(&mut self.tx, record, event.time).await?
+        {
+            return Ok(None);
+        }
         let foreign = origin(event).is_some() && known.is_some();
         if foreign && !Sight::sees_in(&mut self.tx, &event.metadata.supplier_id, &said.key).await? {
             return Ok(None);

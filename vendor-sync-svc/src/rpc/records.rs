@@ -10,6 +10,7 @@ use tonic::{Request, Response, Status};
 
 use super::wire::{page_size, print_timestamp};
 use crate::{
+    erase::{self, Erasure},
     record::{
         Applied, Change, Field, Link, Reason, Record, RecordKey, RecordKind, Source,
         conflict::{Entry, Filter, State},
@@ -129,6 +130,34 @@ impl RecordService for RecordRpc {
         let last = pins.last().filter(|_| pins.len() == size as usize);
         let next_page_token = last.map(pins_token).transpose()?.unwrap_or_default();
         Ok(Response::new(wire::ListPinsResponse { pins: pins.into_iter().map(print_pin).collect(), next_page_token }))
+    }
+
+    async fn erase_record(&self, request: Request<wire::EraseRecordRequest>) -> Answer<wire::EraseRecordResponse> {
+        let caller = caller(&request)?.clone();
+        let organization = caller.organization(&request.get_ref().organization_id)?;
+        let request = request.into_inner();
+        let key = RecordKey::new(organization, kind(request.kind())?, request.id)?;
+        let taken = self.resolver.erase(&key, &caller.name, request.dry_run).await?;
+        Ok(Response::new(wire::EraseRecordResponse {
+            links: taken.links.into_iter().map(print_link).collect(),
+            letters: taken.letters,
+            events: taken.events,
+            webhooks: taken.webhooks,
+            lines: taken.lines,
+            related: taken.related,
+        }))
+    }
+
+    async fn list_erasures(&self, request: Request<wire::ListErasuresRequest>) -> Answer<wire::ListErasuresResponse> {
+        let organization = caller(&request)?.organization(&request.get_ref().organization_id)?;
+        let request = request.into_inner();
+        let (size, after) = (page_size(request.page_size)?, erasures_after(&request.page_token)?);
+        let after = (after.0, after.1.as_str(), after.2.as_str());
+        let erasures = erase::list(&self.resolver.store, &organization, after, i64::from(size)).await?;
+        let last = erasures.last().filter(|_| erasures.len() == size as usize);
+        let next_page_token = last.map(erasures_token).transpose()?.unwrap_or_default();
+        let erasures = erasures.into_iter().map(print_erasure).collect::<Result<_>>()?;
+        Ok(Response::new(wire::ListErasuresResponse { erasures, next_page_token }))
     }
 }
 
@@ -291,6 +320,27 @@ fn print_pin(pin: Pin) -> wire::Pin {
     let Pin { kind, field, record_id, source, pinned_by, pinned_at } = pin;
     let (kind, pinned_at) = (print_kind(kind).into(), Some(print_timestamp(pinned_at)));
     wire::Pin { kind, field, record_id, source: source.0, pinned_by, pinned_at }
+}
+
+fn print_erasure(erasure: Erasure) -> Result<wire::Erasure> {
+    let kind = erasure.kind().ok_or_else(|| Error::internal(anyhow::anyhow!("an erasure is of an unknown kind")))?;
+    let erased_at = Some(print_timestamp(erasure.at()));
+    Ok(wire::Erasure { kind: print_kind(kind).into(), id: erasure.record_id, erased_at, erased_by: erasure.erased_by })
+}
+
+/// Time, kind and record of the last one.
+fn erasures_token(last: &Erasure) -> Result<String> {
+    let kind = last.kind().map(RecordKind::as_str).unwrap_or_default();
+    serde_json::to_string(&(last.at().as_microsecond(), kind, &last.record_id)).map_err(Error::internal)
+}
+
+fn erasures_after(token: &str) -> Result<(i64, String, String)> {
+    if token.is_empty() {
+        return Ok((i64::MIN, String::new(), String::new()));
+    }
+    let after: Option<(i64, String, String)> = serde_json::from_str(token).ok();
+    let after = after.filter(|(_, kind, id)| ![kind, id].into_iter().any(|text| text.contains('\0')));
+    after.ok_or_else(|| Error::invalid("page_token", "must be from the previous answer"))
 }
 
 /// Kind, record and field of the last one.

@@ -27,7 +27,7 @@ use tokio::{
 use crate::{
     connector::{Connector, catalogue::Catalogue},
     credential::{Changed, Connections, State},
-    database::Mapping,
+    database,
     integration::{Integration, Integrations, Kind, Settings},
 };
 
@@ -187,8 +187,8 @@ impl Accounts {
             Err(error) => return Err(error),
         };
         if is_sql(&connector) {
-            let mapping = settings.parameters.get("mapping").map(String::as_str).unwrap_or_default();
-            return Mapping::parse(mapping).map(drop).map_err(|reason| Error::invalid("parameters.mapping", reason));
+            let checked = database::check_parameters(&settings.parameters);
+            return checked.map_err(|(name, reason)| Error::invalid(format!("parameters.{name}"), reason));
         }
         let checked = connector.check_settings(&settings.parameters);
         checked.map_err(|(name, reason)| Error::invalid(format!("parameters.{name}"), reason))

@@ -5,6 +5,7 @@
 //! keeps what they are asked, and lets a script answer in their place. They refuse what the real ones refuse; what isn't
 //! known of the real ones is said in their files.
 
+pub mod campaign;
 pub mod constant_contact;
 pub mod lead;
 pub mod mailchimp;

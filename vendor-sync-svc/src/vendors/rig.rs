@@ -51,7 +51,7 @@ impl Rig {
     }
 
     pub(super) fn token(mut self, token: &str) -> Self {
-        self.credential = Credential::Token(Secret::from(token.to_owned()));
+        self.credential = Credential::Token { token: Secret::from(token.to_owned()), client: String::new() };
         self
     }
 

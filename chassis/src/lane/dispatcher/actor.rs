@@ -651,7 +651,11 @@ impl<C: Courier> Actor<C> {
         tracing::error!(delivery.id, lane.id = %delivery.lane_id, "what waits can't be read; it is a dead letter");
         let end = End {
             attempts: delivery.attempts,
-            ..End::final_at(State::Dead, "its content can't be read: was a master key or the store replaced?", now)
+            ..End::final_at(
+                State::Dead,
+                "its content was erased, or can't be read: was a master key or the store replaced?",
+                now,
+            )
         };
         self.updates.push(Update { id: delivery.id, end });
         self.releases.push((delivery.lane, Some(delivery.ordering_key)));

@@ -26,7 +26,7 @@ use tokio::net::TcpListener;
 use super::*;
 use crate::{
     connector::Class,
-    credential::{Connections, Kept},
+    credential::{App, Connections, Kept, Tokens},
     integration::{Kind, tests::settings as settings_of},
 };
 

@@ -9,7 +9,7 @@ use std::collections::BTreeMap;
 use jiff::{SignedDuration, Timestamp, civil::Date, tz::TimeZone};
 use serde_json::{Value, json};
 
-use super::{Asked, Said, Vendor, Window};
+use super::{Asked, Said, Vendor, Window, campaign::Campaigns};
 
 /// The application and one account.
 pub struct ConstantContact {
@@ -22,6 +22,8 @@ pub struct ConstantContact {
     pub contacts: BTreeMap<String, Value>,
     /// Names by id.
     pub tags: BTreeMap<String, String>,
+    /// Its campaigns; an activity's id is its campaign's with an `a` in front.
+    pub campaigns: Campaigns,
 }
 
 impl ConstantContact {
@@ -35,6 +37,7 @@ impl ConstantContact {
             today: (Date::constant(1970, 1, 1), 0),
             contacts: BTreeMap::new(),
             tags: BTreeMap::new(),
+            campaigns: Campaigns::default(),
         }
     }
 
@@ -155,12 +158,69 @@ impl Vendor for ConstantContact {
                 Said::status(204)
             }
             ("POST", ["activities", "contacts_taggings_add"]) => self.tag(&given),
+            (_, ["emails", rest @ ..]) => self.email(rest, asked.method.as_str(), &given),
+            ("GET", ["reports", "stats", "email_campaigns", id]) => self.statistics(id),
             ("GET", ["contact_tags"]) => {
                 let all: Vec<Value> = self.tags.iter().map(|(id, name)| json!({"tag_id": id, "name": name})).collect();
                 Said::json(200, &json!({"tags": all}))
             }
             _ => not_found(),
         }
+    }
+}
+
+impl ConstantContact {
+    fn email(&mut self, parts: &[&str], method: &str, given: &Value) -> Said {
+        let missing = |activity: &Value| {
+            let required = ["format_type", "from_name", "from_email", "reply_to_email", "subject", "html_content"];
+            required.iter().any(|name| activity[*name].is_null())
+        };
+        match (method, parts) {
+            ("POST", []) => {
+                let activity = &given["email_campaign_activities"][0];
+                if given["name"].is_null() || missing(activity) {
+                    return error(400, "campaigns.api.validation.error", "a required member is missing");
+                }
+                if self.campaigns.all().any(|known| known.said["name"] == given["name"]) {
+                    return error(409, "campaigns.api.conflict", "The name is taken.");
+                }
+                let id = self.campaigns.make(given);
+                let activities = json!([{"role": "primary_email", "campaign_activity_id": format!("a{id}")}]);
+                Said::json(
+                    200,
+                    &json!({"campaign_id": id, "current_status": "Draft", "campaign_activities": activities}),
+                )
+            }
+            ("PUT", ["activities", activity]) => {
+                let known = self.campaigns.get_mut(activity.trim_start_matches('a'));
+                let Some(campaign) = known else { return not_found() };
+                if missing(given) || (given["contact_list_ids"].is_null() && given["segment_ids"].is_null()) {
+                    return error(400, "campaigns.api.validation.error", "a required member is missing");
+                }
+                campaign.html = given["html_content"].as_str().unwrap_or_default().to_owned();
+                campaign.to = given["contact_list_ids"].as_array().or(given["segment_ids"].as_array()).cloned();
+                Said::json(200, given)
+            }
+            ("GET", [id]) => match self.campaigns.get(id) {
+                Some(campaign) => {
+                    let status = if campaign.sent_at.is_some() { "Done" } else { "Draft" };
+                    let at = campaign.sent_at.map_or(Value::Null, stamp);
+                    Said::json(200, &json!({"campaign_id": id, "current_status": status, "last_sent_date": at}))
+                }
+                None => not_found(),
+            },
+            _ => not_found(),
+        }
+    }
+
+    fn statistics(&self, id: &str) -> Said {
+        let Some(campaign) = self.campaigns.get(id) else { return not_found() };
+        let [sent, opens, clicks, unsubscribed, bounces] = campaign.figures;
+        let stats = json!({
+            "em_sends": sent, "em_opens": opens, "em_opens_all": opens * 2, "em_clicks": clicks, "em_bounces": bounces,
+            "em_optouts": unsubscribed,
+        });
+        Said::json(200, &json!({"results": [{"campaign_id": id, "stats": stats}], "errors": []}))
     }
 }
 

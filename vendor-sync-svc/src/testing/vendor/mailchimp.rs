@@ -11,7 +11,7 @@ use jiff::{Timestamp, tz::TimeZone};
 use md5::{Digest as _, Md5};
 use serde_json::{Map, Value, json};
 
-use super::{Asked, Said, Vendor};
+use super::{Asked, Said, Vendor, campaign::Campaigns};
 
 /// The most operations of one batch and members of one list request.
 const BATCH: usize = 500;
@@ -25,6 +25,8 @@ pub struct Mailchimp {
     /// Addresses that are in a compliance state, or forgotten.
     pub refused: BTreeMap<String, &'static str>,
     audiences: BTreeMap<String, Audience>,
+    /// Its campaigns, whichever audience they are for.
+    pub campaigns: Campaigns,
 }
 
 /// What an audience holds.
@@ -85,6 +87,9 @@ impl Mailchimp {
             }
             ("POST", ["members", hash, "tags"]) => tag(audience, hash, &given),
             ("POST", ["members", hash, "events"]) => happen(audience, hash, &given),
+            ("GET", ["tag-search"]) => {
+                Said::json(200, &json!({"tags": tags(audience, asked.query("name").unwrap_or_default())}))
+            }
             ("GET", ["webhooks"]) => Said::json(200, &json!({"webhooks": audience.webhooks})),
             ("POST", ["webhooks"]) => {
                 let mut webhook = given;
@@ -107,6 +112,9 @@ impl Vendor for Mailchimp {
         match parts.as_slice() {
             [] => Said::json(200, &json!({"account_id": "a1", "account_name": "Weddings"})),
             ["ping"] => Said::json(200, &json!({"health_status": "Everything's Chimpy!"})),
+            ["templates", id] if *id == "7" => Said::json(200, &json!({"id": 7, "name": "Ours"})),
+            ["campaigns", rest @ ..] => self.campaign(rest, asked),
+            ["reports", id] => self.report(id),
             ["lists", rest @ ..] => self.audience_answer(rest, asked, now),
             _ => problem(404, "Resource Not Found"),
         }
@@ -114,6 +122,52 @@ impl Vendor for Mailchimp {
 }
 
 impl Mailchimp {
+    fn campaign(&mut self, parts: &[&str], asked: &Asked) -> Said {
+        let given = asked.json();
+        match (asked.method.as_str(), parts) {
+            ("POST", []) => {
+                let list = given["recipients"]["list_id"].as_str().unwrap_or_default();
+                if given["type"] != "regular" || !self.audiences.contains_key(list) {
+                    return invalid("recipients.list_id", "This value should be an audience's id.");
+                }
+                let id = self.campaigns.make(&given);
+                Said::json(200, &json!({"id": id, "status": "save"}))
+            }
+            ("PUT", [id, "content"]) => match self.campaigns.get_mut(id) {
+                Some(campaign) => {
+                    campaign.html = given["html"].as_str().unwrap_or_default().to_owned();
+                    Said::json(200, &json!({"html": campaign.html}))
+                }
+                None => problem(404, "Resource Not Found"),
+            },
+            ("GET", [id]) => match self.campaigns.get(id) {
+                Some(campaign) => {
+                    let status = if campaign.sent_at.is_some() { "sent" } else { "save" };
+                    let at = campaign.sent_at.map_or_else(|| "".into(), stamp);
+                    Said::json(200, &json!({"id": id, "status": status, "send_time": at}))
+                }
+                None => problem(404, "Resource Not Found"),
+            },
+            _ => problem(404, "Resource Not Found"),
+        }
+    }
+
+    fn report(&self, id: &str) -> Said {
+        let Some(campaign) = self.campaigns.get(id).filter(|it| it.sent_at.is_some()) else {
+            return problem(404, "Resource Not Found");
+        };
+        let [sent, opens, clicks, unsubscribed, bounces] = campaign.figures;
+        Said::json(
+            200,
+            &json!({
+                "id": id, "emails_sent": sent, "unsubscribed": unsubscribed,
+                "opens": {"opens_total": opens * 2, "unique_opens": opens},
+                "clicks": {"clicks_total": clicks * 3, "unique_subscriber_clicks": clicks},
+                "bounces": {"hard_bounces": bounces, "soft_bounces": 0, "syntax_errors": 0},
+            }),
+        )
+    }
+
     /// The name in front of the key is anything; a token comes as a bearer.
     fn knows(&self, authorization: &str) -> bool {
         let basic = authorization.strip_prefix("Basic ").and_then(|it| BASE64_STANDARD.decode(it).ok());
@@ -196,6 +250,13 @@ fn tag(audience: &mut Audience, hash: &str, given: &Value) -> Said {
         }
     }
     Said::status(204)
+}
+
+/// Those that begin so.
+fn tags(audience: &Audience, name: &str) -> Vec<Value> {
+    let all: BTreeSet<&String> = audience.tags.values().flatten().collect();
+    let numbered = all.iter().enumerate().filter(|(_, tag)| tag.starts_with(name));
+    numbered.map(|(number, tag)| json!({"id": number + 100, "name": tag})).collect()
 }
 
 fn happen(audience: &mut Audience, hash: &str, given: &Value) -> Said {

@@ -84,3 +84,55 @@ async fn a_days_quota_is_remembered_across_a_restart_and_a_parked_application_is
     })
     .await;
 }
+
+/// An account of a built-in connector, connected in the name of `client`, as it would be called, but at the peer.
+async fn tenant(world: &World, organization: &str, client: &str, connector: &Arc<Connector>) -> Called {
+    let settings = crate::integration::Settings {
+        connector: "constant-contact".to_owned(),
+        vendor: "constant-contact".to_owned(),
+        ..settings_of(Kind::Connector)
+    };
+    let organization = OrganizationId::parse(organization).expect("an organization");
+    let secret = Secret::from(WebhookSecret::generate().expose().to_owned());
+    let integration = world.integrations.create(organization, settings, &secret).await.expect("created");
+    let tokens = Tokens { access: Secret::from("t".to_owned()), refresh: Secret::default(), expires_at: None };
+    let app = (!client.is_empty()).then(|| App { id: client.to_owned(), secret: Secret::default() });
+    world
+        .connections
+        .connect(&integration, &Kept::Tokens { tokens, app }, &BTreeMap::new(), None)
+        .await
+        .expect("connected");
+    let called = world.caller.called(&integration).await.expect("it can be called");
+    Called { connector: connector.clone(), ..called }
+}
+
+#[tokio::test]
+async fn an_oauth_applications_quota_is_shared_by_its_organizations_and_by_no_other_application() {
+    on_each_store(async |store| {
+        let peer = Peer::start(|arrived| match arrived.target.as_str() {
+            "/v1/full" => said(429, ""),
+            _ => said(200, "{}"),
+        })
+        .await;
+        let declared = "[[auth]]\nkind = 'oauth2'\ngrant = 'authorization_code'\nauthorize_url = 'https://a.example/a'\n\
+            token_url = 'https://a.example/t'\n[[quotas]]\nscope = 'application'\nrequests = 2\nwindow_seconds = 3600\n\
+            [operations.get]\nmethod = 'GET'\npath = '/ok'\n[operations.full]\nmethod = 'GET'\npath = '/full'\n\
+            [[errors]]\nwhen = 'status == 429'\nclass = 'throttled'\npark = 'application'\nretry_after_seconds = '600'\n";
+        let connector = Arc::new(Connector::parse(&source(&peer, declared)).expect("it is well-formed"));
+        let world = World::open(&store).await;
+        let ask = async |called: &Called, operation| world.caller.call_as(called, operation, &json!({})).await;
+        let class = |asked: Result<Reply, CallError>| asked.expect_err("refused").class;
+        let (one, two) = (tenant(&world, "acme", "app-1", &connector).await, tenant(&world, "other", "app-1", &connector).await);
+        ask(&one, "get").await.expect("there is room");
+        ask(&two, "get").await.expect("there is room");
+        assert_eq!(class(ask(&one, "get").await), Class::Throttled, "both together have used it up");
+        assert_eq!(class(ask(&two, "get").await), Class::Throttled, "both together have used it up");
+        let apart = tenant(&world, "other", "app-2", &connector).await;
+        assert_eq!(class(ask(&apart, "full").await), Class::Throttled, "its vendor says so");
+        assert_eq!(class(ask(&apart, "get").await), Class::Throttled, "it is parked");
+        let ours = tenant(&world, "acme", "", &connector).await;
+        ask(&ours, "get").await.expect("neither what another application used nor that one is parked concerns it");
+        assert_eq!(peer.arrived().len(), 4);
+    })
+    .await;
+}
