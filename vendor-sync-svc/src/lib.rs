@@ -30,6 +30,7 @@ mod reconcile;
 mod record;
 mod replay;
 mod resolve;
+mod rounds;
 mod router;
 mod rpc;
 mod sync;

@@ -39,6 +39,7 @@ pub(crate) const ACCESS: AccessTable = &[
     ("/wedsync.vendorsync.v1.IntegrationService/ListIntegrations", MANAGE),
     ("/wedsync.vendorsync.v1.IntegrationService/UpdateIntegration", MANAGE),
     ("/wedsync.vendorsync.v1.IntegrationService/RotateIntegrationSecret", MANAGE),
+    ("/wedsync.vendorsync.v1.IntegrationService/SetSigningSecret", MANAGE),
     ("/wedsync.vendorsync.v1.IntegrationService/DeleteIntegration", MANAGE),
     ("/wedsync.vendorsync.v1.RecordService/GetRecord", MANAGE),
     ("/wedsync.vendorsync.v1.RecordService/ListConflicts", MANAGE),

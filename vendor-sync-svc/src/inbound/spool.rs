@@ -1,11 +1,10 @@
 //! Requests of senders that never retry: committed, sealed, before their 2xx, and published from here.
 //!
-//! Each integration's requests are published in the order they came; integrations take turns, a page each, so that a
-//! full one doesn't hold the others up. While the router is away everything waits, and is tried again with growing
-//! pauses. What the router will never take is set aside with its reason for 30 days: it holds nothing up. So is what a
+//! Each integration's requests are published in the order they came; integrations take turns, a page each (`rounds`).
+//! What the router will never take is set aside with its reason for 30 days: it holds nothing up. So is what a
 //! connector's vendor sent once and for all and can't be taken.
 
-use std::{collections::HashMap, sync::Arc, time::Duration};
+use std::sync::Arc;
 
 use chassis::{
     clock::{Clock, from_micros},
@@ -27,17 +26,15 @@ use super::{
     transform::change_event,
     validate::change,
 };
-use crate::integration::Integration;
+use crate::{
+    integration::Integration,
+    rounds::{self, Waiting},
+};
 
 /// Bodies are at most 1 MiB, so a page is at most 16 MiB.
 const PAGE: i64 = 16;
 const PURGE_STEP: i64 = 100;
 const KEEP_REFUSED: SignedDuration = SignedDuration::from_hours(30 * 24);
-/// Pauses while the router is away: they double up to the last.
-const FIRST_WAIT: Duration = Duration::from_millis(100);
-const LONGEST_WAIT: Duration = Duration::from_secs(5);
-/// A look without being woken, should a wake-up be missed by a failed turn.
-const IDLE_WAIT: Duration = Duration::from_secs(30);
 const REASON_CHARS: usize = 300;
 
 /// The spool. Cheap to clone.
@@ -131,57 +128,13 @@ impl Spool {
 
     /// Publishes what is there and what comes, until the process stops.
     pub(super) async fn run(self, publisher: Publisher, tasks: Tasks) {
-        let stopping = tasks.stopping();
-        let (mut held, mut wait) = (Held::default(), FIRST_WAIT);
-        loop {
-            let Some(turn) = stopping.run_until_cancelled(self.turn(&publisher, &mut held)).await else { return };
-            let (pause, may_wake) = match turn {
-                Ok(true) => {
-                    wait = FIRST_WAIT;
-                    continue;
-                }
-                Ok(false) => {
-                    wait = FIRST_WAIT;
-                    (held.next(self.clock.now()).min(IDLE_WAIT), true)
-                }
-                // While the router is away, more to publish is no reason to hurry.
-                Err(error) => {
-                    tracing::warn!(%error, wait_ms = wait.as_millis(), "spooled webhooks wait for the router or the store");
-                    let pause = wait;
-                    wait = (wait * 2).min(LONGEST_WAIT);
-                    (pause, false)
-                }
-            };
-            let rest = async {
-                tokio::select! {
-                    () = self.clock.sleep(pause) => {}
-                    () = self.filled.notified(), if may_wake => {}
-                }
-            };
-            if stopping.run_until_cancelled(rest).await.is_none() {
-                return;
-            }
-        }
+        rounds::run(Publishing { spool: &self, publisher: &publisher }, &self.filled, &self.clock, &tasks).await;
     }
 
-    /// One page of every integration that isn't held; true if there was anything to do.
-    ///
-    /// # Errors
-    /// `Error::Unavailable` while the router or the store is away.
-    pub(super) async fn turn(&self, publisher: &Publisher, held: &mut Held) -> Result<bool> {
-        let (mut integration, mut busy) = (String::new(), false);
-        while let Some(next) = self.next_integration(&integration).await? {
-            integration = next;
-            if held.holds(&integration, self.clock.now()) {
-                continue;
-            }
-            match self.publish_page(&integration, publisher).await {
-                Ok(published) => busy |= published,
-                Err(Error::Unavailable(reason)) => return Err(Error::Unavailable(reason)),
-                Err(error) => held.hold(&integration, &error, self.clock.now()),
-            }
-        }
-        Ok(busy)
+    /// For tests: one page of every integration that isn't held.
+    #[cfg(test)]
+    pub(super) async fn turn(&self, publisher: &Publisher) -> Result<bool> {
+        rounds::turn(&Publishing { spool: self, publisher }, &mut rounds::Held::default(), &self.clock).await
     }
 
     async fn next_integration(&self, after: &str) -> Result<Option<String>> {
@@ -334,29 +287,20 @@ fn can_wait(error: &Error) -> bool {
     )
 }
 
-/// Integrations that are left out for a while: over their organization's limit, or failing for reasons of their own.
-#[derive(Debug, Default)]
-pub(super) struct Held(HashMap<String, Timestamp>);
+/// Integrations take turns, a page each.
+struct Publishing<'a> {
+    spool: &'a Spool,
+    publisher: &'a Publisher,
+}
 
-impl Held {
-    fn holds(&mut self, integration: &str, now: Timestamp) -> bool {
-        self.0.retain(|_, until| *until > now);
-        self.0.contains_key(integration)
+impl Waiting for Publishing<'_> {
+    const WHAT: &'static str = "spooled webhooks";
+
+    async fn next(&self, after: &str) -> Result<Option<String>> {
+        self.spool.next_integration(after).await
     }
 
-    fn hold(&mut self, integration: &str, error: &Error, now: Timestamp) {
-        tracing::warn!(%error, integration.id = integration, "spooled webhooks of an integration wait");
-        let pause = match error {
-            Error::Exhausted { retry_after, .. } => (*retry_after).clamp(FIRST_WAIT, LONGEST_WAIT),
-            _ => LONGEST_WAIT,
-        };
-        self.0.insert(integration.to_owned(), now + SignedDuration::try_from(pause).unwrap_or(SignedDuration::ZERO));
-    }
-
-    /// How long until the first of them is let in again.
-    fn next(&self, now: Timestamp) -> Duration {
-        let waits =
-            self.0.values().map(|until| Duration::try_from(until.duration_since(now)).unwrap_or(Duration::ZERO));
-        waits.min().unwrap_or(IDLE_WAIT)
+    async fn page(&self, integration: &str) -> Result<bool> {
+        self.spool.publish_page(integration, self.publisher).await
     }
 }

@@ -248,7 +248,7 @@ impl World {
     }
 
     async fn turn(&self) -> bool {
-        self.inbound.spool.turn(&self.inbound.publisher, &mut spool::Held::default()).await.unwrap_or(false)
+        self.inbound.spool.turn(&self.inbound.publisher).await.unwrap_or(false)
     }
 }
 

@@ -8,7 +8,10 @@
 
 use std::collections::BTreeMap;
 
-use chassis::error::{Error, Result};
+use chassis::{
+    config::Secret,
+    error::{Error, Result},
+};
 use jiff::Timestamp;
 use serde_json::{Map, Value, json};
 use sha2::{Digest as _, Sha256};
@@ -20,7 +23,7 @@ use super::{
     verify::Proof,
 };
 use crate::{
-    connector::{Connector, InboundItem, Proved, Webhook},
+    connector::{Connector, InboundItem, Known, Proved, Webhook},
     integration::{Integration, Secrets},
     record::RecordKind,
     resolve::{Incoming, Origin, Resolved, Resolver, Taking},
@@ -69,17 +72,18 @@ impl Vendors {
     ) -> Result<Answer, Answer> {
         let account = self.accounts.get(&integration.id).ok_or(Answer::Unknown)?;
         let declared = account.connector.inbound().ok_or(Answer::Unknown)?;
-        let (secrets, url): (Vec<&str>, _) = (secrets.iter().collect(), url(request));
+        let (shared, url): (Vec<&str>, _) = (secrets.iter().collect(), url(request));
+        let known = Known { secrets: &shared, signing: secrets.signing.as_ref().map(Secret::expose) };
         let webhook = webhook(request, &url, &integration.id);
         let settings = account.connector.filled(&integration.settings.parameters);
-        let shaken = declared.handshake(&webhook, &secrets, &settings, now).map_err(|_| Answer::Unverified)?;
+        let shaken = declared.handshake(&webhook, known, &settings, now).map_err(|_| Answer::Unverified)?;
         if let Some(echo) = shaken {
             return Ok(Answer::Echo { status: echo.status, body: echo.body });
         }
         if request.method != "POST" {
             return Err(Answer::Unknown);
         }
-        let proved = declared.verify(&webhook, &secrets, now).map_err(|_| Answer::Unverified)?;
+        let proved = declared.verify(&webhook, known, now).map_err(|_| Answer::Unverified)?;
         let key = inbound.receipts.dedupe(integration, proof(proved), &request.body, now).await?;
         // What nobody sends again is taken at whatever rate: it is durable here before its 2xx, whatever the router's state.
         if !declared.is_spooled() {
