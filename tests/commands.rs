@@ -87,7 +87,7 @@ async fn an_operator_sees_how_far_captured_databases_are_and_what_was_refused() 
 
 #[tokio::test]
 async fn every_command_has_its_help() {
-    for command in ["serve", "demo", "publish", "listen", "endpoints", "deliveries", "captures"] {
+    for command in ["serve", "demo", "publish", "listen", "endpoints", "deliveries", "captures", "spooled"] {
         let output = Command::new(binary()).args([command, "--help"]).output().await.expect("it starts");
         let text = String::from_utf8_lossy(&output.stdout).into_owned();
         assert!(output.status.success() && text.contains("Usage: wedsync"), "{command}: {text}");

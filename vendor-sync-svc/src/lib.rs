@@ -15,6 +15,7 @@ mod disable;
 mod endpoint;
 mod event;
 mod health;
+mod hourly;
 mod import;
 mod inbound;
 mod integration;
@@ -38,6 +39,7 @@ mod sync;
 pub mod testing;
 #[cfg(test)]
 mod tests;
+mod tried;
 #[cfg(test)]
 mod vendors;
 mod webhook;
@@ -92,6 +94,7 @@ use self::{
     replay::Replays,
     router::Router,
     sync::{Engine, Ground, courier::Couriers},
+    tried::Tried,
     webhook::Webhooks,
 };
 
@@ -241,7 +244,7 @@ pub async fn start(config: Config, chassis: &Chassis) -> Result<Service> {
         offers: engine.offers.clone(),
         tasks,
     };
-    let endpoint_rpc = rpc::endpoints::EndpointRpc { endpoints, webhooks, router };
+    let endpoint_rpc = rpc::endpoints::EndpointRpc { endpoints, webhooks, router, tried: Tried::default() };
     let records = rpc::records::RecordRpc { resolver: engine.resolver.clone() };
     let running = server
         .authenticator(Arc::new(RouterAuthenticator::new(&peer, clock)))

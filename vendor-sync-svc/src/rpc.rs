@@ -74,6 +74,9 @@ pub(crate) const ACCESS: AccessTable = &[
     ("/wedsync.vendorsync.v1.ImportService/Reconcile", MANAGE),
     ("/wedsync.vendorsync.v1.ImportService/ListConfiguredRows", MANAGE),
     ("/wedsync.vendorsync.v1.WebhookService/ReceiveWebhook", Access::Service),
+    ("/wedsync.vendorsync.v1.WebhookService/ListSpooledWebhooks", MANAGE),
+    ("/wedsync.vendorsync.v1.WebhookService/GetSpooledWebhook", MANAGE),
+    ("/wedsync.vendorsync.v1.WebhookService/RetrySpooledWebhook", MANAGE),
 ];
 
 #[cfg(test)]

@@ -19,10 +19,11 @@ use jiff::{SignedDuration, Timestamp};
 use tokio::sync::Notify;
 
 use super::{
-    Answer,
+    Answer, Request,
     dedupe::{Key, Receipts},
     json,
     publish::{Event, Publisher, Sender},
+    set_aside::{SetAside, written},
     transform::change_event,
     validate::change,
 };
@@ -47,14 +48,18 @@ pub(super) struct Spool {
 }
 
 #[derive(sqlx::FromRow)]
-struct Row {
-    sequence: i64,
+pub(super) struct Row {
+    pub(super) sequence: i64,
+    pub(super) integration_id: String,
     organization_id: String,
     supplier_id: String,
-    event_id: String,
+    pub(super) event_id: String,
     traceparent: String,
-    received_at: i64,
+    pub(super) received_at: i64,
     body: Vec<u8>,
+    pub(super) refused: String,
+    /// Sealed is the whole request, since a connector may read its headers and its query too.
+    pub(super) has_request: i64,
 }
 
 /// A request to keep.
@@ -65,6 +70,7 @@ struct New<'a> {
     body: &'a [u8],
     /// Why it can't be taken; empty: it waits.
     refused: &'a str,
+    has_request: bool,
 }
 
 impl Spool {
@@ -78,7 +84,14 @@ impl Spool {
     /// `Error::Unavailable` while the store is away or full.
     pub(super) async fn put(&self, sender: &Sender, event: &Event, body: &[u8]) -> Result<()> {
         let key = self.keys.of(&sender.organization).await?;
-        let new = New { event_id: &event.id, traceparent: &event.traceparent, at: event.time, body, refused: "" };
+        let new = New {
+            event_id: &event.id,
+            traceparent: &event.traceparent,
+            at: event.time,
+            body,
+            refused: "",
+            has_request: false,
+        };
         let mut tx = self.store.begin().await?;
         insert_in(&mut tx, &key, sender, &new).await?;
         with!(tx.on(), c => {
@@ -104,12 +117,19 @@ impl Spool {
         receipts: &Receipts,
         integration: &Integration,
         key: &Key,
-        (body, reason): (&[u8], &str),
+        (request, reason): (&Request, &str),
         now: Timestamp,
     ) -> Result<bool> {
-        let refused: String = reason.chars().filter(|c| !c.is_control()).take(REASON_CHARS).collect();
+        let (refused, written) = (shown(reason), written(request));
         let traceparent = chassis::trace::current().map(|context| context.to_string()).unwrap_or_default();
-        let new = New { event_id: &key.event_id, traceparent: &traceparent, at: now, body, refused: &refused };
+        let new = New {
+            event_id: &key.event_id,
+            traceparent: &traceparent,
+            at: now,
+            body: &written,
+            refused: &refused,
+            has_request: true,
+        };
         let data_key = self.keys.of(&integration.organization).await?;
         let mut tx = self.store.begin().await?;
         if !receipts.record_in(&mut tx, integration, key, now).await? {
@@ -152,8 +172,7 @@ impl Spool {
     async fn publish_page(&self, integration: &str, publisher: &Publisher) -> Result<bool> {
         let rows: Vec<Row> = with!(self.store.reader(), c => {
             sqlx::query_as(
-                "SELECT sequence, organization_id, supplier_id, event_id, traceparent, received_at, body FROM inbound_spool \
-                 WHERE refused = '' AND integration_id = $1 ORDER BY sequence LIMIT $2",
+                "SELECT * FROM inbound_spool WHERE refused = '' AND integration_id = $1 ORDER BY sequence LIMIT $2",
             )
             .bind(integration)
             .bind(PAGE)
@@ -162,25 +181,30 @@ impl Spool {
         })?;
         let (mut done, mut outcome) = (Vec::new(), Ok(!rows.is_empty()));
         for row in rows {
-            match self.publish_row(integration, &row, publisher).await {
+            match self.publish_row(&row, publisher).await {
                 Ok(()) => done.push(row.sequence),
                 Err(error) if can_wait(&error) => {
                     outcome = Err(error);
                     break;
                 }
-                Err(error) => self.set_aside(integration, &row, &error).await?,
+                Err(error) => {
+                    tracing::error!(%error, integration.id = integration, event.id = row.event_id, "a spooled webhook was refused for good");
+                    metrics::counter!("inbound_spool_refused_total").increment(1);
+                    self.set_aside_anew(&row, &error).await?;
+                }
             }
         }
         self.remove(&done).await?;
         outcome
     }
 
-    async fn publish_row(&self, integration: &str, row: &Row, publisher: &Publisher) -> Result<()> {
+    async fn publish_row(&self, row: &Row, publisher: &Publisher) -> Result<()> {
         let organization = OrganizationId::parse(&row.organization_id)?;
-        let body = self.keys.of(&organization).await?.open(&place_of(&row.event_id), &row.body)?;
+        let body = self.open(&organization, row).await?;
         let received_at = from_micros(row.received_at);
         let event = event(row, &body, received_at)?;
-        let sender = Sender { organization, integration: integration.to_owned(), supplier_id: row.supplier_id.clone() };
+        let (integration, supplier_id) = (row.integration_id.clone(), row.supplier_id.clone());
+        let sender = Sender { organization, integration, supplier_id };
         // A second time for one that a stop came between: the router keeps one event per id.
         publisher.publish(&sender, &event).await.map(drop)
     }
@@ -192,17 +216,65 @@ impl Spool {
         }
         let mut tx = self.store.begin().await?;
         for sequence in done {
-            with!(tx.on(), c => {
-                sqlx::query("DELETE FROM inbound_spool WHERE sequence = $1").bind(sequence).execute(c).await.map(drop)
-            })?;
+            remove_in(&mut tx, *sequence).await?;
         }
         tx.commit().await
     }
 
-    async fn set_aside(&self, integration: &str, row: &Row, error: &Error) -> Result<()> {
-        tracing::error!(%error, integration.id = integration, event.id = row.event_id, "a spooled webhook was refused for good");
-        metrics::counter!("inbound_spool_refused_total").increment(1);
-        let reason: String = error.to_string().chars().filter(|c| !c.is_control()).take(REASON_CHARS).collect();
+    /// What is sealed in a row.
+    pub(super) async fn open(&self, organization: &OrganizationId, row: &Row) -> Result<Vec<u8>> {
+        self.keys.of(organization).await?.open(&place_of(&row.event_id), &row.body)
+    }
+
+    /// One that was set aside.
+    ///
+    /// # Errors
+    /// `Error::NotFound` also for another organization's, and for one that waits.
+    pub(super) async fn row(&self, organization: &OrganizationId, sequence: i64) -> Result<Row> {
+        let row = with!(self.store.reader(), c => {
+            sqlx::query_as("SELECT * FROM inbound_spool WHERE organization_id = $1 AND sequence = $2 AND refused <> ''")
+                .bind(organization.as_str())
+                .bind(sequence)
+                .fetch_optional(c)
+                .await
+        })?;
+        row.ok_or_else(|| Error::NotFound("webhook".into()))
+    }
+
+    /// Those that were set aside of an organization, of one integration or of all.
+    pub(super) async fn set_aside(
+        &self,
+        organization: &OrganizationId,
+        integration: &str,
+        after: i64,
+        limit: i64,
+    ) -> Result<Vec<SetAside>> {
+        Ok(with!(self.store.reader(), c => {
+            sqlx::query_as(
+                "SELECT sequence, integration_id, received_at, refused FROM inbound_spool WHERE organization_id = $1 \
+                 AND refused <> '' AND ($2 = '' OR integration_id = $2) AND sequence > $3 ORDER BY sequence LIMIT $4",
+            )
+            .bind(organization.as_str())
+            .bind(integration)
+            .bind(after)
+            .bind(limit)
+            .fetch_all(c)
+            .await
+        })?)
+    }
+
+    /// Publishes one that was set aside, which then goes.
+    ///
+    /// # Errors
+    /// What the router, or its own content, has against it.
+    pub(super) async fn publish_again(&self, row: &Row, publisher: &Publisher) -> Result<()> {
+        self.publish_row(row, publisher).await?;
+        self.remove(&[row.sequence]).await
+    }
+
+    /// Sets it aside, with why, which is returned as it is shown.
+    pub(super) async fn set_aside_anew(&self, row: &Row, error: &Error) -> Result<String> {
+        let reason = shown(&error.to_string());
         with!(self.store.writer(), c => {
             sqlx::query("UPDATE inbound_spool SET refused = $2 WHERE sequence = $1")
                 .bind(row.sequence)
@@ -211,7 +283,7 @@ impl Spool {
                 .await
                 .map(drop)
         })?;
-        Ok(())
+        Ok(reason)
     }
 
     /// Forgets what was set aside over 30 days ago, in small steps.
@@ -238,12 +310,27 @@ impl Spool {
     }
 }
 
+/// Takes a row out of the store, in the transaction of what becomes of it. False if it isn't there any more.
+pub(super) async fn remove_in(tx: &mut Tx, sequence: i64) -> Result<bool> {
+    Ok(with!(tx.on(), c => {
+        sqlx::query("DELETE FROM inbound_spool WHERE sequence = $1")
+            .bind(sequence)
+            .execute(c)
+            .await
+            .map(|done| done.rows_affected() == 1)
+    })?)
+}
+
+fn shown(reason: &str) -> String {
+    reason.chars().filter(|c| !c.is_control()).take(REASON_CHARS).collect()
+}
+
 async fn insert_in(tx: &mut Tx, key: &DataKey, sender: &Sender, new: &New<'_>) -> Result<()> {
     let sealed = key.seal(&place_of(new.event_id), new.body);
     with!(tx.on(), c => {
         sqlx::query(
             "INSERT INTO inbound_spool (integration_id, organization_id, supplier_id, event_id, traceparent, received_at, \
-             body, refused) VALUES ($1, $2, $3, $4, $5, $6, $7, $8)",
+             body, refused, has_request) VALUES ($1, $2, $3, $4, $5, $6, $7, $8, $9)",
         )
         .bind(&sender.integration)
         .bind(sender.organization.as_str())
@@ -253,6 +340,7 @@ async fn insert_in(tx: &mut Tx, key: &DataKey, sender: &Sender, new: &New<'_>) -
         .bind(new.at.as_microsecond())
         .bind(&sealed)
         .bind(new.refused)
+        .bind(i64::from(new.has_request))
         .execute(c)
         .await
         .map(drop)
@@ -276,7 +364,7 @@ fn event(row: &Row, body: &[u8], received_at: Timestamp) -> Result<Event> {
 }
 
 /// Whether the same row may succeed later: what is wrong with us, our keys or our standing at the router can be mended.
-fn can_wait(error: &Error) -> bool {
+pub(super) fn can_wait(error: &Error) -> bool {
     !matches!(
         error,
         Error::Invalid { .. }
