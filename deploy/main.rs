@@ -15,6 +15,7 @@ mod listen;
 mod progress;
 mod serve;
 mod settings;
+mod spooled;
 mod table;
 
 use std::{path::PathBuf, process::ExitCode};
@@ -73,6 +74,8 @@ enum Command {
     Integrations(integrations::Integrations),
     /// List where systems disagree about a record, or decide it.
     Conflicts(conflicts::Conflicts),
+    /// List webhooks that couldn't be taken and that nobody sends again, or try one again.
+    Spooled(spooled::Spooled),
     /// List deliveries, show the attempts of one, or send one again.
     Deliveries(command::Deliveries),
     /// Erase what is kept of a client, a wedding or a booking, for good.
@@ -112,6 +115,7 @@ fn run(cli: Cli) -> Result<ExitCode> {
             Some(Command::Reconcile(reconcile)) => reconcile.run().await,
             Some(Command::Integrations(integrations)) => integrations.run().await,
             Some(Command::Conflicts(conflicts)) => conflicts.run().await,
+            Some(Command::Spooled(spooled)) => spooled.run().await,
             Some(Command::Deliveries(deliveries)) => deliveries.run().await,
             Some(Command::Erase(erase)) => erase.run().await,
             Some(Command::Erasures(erasures)) => erasures.run().await,

@@ -230,6 +230,7 @@ async fn every_command_has_its_help() {
         "endpoints",
         "deliveries",
         "captures",
+        "spooled",
         "integrations",
         "erase",
         "erasures",

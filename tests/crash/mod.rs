@@ -5,7 +5,7 @@
 //! that a test doesn't have, by the benches.
 
 mod catcher;
-mod chance;
+pub(crate) mod chance;
 mod conserve;
 pub(crate) mod database;
 pub(crate) mod kill;

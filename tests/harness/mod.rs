@@ -6,6 +6,7 @@
 mod postgres;
 mod receiver;
 mod source;
+mod stored;
 mod token;
 
 use std::{

@@ -11,6 +11,8 @@ mod commit;
 mod content;
 mod drain;
 mod failing;
+mod forged;
+mod forgery;
 mod inbound;
 mod inbound_refused;
 mod life;

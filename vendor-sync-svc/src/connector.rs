@@ -45,7 +45,7 @@ pub(crate) use self::{
     page::{Page, Position},
     read::Fault,
     spec::{EventRule, IncrementalKind, Item, RecordSpec},
-    verify::Proved,
+    verify::{Known, Proved},
 };
 use self::{judge::ErrorRule, quota::Quota, text::Text};
 use crate::{credential::Credential, record::RecordKind};

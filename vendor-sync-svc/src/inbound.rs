@@ -12,6 +12,7 @@ mod dedupe;
 mod json;
 mod limit;
 mod publish;
+mod set_aside;
 mod spool;
 mod transform;
 mod validate;
@@ -32,6 +33,7 @@ use chassis::{
 };
 use jiff::Timestamp;
 
+pub(crate) use self::set_aside::SetAside;
 use self::{
     dedupe::{Key, Receipts},
     limit::Limits,
@@ -222,7 +224,8 @@ impl Inbound {
             return Ok(Answer::Accepted { event_id: key.event_id.clone() });
         }
         let published = self.publisher.publish(&sender, event).await;
-        if published.as_ref().is_err_and(Error::is_retryable) {
+        // What the router couldn't take, or had already, isn't one more.
+        if published.as_ref().is_ok_and(|duplicate| *duplicate) || published.as_ref().is_err_and(Error::is_retryable) {
             self.limits.give_back(&integration.id);
         }
         let duplicate = published?;

@@ -28,6 +28,7 @@ const TEXT_CHARS: usize = 256;
 const PARAMETERS: usize = 64;
 const PARAMETER_BYTES: usize = 16 << 10;
 const SECRET_BYTES: std::ops::RangeInclusive<usize> = 24..=256;
+const SIGNING_SECRET_BYTES: std::ops::RangeInclusive<usize> = 16..=256;
 
 /// How long an old secret verifies beside the new one, where the caller doesn't say.
 pub(crate) const DEFAULT_OVERLAP: Duration = Duration::from_secs(24 * 60 * 60);
@@ -243,10 +244,12 @@ impl Integration {
 pub(crate) struct Secrets {
     pub(crate) newest: Secret,
     pub(crate) old: Option<Secret>,
+    /// What the vendor made for itself to sign with, where it did and somebody has told us.
+    pub(crate) signing: Option<Secret>,
 }
 
 impl Secrets {
-    /// All of them, the newest first.
+    /// The integration's own, the newest first.
     pub(crate) fn iter(&self) -> impl Iterator<Item = &str> {
         [Some(&self.newest), self.old.as_ref()].into_iter().flatten().map(Secret::expose)
     }
@@ -265,6 +268,17 @@ pub(crate) fn secret_or_new(given: &str) -> Result<Secret> {
     }
     if given.starts_with("whsec_") {
         WebhookSecret::parse(given)?;
+    }
+    Ok(Secret::from(given.to_owned()))
+}
+
+/// What a vendor made for itself to sign with, as it showed it.
+///
+/// # Errors
+/// `Error::Invalid` for one that is short, or that can't be one.
+pub(crate) fn check_signing_secret(given: &str) -> Result<Secret> {
+    if !SIGNING_SECRET_BYTES.contains(&given.len()) || !given.bytes().all(|b| b.is_ascii_graphic()) {
+        return Err(Error::invalid("secret", "must be 16 to 256 visible ASCII characters"));
     }
     Ok(Secret::from(given.to_owned()))
 }

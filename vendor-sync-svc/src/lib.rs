@@ -17,6 +17,7 @@ mod endpoint;
 mod erase;
 mod event;
 mod health;
+mod hourly;
 mod import;
 mod inbound;
 mod integration;
@@ -32,6 +33,7 @@ mod reconcile;
 mod record;
 mod replay;
 mod resolve;
+mod rounds;
 mod router;
 mod rpc;
 mod sync;
@@ -39,6 +41,7 @@ mod sync;
 pub mod testing;
 #[cfg(test)]
 mod tests;
+mod tried;
 #[cfg(test)]
 mod vendors;
 mod webhook;
@@ -96,6 +99,7 @@ use self::{
     replay::Replays,
     router::Router,
     sync::{Engine, Ground, courier::Couriers},
+    tried::Tried,
     webhook::Webhooks,
 };
 
@@ -254,7 +258,7 @@ pub async fn start(config: Config, chassis: &Chassis) -> Result<Service> {
         offers: engine.offers.clone(),
         tasks,
     };
-    let endpoint_rpc = rpc::endpoints::EndpointRpc { endpoints, webhooks, router };
+    let endpoint_rpc = rpc::endpoints::EndpointRpc { endpoints, webhooks, router, tried: Tried::default() };
     let records = rpc::records::RecordRpc { resolver: engine.resolver.clone() };
     let running = server
         .authenticator(Arc::new(RouterAuthenticator::new(&peer, clock)))

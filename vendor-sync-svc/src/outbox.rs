@@ -4,15 +4,11 @@
 //! only once the router has answered; a row that is published a second time has the same id, of which the router keeps
 //! one event. Events of one ordering key are published in the order of their commits: a batch holds one of each key.
 //!
-//! Organizations take turns, a batch each. While the router is away everything waits in the store, never in memory;
-//! beyond [`BACKLOG`] rows of one organization `Outbox::check` refuses its new changes, so that its webhooks are answered
+//! Organizations take turns, a batch each (`rounds`). While the router is away everything waits in the store, never in
+//! memory; beyond [`BACKLOG`] rows of one organization `Outbox::check` refuses its new changes, so that its webhooks are answered
 //! 503, and its polls, imports and spools wait. What the router will never take is set aside with its reason for 30 days.
 
-use std::{
-    collections::{HashMap, HashSet},
-    sync::Arc,
-    time::Duration,
-};
+use std::{collections::HashSet, sync::Arc, time::Duration};
 
 use bytes::Bytes;
 use chassis::{
@@ -31,7 +27,15 @@ use prost::Message as _;
 use proto::router::v1 as wire;
 use tokio::sync::Notify;
 
-use crate::{event::Priority, integration::Integration, router::Router, sync::letter::Letter};
+#[cfg(test)]
+pub(crate) use crate::rounds::Held;
+use crate::{
+    event::Priority,
+    integration::Integration,
+    rounds::{self, Waiting},
+    router::Router,
+    sync::letter::Letter,
+};
 
 /// Rows in one look; and bytes in one batch, unless one event is larger.
 const PAGE: i64 = 128;
@@ -41,11 +45,6 @@ const BACKLOG: i64 = 50_000;
 const PURGE_STEP: i64 = 100;
 const KEEP_REFUSED: SignedDuration = SignedDuration::from_hours(30 * 24);
 const PURGE_EVERY: Duration = Duration::from_secs(600);
-/// Pauses while the router is away: they double up to the last.
-const FIRST_WAIT: Duration = Duration::from_millis(100);
-const LONGEST_WAIT: Duration = Duration::from_secs(5);
-/// A look without being woken, should a wake-up be missed by a failed turn.
-const IDLE_WAIT: Duration = Duration::from_secs(30);
 const REASON_CHARS: usize = 300;
 
 /// The outbox. Cheap to clone.
@@ -187,66 +186,32 @@ impl Outbox {
         self.filled.notify_one();
     }
 
-    /// Publishes what is there and what comes, until the process stops.
-    pub(crate) async fn run(self, router: Router, tasks: Tasks) {
+    /// Publishes what is there and what comes, and forgets what is old, until the process stops.
+    pub(crate) fn start(&self, router: Router, tasks: &Tasks) {
+        let (outbox, stop) = (self.clone(), tasks.clone());
+        tasks.spawn("outbox", async move {
+            let (filled, clock) = (outbox.filled.clone(), outbox.clock.clone());
+            rounds::run(Publishing { outbox: &outbox, router: &router }, &filled, &clock, &stop).await;
+        });
+        tasks.spawn("outbox.purge", self.clone().purge_at_times(tasks.clone()));
+    }
+
+    async fn purge_at_times(self, tasks: Tasks) {
         let stopping = tasks.stopping();
-        let (mut held, mut wait, mut purged) = (Held::default(), FIRST_WAIT, Timestamp::MIN);
-        loop {
-            let now = self.clock.now();
-            if purged < now - SignedDuration::try_from(PURGE_EVERY).unwrap_or(SignedDuration::ZERO) {
-                purged = now;
-                if let Err(error) = self.purge(now).await {
-                    tracing::warn!(%error, "refused events were not purged; trying again later");
-                }
+        while let Some(purged) = stopping.run_until_cancelled(self.purge(self.clock.now())).await {
+            if let Err(error) = purged {
+                tracing::warn!(%error, "refused events were not purged; trying again later");
             }
-            let Some(turn) = stopping.run_until_cancelled(self.turn(&router, &mut held)).await else { return };
-            let (pause, may_wake) = match turn {
-                Ok(true) => {
-                    wait = FIRST_WAIT;
-                    continue;
-                }
-                Ok(false) => {
-                    wait = FIRST_WAIT;
-                    (held.next(self.clock.now()).min(IDLE_WAIT), true)
-                }
-                // While the router is away, more to publish is no reason to hurry.
-                Err(error) => {
-                    tracing::warn!(%error, wait_ms = wait.as_millis(), "resolved changes wait for the router or the store");
-                    let pause = wait;
-                    wait = (wait * 2).min(LONGEST_WAIT);
-                    (pause, false)
-                }
-            };
-            let rest = async {
-                tokio::select! {
-                    () = self.clock.sleep(pause) => {}
-                    () = self.filled.notified(), if may_wake => {}
-                }
-            };
-            if stopping.run_until_cancelled(rest).await.is_none() {
+            if stopping.run_until_cancelled(self.clock.sleep(PURGE_EVERY)).await.is_none() {
                 return;
             }
         }
     }
 
-    /// One batch of every organization that isn't held; true if there was anything to do.
-    ///
-    /// # Errors
-    /// `Error::Unavailable` while the router or the store is away.
+    /// For tests: one batch of every organization that isn't held.
+    #[cfg(test)]
     pub(crate) async fn turn(&self, router: &Router, held: &mut Held) -> Result<bool> {
-        let (mut organization, mut busy) = (String::new(), false);
-        while let Some(next) = self.next_organization(&organization).await? {
-            organization = next;
-            if held.holds(&organization, self.clock.now()) {
-                continue;
-            }
-            match self.publish_batch(&organization, router).await {
-                Ok(published) => busy |= published,
-                Err(Error::Unavailable(reason)) => return Err(Error::Unavailable(reason)),
-                Err(error) => held.hold(&organization, &error, self.clock.now()),
-            }
-        }
-        Ok(busy)
+        rounds::turn(&Publishing { outbox: self, router }, held, &self.clock).await
     }
 
     async fn next_organization(&self, after: &str) -> Result<Option<String>> {
@@ -400,30 +365,21 @@ fn place_of(event_id: &str) -> Vec<u8> {
     place("outbox", "event", event_id)
 }
 
-/// Organizations that are left out for a while: over their limit, or failing for reasons of their own.
-#[derive(Debug, Default)]
-pub(crate) struct Held(HashMap<String, Timestamp>);
+/// Organizations take turns, a batch each.
+struct Publishing<'a> {
+    outbox: &'a Outbox,
+    router: &'a Router,
+}
 
-impl Held {
-    fn holds(&mut self, organization: &str, now: Timestamp) -> bool {
-        self.0.retain(|_, until| *until > now);
-        self.0.contains_key(organization)
+impl Waiting for Publishing<'_> {
+    const WHAT: &'static str = "resolved changes";
+
+    async fn next(&self, after: &str) -> Result<Option<String>> {
+        self.outbox.next_organization(after).await
     }
 
-    fn hold(&mut self, organization: &str, error: &Error, now: Timestamp) {
-        tracing::warn!(%error, organization, "resolved changes of an organization wait");
-        let pause = match error {
-            Error::Exhausted { retry_after, .. } => (*retry_after).clamp(FIRST_WAIT, LONGEST_WAIT),
-            _ => LONGEST_WAIT,
-        };
-        self.0.insert(organization.to_owned(), now + SignedDuration::try_from(pause).unwrap_or(SignedDuration::ZERO));
-    }
-
-    /// How long until the first of them is let in again.
-    fn next(&self, now: Timestamp) -> Duration {
-        let waits =
-            self.0.values().map(|until| Duration::try_from(until.duration_since(now)).unwrap_or(Duration::ZERO));
-        waits.min().unwrap_or(IDLE_WAIT)
+    async fn page(&self, organization: &str) -> Result<bool> {
+        self.outbox.publish_batch(organization, self.router).await
     }
 }
 

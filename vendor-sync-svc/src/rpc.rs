@@ -40,6 +40,7 @@ pub(crate) const ACCESS: AccessTable = &[
     ("/wedsync.vendorsync.v1.IntegrationService/ListIntegrations", MANAGE),
     ("/wedsync.vendorsync.v1.IntegrationService/UpdateIntegration", MANAGE),
     ("/wedsync.vendorsync.v1.IntegrationService/RotateIntegrationSecret", MANAGE),
+    ("/wedsync.vendorsync.v1.IntegrationService/SetSigningSecret", MANAGE),
     ("/wedsync.vendorsync.v1.IntegrationService/DeleteIntegration", MANAGE),
     ("/wedsync.vendorsync.v1.RecordService/GetRecord", MANAGE),
     ("/wedsync.vendorsync.v1.RecordService/ListConflicts", MANAGE),
@@ -80,6 +81,9 @@ pub(crate) const ACCESS: AccessTable = &[
     ("/wedsync.vendorsync.v1.ImportService/Reconcile", MANAGE),
     ("/wedsync.vendorsync.v1.ImportService/ListConfiguredRows", MANAGE),
     ("/wedsync.vendorsync.v1.WebhookService/ReceiveWebhook", Access::Service),
+    ("/wedsync.vendorsync.v1.WebhookService/ListSpooledWebhooks", MANAGE),
+    ("/wedsync.vendorsync.v1.WebhookService/GetSpooledWebhook", MANAGE),
+    ("/wedsync.vendorsync.v1.WebhookService/RetrySpooledWebhook", MANAGE),
 ];
 
 #[cfg(test)]

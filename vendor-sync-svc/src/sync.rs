@@ -107,7 +107,7 @@ impl Engine {
     /// What runs by itself, until the process stops. What waits to be told is told from now on, since the lanes are open: a
     /// letter to one that isn't is dropped.
     pub(crate) fn start(&self, changed: broadcast::Receiver<Changed>, router: Router, tasks: &Tasks) {
-        tasks.spawn("outbox", self.resolver.outbox.clone().run(router, tasks.clone()));
+        self.resolver.outbox.start(router, tasks);
         tasks.spawn("sync.accounts", self.accounts.clone().follow(changed, tasks.clone()));
         tasks.spawn("sync.purge", self.known.clone().purge_at_times(tasks.clone()));
         tasks.spawn("sync.poll", self.polls.clone().run(tasks.clone()));

@@ -212,7 +212,11 @@ macro_rules! service {
 
 service! { webhook::WebhookService, VendorSync, vendorsync {
     receive_webhook => receive: ReceiveWebhookRequest -> ReceiveWebhookResponse;
-} unused {} }
+} unused {
+    list_spooled_webhooks: ListSpooledWebhooksRequest -> ListSpooledWebhooksResponse;
+    get_spooled_webhook: GetSpooledWebhookRequest -> GetSpooledWebhookResponse;
+    retry_spooled_webhook: RetrySpooledWebhookRequest -> RetrySpooledWebhookResponse;
+} }
 
 service! { connection::ConnectionService, VendorSync, vendorsync {
     open_connection => open: OpenConnectionRequest -> OpenConnectionResponse;

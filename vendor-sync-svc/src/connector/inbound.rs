@@ -16,7 +16,7 @@ use super::{
     scope::{WEBHOOK, of_settings},
     spec::{fields, record_kind, time},
     text::printed,
-    verify::{Proved, Unverified, Verification},
+    verify::{Known, Proved, Unverified, Verification},
 };
 use crate::record::RecordKind;
 
@@ -174,15 +174,26 @@ impl Inbound {
         self.spool
     }
 
-    /// Believes a request, or doesn't. `secrets` are those in force, the newest first.
+    /// Whether the vendor may have made a secret of its own to sign with.
+    pub(crate) fn is_signed_by_vendor(&self) -> bool {
+        self.verify.iter().any(Verification::is_by_vendor)
+    }
+
+    /// Believes a request, or doesn't.
     ///
     /// # Errors
     /// [`Unverified`], which says nothing to the sender.
-    pub(crate) fn verify(&self, webhook: &Webhook<'_>, secrets: &[&str], now: Timestamp) -> Result<Proved, Unverified> {
+    pub(crate) fn verify<'a>(
+        &self,
+        webhook: &Webhook<'_>,
+        known: impl Into<Known<'a>>,
+        now: Timestamp,
+    ) -> Result<Proved, Unverified> {
+        let known = known.into();
         let body = self.body(webhook).unwrap_or(Json::Null);
         let mut proved = Proved::Sender;
         for verification in &self.verify {
-            match verification.verify(webhook, secrets, &body, now)? {
+            match verification.verify(webhook, known, &body, now)? {
                 Proved::Sender => {}
                 more if proved == Proved::Sender => proved = more,
                 Proved::Id(id) => proved = Proved::Id(id),
@@ -192,14 +203,14 @@ impl Inbound {
         Ok(proved)
     }
 
-    /// How a handshake is answered; none for what is none.
+    /// How a handshake is answered; none for what is none. A vendor tries an address out before it signs anything.
     ///
     /// # Errors
     /// [`Unverified`] where it must be verified and isn't.
-    pub(crate) fn handshake(
+    pub(crate) fn handshake<'a>(
         &self,
         webhook: &Webhook<'_>,
-        secrets: &[&str],
+        known: impl Into<Known<'a>>,
         settings: &BTreeMap<String, String>,
         now: Timestamp,
     ) -> Result<Option<Echo>, Unverified> {
@@ -211,7 +222,7 @@ impl Inbound {
         };
         let Some(handshake) = self.handshakes.iter().find(is_meant) else { return Ok(None) };
         if handshake.verified {
-            self.verify(webhook, secrets, now)?;
+            self.verify(webhook, Known { signing: None, ..known.into() }, now)?;
         }
         let echo = handshake.echo.as_ref().and_then(|echo| echo.eval(&scope).ok());
         let body = echo.and_then(|echo| printed(&echo).ok().flatten()).unwrap_or_default();

@@ -39,6 +39,27 @@ pub(crate) enum Proved {
     Sender,
 }
 
+/// What both sides know.
+#[derive(Clone, Copy, Debug)]
+pub(crate) struct Known<'a> {
+    /// The integration's, those in force, the newest first.
+    pub(crate) secrets: &'a [&'a str],
+    /// What the vendor made for itself to sign with, where somebody has told us.
+    pub(crate) signing: Option<&'a str>,
+}
+
+impl<'a> From<&'a [&'a str]> for Known<'a> {
+    fn from(secrets: &'a [&'a str]) -> Self {
+        Self { secrets, signing: None }
+    }
+}
+
+impl<'a, const N: usize> From<&'a [&'a str; N]> for Known<'a> {
+    fn from(secrets: &'a [&'a str; N]) -> Self {
+        Self { secrets, signing: None }
+    }
+}
+
 /// One thing that must hold.
 #[derive(Debug)]
 pub(super) enum Verification {
@@ -69,6 +90,8 @@ pub(super) struct Hmac {
     parts: Option<Parts>,
     tolerance: Duration,
     key: KeyForm,
+    /// By the vendor's own secret: nothing is asked for as long as we haven't been told it.
+    by_vendor: bool,
     optional: bool,
 }
 
@@ -132,24 +155,34 @@ impl Verification {
         matches!(self, Self::Hmac(hmac) if hmac.signs_form)
     }
 
-    /// Whether a request without what it looks for passes.
+    /// Whether a request without what it looks for may pass.
     pub(super) fn is_optional(&self) -> bool {
-        matches!(self, Self::Hmac(hmac) if hmac.optional)
+        matches!(self, Self::Hmac(hmac) if hmac.optional || hmac.by_vendor)
+    }
+
+    /// Whether it takes a secret of the vendor's own.
+    pub(super) fn is_by_vendor(&self) -> bool {
+        matches!(self, Self::Hmac(hmac) if hmac.by_vendor)
     }
 
     /// By any of the secrets that are in force.
     pub(super) fn verify(
         &self,
         webhook: &Webhook<'_>,
-        secrets: &[&str],
+        known: Known<'_>,
         body: &Json,
         now: Timestamp,
     ) -> Result<Proved, Unverified> {
+        let secrets = known.secrets;
         let sent = |came: Option<&str>, prefix: &str| {
             let came = came.and_then(|came| came.strip_prefix(prefix)).ok_or(Unverified)?;
             any_equal(secrets.iter().map(|secret| secret.as_bytes()), came.as_bytes()).map(|()| Proved::Sender)
         };
         match self {
+            Self::Hmac(hmac) if hmac.by_vendor => match &known.signing {
+                Some(signing) => hmac.verify(webhook, std::slice::from_ref(signing), now),
+                None => Ok(Proved::Sender),
+            },
             Self::Hmac(hmac) => hmac.verify(webhook, secrets, now),
             Self::Secret { place: SecretPlace::Header, name, prefix } => sent(webhook.header(name), prefix),
             Self::Secret { place: SecretPlace::Query, name, prefix } => sent(webhook.query(name).as_deref(), prefix),
@@ -202,6 +235,7 @@ impl Hmac {
                 reader.number("tolerance_seconds", 1..=3_600).unwrap_or(DEFAULT_TOLERANCE_SECONDS),
             ),
             key: reader.choice("key", &keys).unwrap_or(KeyForm::Text),
+            by_vendor: reader.choice("by", &[("integration", false), ("vendor", true)]).unwrap_or(false),
             optional: reader.flag("optional"),
         };
         let dated =

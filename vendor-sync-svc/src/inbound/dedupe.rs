@@ -42,7 +42,6 @@ impl Key {
     }
 
     /// Of a message whose event has this id.
-    #[cfg(test)]
     pub(super) fn of_event(event_id: &str) -> Self {
         Self { event_id: event_id.to_owned(), body_hash: [0; 32], by_body: false }
     }

@@ -1,23 +1,22 @@
 //! How many requests an integration may have processed in any hour.
 //!
-//! A log of the times of the last ones holds the limit exactly, in any window; it is restored from the receipts when an
+//! A log of the times of the last ones (`hourly`) holds the limit exactly, in any window; it is restored from the receipts when an
 //! integration is first heard of after a start. Only verified requests that weren't processed before are counted, so a
 //! stranger can't use another's limit up; spooled kinds have none.
 
 use std::{
     collections::{HashMap, VecDeque},
     sync::{Mutex, MutexGuard, PoisonError},
-    time::Duration,
 };
 
 use chassis::{error::Result, store::Store, with};
 use jiff::Timestamp;
 
 use super::Answer;
-use crate::integration::Integration;
-
-const WINDOW: Duration = Duration::from_secs(60 * 60);
-const WINDOW_MICROS: i64 = 60 * 60 * 1_000_000;
+use crate::{
+    hourly::{Log, WINDOW_MICROS},
+    integration::Integration,
+};
 
 /// The logs of all integrations that were heard of.
 #[derive(Debug)]
@@ -51,14 +50,14 @@ impl Limits {
     /// Takes the last count back: we could not process it, and the sender will try again.
     pub(super) fn give_back(&self, integration: &str) {
         if let Some(log) = self.logs().get_mut(integration) {
-            log.times.pop_back();
+            log.give_back();
         }
     }
 
     /// Drops the logs that hold nothing of the last hour.
     pub(super) fn forget(&self, now: Timestamp) {
         let since = now.as_microsecond() - WINDOW_MICROS;
-        self.logs().retain(|_, log| log.times.back().is_some_and(|last| *last > since));
+        self.logs().retain(|_, log| log.holds_since(since));
     }
 
     async fn restore(&self, integration: &str, most: usize, now: Timestamp) -> Result<Log> {
@@ -75,7 +74,7 @@ impl Limits {
         })?
         .into();
         times.make_contiguous().reverse();
-        Ok(Log { times })
+        Ok(Log::of(times))
     }
 
     fn logs(&self) -> MutexGuard<'_, HashMap<String, Log>> {
@@ -83,35 +82,12 @@ impl Limits {
     }
 }
 
-/// Times of the requests in the last hour, in microseconds, oldest first.
-#[derive(Clone, Debug, Default)]
-struct Log {
-    times: VecDeque<i64>,
-}
-
-impl Log {
-    /// Counts a request at `now`, or says how long until there is room. A clock that stepped back doesn't open the limit.
-    fn admit(&mut self, most: usize, now: i64) -> Result<(), Duration> {
-        let now = now.max(self.times.back().copied().unwrap_or(i64::MIN));
-        while self.times.front().is_some_and(|oldest| *oldest <= now - WINDOW_MICROS) {
-            self.times.pop_front();
-        }
-        if self.times.len() < most {
-            self.times.push_back(now);
-            return Ok(());
-        }
-        // Room is there once only `most - 1` of them are left in the window; the limit may have been lowered.
-        let leaves = self.times.len().saturating_sub(most);
-        let wait = self.times.get(leaves).map_or(WINDOW_MICROS, |at| at + WINDOW_MICROS - now);
-        Err(Duration::from_micros(wait.unsigned_abs()).clamp(Duration::from_secs(1), WINDOW))
-    }
-}
-
 #[cfg(test)]
 mod tests {
+    use std::time::Duration;
+
     use chassis::testing::{noon, on_each_engine};
     use jiff::SignedDuration;
-    use proptest::prelude::*;
 
     use super::*;
     use crate::inbound::{
@@ -159,35 +135,5 @@ mod tests {
             }
         })
         .await;
-    }
-
-    proptest! {
-        #[test]
-        fn no_hour_ever_holds_more_than_the_limit(most in 1usize..20, steps in proptest::collection::vec(-5i64..2_000, 1..300)) {
-            let (mut log, mut now, mut admitted) = (Log::default(), 0_i64, Vec::new());
-            for seconds in steps {
-                now += seconds * 1_000_000;
-                match log.admit(most, now) {
-                    Ok(()) => admitted.push(log.times.back().copied().unwrap()),
-                    Err(wait) => prop_assert!(wait <= WINDOW),
-                }
-            }
-            for (index, at) in admitted.iter().enumerate() {
-                let in_hour = admitted[..=index].iter().filter(|other| **other > at - WINDOW_MICROS).count();
-                prop_assert!(in_hour <= most);
-            }
-        }
-
-        #[test]
-        fn who_waits_as_told_is_admitted(most in 1usize..10, gaps in proptest::collection::vec(0i64..900, 1..60)) {
-            let (mut log, mut now) = (Log::default(), 0_i64);
-            for seconds in gaps {
-                now += seconds * 1_000_000;
-                if let Err(wait) = log.admit(most, now) {
-                    now += i64::try_from(wait.as_micros()).unwrap();
-                    prop_assert!(log.admit(most, now).is_ok());
-                }
-            }
-        }
     }
 }

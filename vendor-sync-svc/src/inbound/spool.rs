@@ -1,11 +1,10 @@
 //! Requests of senders that never retry: committed, sealed, before their 2xx, and published from here.
 //!
-//! Each integration's requests are published in the order they came; integrations take turns, a page each, so that a
-//! full one doesn't hold the others up. While the router is away everything waits, and is tried again with growing
-//! pauses. What the router will never take is set aside with its reason for 30 days: it holds nothing up. So is what a
+//! Each integration's requests are published in the order they came; integrations take turns, a page each (`rounds`).
+//! What the router will never take is set aside with its reason for 30 days: it holds nothing up. So is what a
 //! connector's vendor sent once and for all and can't be taken.
 
-use std::{collections::HashMap, sync::Arc, time::Duration};
+use std::sync::Arc;
 
 use chassis::{
     clock::{Clock, from_micros},
@@ -20,24 +19,23 @@ use jiff::{SignedDuration, Timestamp};
 use tokio::sync::Notify;
 
 use super::{
-    Answer,
+    Answer, Request,
     dedupe::{Key, Receipts},
     json,
     publish::{Event, Publisher, Sender},
+    set_aside::{SetAside, written},
     transform::change_event,
     validate::change,
 };
-use crate::integration::Integration;
+use crate::{
+    integration::Integration,
+    rounds::{self, Waiting},
+};
 
 /// Bodies are at most 1 MiB, so a page is at most 16 MiB.
 const PAGE: i64 = 16;
 const PURGE_STEP: i64 = 100;
 const KEEP_REFUSED: SignedDuration = SignedDuration::from_hours(30 * 24);
-/// Pauses while the router is away: they double up to the last.
-const FIRST_WAIT: Duration = Duration::from_millis(100);
-const LONGEST_WAIT: Duration = Duration::from_secs(5);
-/// A look without being woken, should a wake-up be missed by a failed turn.
-const IDLE_WAIT: Duration = Duration::from_secs(30);
 const REASON_CHARS: usize = 300;
 
 /// The spool. Cheap to clone.
@@ -50,14 +48,18 @@ pub(super) struct Spool {
 }
 
 #[derive(sqlx::FromRow)]
-struct Row {
-    sequence: i64,
+pub(super) struct Row {
+    pub(super) sequence: i64,
+    pub(super) integration_id: String,
     organization_id: String,
     supplier_id: String,
-    event_id: String,
+    pub(super) event_id: String,
     traceparent: String,
-    received_at: i64,
+    pub(super) received_at: i64,
     body: Vec<u8>,
+    pub(super) refused: String,
+    /// Sealed is the whole request, since a connector may read its headers and its query too.
+    pub(super) has_request: i64,
 }
 
 /// A request to keep.
@@ -68,6 +70,7 @@ struct New<'a> {
     body: &'a [u8],
     /// Why it can't be taken; empty: it waits.
     refused: &'a str,
+    has_request: bool,
 }
 
 impl Spool {
@@ -81,7 +84,14 @@ impl Spool {
     /// `Error::Unavailable` while the store is away or full.
     pub(super) async fn put(&self, sender: &Sender, event: &Event, body: &[u8]) -> Result<()> {
         let key = self.keys.of(&sender.organization).await?;
-        let new = New { event_id: &event.id, traceparent: &event.traceparent, at: event.time, body, refused: "" };
+        let new = New {
+            event_id: &event.id,
+            traceparent: &event.traceparent,
+            at: event.time,
+            body,
+            refused: "",
+            has_request: false,
+        };
         let mut tx = self.store.begin().await?;
         insert_in(&mut tx, &key, sender, &new).await?;
         with!(tx.on(), c => {
@@ -107,12 +117,19 @@ impl Spool {
         receipts: &Receipts,
         integration: &Integration,
         key: &Key,
-        (body, reason): (&[u8], &str),
+        (request, reason): (&Request, &str),
         now: Timestamp,
     ) -> Result<bool> {
-        let refused: String = reason.chars().filter(|c| !c.is_control()).take(REASON_CHARS).collect();
+        let (refused, written) = (shown(reason), written(request));
         let traceparent = chassis::trace::current().map(|context| context.to_string()).unwrap_or_default();
-        let new = New { event_id: &key.event_id, traceparent: &traceparent, at: now, body, refused: &refused };
+        let new = New {
+            event_id: &key.event_id,
+            traceparent: &traceparent,
+            at: now,
+            body: &written,
+            refused: &refused,
+            has_request: true,
+        };
         let data_key = self.keys.of(&integration.organization).await?;
         let mut tx = self.store.begin().await?;
         if !receipts.record_in(&mut tx, integration, key, now).await? {
@@ -131,57 +148,13 @@ impl Spool {
 
     /// Publishes what is there and what comes, until the process stops.
     pub(super) async fn run(self, publisher: Publisher, tasks: Tasks) {
-        let stopping = tasks.stopping();
-        let (mut held, mut wait) = (Held::default(), FIRST_WAIT);
-        loop {
-            let Some(turn) = stopping.run_until_cancelled(self.turn(&publisher, &mut held)).await else { return };
-            let (pause, may_wake) = match turn {
-                Ok(true) => {
-                    wait = FIRST_WAIT;
-                    continue;
-                }
-                Ok(false) => {
-                    wait = FIRST_WAIT;
-                    (held.next(self.clock.now()).min(IDLE_WAIT), true)
-                }
-                // While the router is away, more to publish is no reason to hurry.
-                Err(error) => {
-                    tracing::warn!(%error, wait_ms = wait.as_millis(), "spooled webhooks wait for the router or the store");
-                    let pause = wait;
-                    wait = (wait * 2).min(LONGEST_WAIT);
-                    (pause, false)
-                }
-            };
-            let rest = async {
-                tokio::select! {
-                    () = self.clock.sleep(pause) => {}
-                    () = self.filled.notified(), if may_wake => {}
-                }
-            };
-            if stopping.run_until_cancelled(rest).await.is_none() {
-                return;
-            }
-        }
+        rounds::run(Publishing { spool: &self, publisher: &publisher }, &self.filled, &self.clock, &tasks).await;
     }
 
-    /// One page of every integration that isn't held; true if there was anything to do.
-    ///
-    /// # Errors
-    /// `Error::Unavailable` while the router or the store is away.
-    pub(super) async fn turn(&self, publisher: &Publisher, held: &mut Held) -> Result<bool> {
-        let (mut integration, mut busy) = (String::new(), false);
-        while let Some(next) = self.next_integration(&integration).await? {
-            integration = next;
-            if held.holds(&integration, self.clock.now()) {
-                continue;
-            }
-            match self.publish_page(&integration, publisher).await {
-                Ok(published) => busy |= published,
-                Err(Error::Unavailable(reason)) => return Err(Error::Unavailable(reason)),
-                Err(error) => held.hold(&integration, &error, self.clock.now()),
-            }
-        }
-        Ok(busy)
+    /// For tests: one page of every integration that isn't held.
+    #[cfg(test)]
+    pub(super) async fn turn(&self, publisher: &Publisher) -> Result<bool> {
+        rounds::turn(&Publishing { spool: self, publisher }, &mut rounds::Held::default(), &self.clock).await
     }
 
     async fn next_integration(&self, after: &str) -> Result<Option<String>> {
@@ -199,8 +172,7 @@ impl Spool {
     async fn publish_page(&self, integration: &str, publisher: &Publisher) -> Result<bool> {
         let rows: Vec<Row> = with!(self.store.reader(), c => {
             sqlx::query_as(
-                "SELECT sequence, organization_id, supplier_id, event_id, traceparent, received_at, body FROM inbound_spool \
-                 WHERE refused = '' AND integration_id = $1 ORDER BY sequence LIMIT $2",
+                "SELECT * FROM inbound_spool WHERE refused = '' AND integration_id = $1 ORDER BY sequence LIMIT $2",
             )
             .bind(integration)
             .bind(PAGE)
@@ -209,25 +181,30 @@ impl Spool {
         })?;
         let (mut done, mut outcome) = (Vec::new(), Ok(!rows.is_empty()));
         for row in rows {
-            match self.publish_row(integration, &row, publisher).await {
+            match self.publish_row(&row, publisher).await {
                 Ok(()) => done.push(row.sequence),
                 Err(error) if can_wait(&error) => {
                     outcome = Err(error);
                     break;
                 }
-                Err(error) => self.set_aside(integration, &row, &error).await?,
+                Err(error) => {
+                    tracing::error!(%error, integration.id = integration, event.id = row.event_id, "a spooled webhook was refused for good");
+                    metrics::counter!("inbound_spool_refused_total").increment(1);
+                    self.set_aside_anew(&row, &error).await?;
+                }
             }
         }
         self.remove(&done).await?;
         outcome
     }
 
-    async fn publish_row(&self, integration: &str, row: &Row, publisher: &Publisher) -> Result<()> {
+    async fn publish_row(&self, row: &Row, publisher: &Publisher) -> Result<()> {
         let organization = OrganizationId::parse(&row.organization_id)?;
-        let body = self.keys.of(&organization).await?.open(&place_of(&row.event_id), &row.body)?;
+        let body = self.open(&organization, row).await?;
         let received_at = from_micros(row.received_at);
         let event = event(row, &body, received_at)?;
-        let sender = Sender { organization, integration: integration.to_owned(), supplier_id: row.supplier_id.clone() };
+        let (integration, supplier_id) = (row.integration_id.clone(), row.supplier_id.clone());
+        let sender = Sender { organization, integration, supplier_id };
         // A second time for one that a stop came between: the router keeps one event per id.
         publisher.publish(&sender, &event).await.map(drop)
     }
@@ -239,17 +216,65 @@ impl Spool {
         }
         let mut tx = self.store.begin().await?;
         for sequence in done {
-            with!(tx.on(), c => {
-                sqlx::query("DELETE FROM inbound_spool WHERE sequence = $1").bind(sequence).execute(c).await.map(drop)
-            })?;
+            remove_in(&mut tx, *sequence).await?;
         }
         tx.commit().await
     }
 
-    async fn set_aside(&self, integration: &str, row: &Row, error: &Error) -> Result<()> {
-        tracing::error!(%error, integration.id = integration, event.id = row.event_id, "a spooled webhook was refused for good");
-        metrics::counter!("inbound_spool_refused_total").increment(1);
-        let reason: String = error.to_string().chars().filter(|c| !c.is_control()).take(REASON_CHARS).collect();
+    /// What is sealed in a row.
+    pub(super) async fn open(&self, organization: &OrganizationId, row: &Row) -> Result<Vec<u8>> {
+        self.keys.of(organization).await?.open(&place_of(&row.event_id), &row.body)
+    }
+
+    /// One that was set aside.
+    ///
+    /// # Errors
+    /// `Error::NotFound` also for another organization's, and for one that waits.
+    pub(super) async fn row(&self, organization: &OrganizationId, sequence: i64) -> Result<Row> {
+        let row = with!(self.store.reader(), c => {
+            sqlx::query_as("SELECT * FROM inbound_spool WHERE organization_id = $1 AND sequence = $2 AND refused <> ''")
+                .bind(organization.as_str())
+                .bind(sequence)
+                .fetch_optional(c)
+                .await
+        })?;
+        row.ok_or_else(|| Error::NotFound("webhook".into()))
+    }
+
+    /// Those that were set aside of an organization, of one integration or of all.
+    pub(super) async fn set_aside(
+        &self,
+        organization: &OrganizationId,
+        integration: &str,
+        after: i64,
+        limit: i64,
+    ) -> Result<Vec<SetAside>> {
+        Ok(with!(self.store.reader(), c => {
+            sqlx::query_as(
+                "SELECT sequence, integration_id, received_at, refused FROM inbound_spool WHERE organization_id = $1 \
+                 AND refused <> '' AND ($2 = '' OR integration_id = $2) AND sequence > $3 ORDER BY sequence LIMIT $4",
+            )
+            .bind(organization.as_str())
+            .bind(integration)
+            .bind(after)
+            .bind(limit)
+            .fetch_all(c)
+            .await
+        })?)
+    }
+
+    /// Publishes one that was set aside, which then goes.
+    ///
+    /// # Errors
+    /// What the router, or its own content, has against it.
+    pub(super) async fn publish_again(&self, row: &Row, publisher: &Publisher) -> Result<()> {
+        self.publish_row(row, publisher).await?;
+        self.remove(&[row.sequence]).await
+    }
+
+    /// Sets it aside, with why, which is returned as it is shown.
+    pub(super) async fn set_aside_anew(&self, row: &Row, error: &Error) -> Result<String> {
+        let reason = shown(&error.to_string());
         with!(self.store.writer(), c => {
             sqlx::query("UPDATE inbound_spool SET refused = $2 WHERE sequence = $1")
                 .bind(row.sequence)
@@ -258,7 +283,7 @@ impl Spool {
                 .await
                 .map(drop)
         })?;
-        Ok(())
+        Ok(reason)
     }
 
     /// Forgets what was set aside over 30 days ago, in small steps.
@@ -285,12 +310,27 @@ impl Spool {
     }
 }
 
+/// Takes a row out of the store, in the transaction of what becomes of it. False if it isn't there any more.
+pub(super) async fn remove_in(tx: &mut Tx, sequence: i64) -> Result<bool> {
+    Ok(with!(tx.on(), c => {
+        sqlx::query("DELETE FROM inbound_spool WHERE sequence = $1")
+            .bind(sequence)
+            .execute(c)
+            .await
+            .map(|done| done.rows_affected() == 1)
+    })?)
+}
+
+fn shown(reason: &str) -> String {
+    reason.chars().filter(|c| !c.is_control()).take(REASON_CHARS).collect()
+}
+
 async fn insert_in(tx: &mut Tx, key: &DataKey, sender: &Sender, new: &New<'_>) -> Result<()> {
     let sealed = key.seal(&place_of(new.event_id), new.body);
     with!(tx.on(), c => {
         sqlx::query(
             "INSERT INTO inbound_spool (integration_id, organization_id, supplier_id, event_id, traceparent, received_at, \
-             body, refused) VALUES ($1, $2, $3, $4, $5, $6, $7, $8)",
+             body, refused, has_request) VALUES ($1, $2, $3, $4, $5, $6, $7, $8, $9)",
         )
         .bind(&sender.integration)
         .bind(sender.organization.as_str())
@@ -300,6 +340,7 @@ async fn insert_in(tx: &mut Tx, key: &DataKey, sender: &Sender, new: &New<'_>) -
         .bind(new.at.as_microsecond())
         .bind(&sealed)
         .bind(new.refused)
+        .bind(i64::from(new.has_request))
         .execute(c)
         .await
         .map(drop)
@@ -323,7 +364,7 @@ fn event(row: &Row, body: &[u8], received_at: Timestamp) -> Result<Event> {
 }
 
 /// Whether the same row may succeed later: what is wrong with us, our keys or our standing at the router can be mended.
-fn can_wait(error: &Error) -> bool {
+pub(super) fn can_wait(error: &Error) -> bool {
     !matches!(
         error,
         Error::Invalid { .. }
@@ -334,29 +375,20 @@ fn can_wait(error: &Error) -> bool {
     )
 }
 
-/// Integrations that are left out for a while: over their organization's limit, or failing for reasons of their own.
-#[derive(Debug, Default)]
-pub(super) struct Held(HashMap<String, Timestamp>);
+/// Integrations take turns, a page each.
+struct Publishing<'a> {
+    spool: &'a Spool,
+    publisher: &'a Publisher,
+}
 
-impl Held {
-    fn holds(&mut self, integration: &str, now: Timestamp) -> bool {
-        self.0.retain(|_, until| *until > now);
-        self.0.contains_key(integration)
+impl Waiting for Publishing<'_> {
+    const WHAT: &'static str = "spooled webhooks";
+
+    async fn next(&self, after: &str) -> Result<Option<String>> {
+        self.spool.next_integration(after).await
     }
 
-    fn hold(&mut self, integration: &str, error: &Error, now: Timestamp) {
-        tracing::warn!(%error, integration.id = integration, "spooled webhooks of an integration wait");
-        let pause = match error {
-            Error::Exhausted { retry_after, .. } => (*retry_after).clamp(FIRST_WAIT, LONGEST_WAIT),
-            _ => LONGEST_WAIT,
-        };
-        self.0.insert(integration.to_owned(), now + SignedDuration::try_from(pause).unwrap_or(SignedDuration::ZERO));
-    }
-
-    /// How long until the first of them is let in again.
-    fn next(&self, now: Timestamp) -> Duration {
-        let waits =
-            self.0.values().map(|until| Duration::try_from(until.duration_since(now)).unwrap_or(Duration::ZERO));
-        waits.min().unwrap_or(IDLE_WAIT)
+    async fn page(&self, integration: &str) -> Result<bool> {
+        self.spool.publish_page(integration, self.publisher).await
     }
 }

@@ -8,7 +8,11 @@
 
 use std::collections::BTreeMap;
 
-use chassis::error::{Error, Result};
+use chassis::{
+    clock::from_micros,
+    config::Secret,
+    error::{Error, Result},
+};
 use jiff::Timestamp;
 use serde_json::{Map, Value, json};
 use sha2::{Digest as _, Sha256};
@@ -17,10 +21,11 @@ use super::{
     Answer, Inbound, Request,
     dedupe::Key,
     publish::{self, Event, Payload, Sender},
+    spool::{self, Row},
     verify::Proof,
 };
 use crate::{
-    connector::{Connector, InboundItem, Proved, Webhook},
+    connector::{Connector, InboundItem, Known, Proved, Webhook},
     integration::{Integration, Secrets},
     record::RecordKind,
     resolve::{Incoming, Origin, Resolved, Resolver, Taking},
@@ -48,6 +53,26 @@ pub(crate) struct Vendors {
     pub(crate) rereads: Rereads,
 }
 
+/// One webhook that is believed, and what it is handled with.
+#[derive(Clone, Copy)]
+struct Post<'a> {
+    inbound: &'a Inbound,
+    integration: &'a Integration,
+    connector: &'a Connector,
+    key: &'a Key,
+    request: &'a Request,
+    /// When it came.
+    at: Timestamp,
+}
+
+/// What makes it one effect: whoever writes its receipt, or takes what was kept of it, has it.
+#[derive(Clone, Copy)]
+enum Claim {
+    Receipt,
+    /// By its number in the spool.
+    Kept(i64),
+}
+
 /// What one webhook says, in the parts that are handled apart.
 struct Said {
     incoming: Vec<Incoming>,
@@ -69,60 +94,74 @@ impl Vendors {
     ) -> Result<Answer, Answer> {
         let account = self.accounts.get(&integration.id).ok_or(Answer::Unknown)?;
         let declared = account.connector.inbound().ok_or(Answer::Unknown)?;
-        let (secrets, url): (Vec<&str>, _) = (secrets.iter().collect(), url(request));
+        let (shared, url): (Vec<&str>, _) = (secrets.iter().collect(), url(request));
+        let known = Known { secrets: &shared, signing: secrets.signing.as_ref().map(Secret::expose) };
         let webhook = webhook(request, &url, &integration.id);
         let settings = account.connector.filled(&integration.settings.parameters);
-        let shaken = declared.handshake(&webhook, &secrets, &settings, now).map_err(|_| Answer::Unverified)?;
+        let shaken = declared.handshake(&webhook, known, &settings, now).map_err(|_| Answer::Unverified)?;
         if let Some(echo) = shaken {
             return Ok(Answer::Echo { status: echo.status, body: echo.body });
         }
         if request.method != "POST" {
             return Err(Answer::Unknown);
         }
-        let proved = declared.verify(&webhook, &secrets, now).map_err(|_| Answer::Unverified)?;
+        let proved = declared.verify(&webhook, known, now).map_err(|_| Answer::Unverified)?;
         let key = inbound.receipts.dedupe(integration, proof(proved), &request.body, now).await?;
         // What nobody sends again is taken at whatever rate: it is durable here before its 2xx, whatever the router's state.
         if !declared.is_spooled() {
             inbound.limits.admit(integration, now).await?;
         }
-        let taken = match declared.events(&webhook, &settings) {
-            Ok(items) => {
-                self.take(inbound, integration, &account.connector, &said(items, now), &key, request, now).await
-            }
-            Err(reason) => {
-                tracing::warn!(integration.id, reason, "a vendor's webhook could not be read");
-                Err(Answer::invalid("body", "could not be read as this integration's connector declares"))
-            }
+        let post = Post { inbound, integration, connector: &account.connector, key: &key, request, at: now };
+        let taken = match self.read(&post) {
+            Ok(said) => self.take(&post, &said, Claim::Receipt).await,
+            Err(refusal) => Err(refusal),
         };
         match taken {
-            Err(refusal) if declared.is_spooled() => {
-                keep(inbound, integration, &key, &request.body, refusal, now).await
-            }
-            Err(Answer::Unavailable { retry_after }) => {
+            Err(refusal) if declared.is_spooled() => keep(&post, refusal).await,
+            // What we couldn't take, or had already, isn't one more.
+            Err(Answer::Unavailable { .. }) | Ok(Answer::Duplicate { .. }) => {
                 inbound.limits.give_back(&integration.id);
-                Err(Answer::Unavailable { retry_after })
+                taken
             }
             other => other,
         }
     }
 
-    #[expect(clippy::too_many_arguments, reason = "one call, of what belongs to one webhook")]
-    async fn take(
+    /// Takes one that was kept, as of the time when it came.
+    pub(super) async fn take_again(
         &self,
         inbound: &Inbound,
         integration: &Integration,
-        connector: &Connector,
-        said: &Said,
-        key: &Key,
         request: &Request,
-        now: Timestamp,
+        row: &Row,
     ) -> Result<Answer, Answer> {
+        let account = self.accounts.get(&integration.id).ok_or(Answer::Unknown)?;
+        let (key, at) = (Key::of_event(&row.event_id), from_micros(row.received_at));
+        let post = Post { inbound, integration, connector: &account.connector, key: &key, request, at };
+        self.take(&post, &self.read(&post)?, Claim::Kept(row.sequence)).await
+    }
+
+    /// What it says, as its connector declares.
+    fn read(&self, post: &Post<'_>) -> Result<Said, Answer> {
+        let declared = post.connector.inbound().ok_or(Answer::Unknown)?;
+        let url = url(post.request);
+        let settings = post.connector.filled(&post.integration.settings.parameters);
+        match declared.events(&webhook(post.request, &url, &post.integration.id), &settings) {
+            Ok(items) => Ok(said(items, post.at)),
+            Err(reason) => {
+                tracing::warn!(post.integration.id, reason, "a vendor's webhook could not be read");
+                Err(Answer::invalid("body", "could not be read as this integration's connector declares"))
+            }
+        }
+    }
+
+    async fn take(&self, post: &Post<'_>, said: &Said, claim: Claim) -> Result<Answer, Answer> {
         let mut tries = 1;
         loop {
-            match self.try_take(inbound, integration, connector, said, key, request, now).await {
+            match self.try_take(post, said, claim).await {
                 Err(Error::Aborted(_)) if tries < TRIES => {
                     tries += 1;
-                    self.resolver.making.ended(&integration.id).await;
+                    self.resolver.making.ended(&post.integration.id).await;
                 }
                 Ok(answer) => return Ok(answer),
                 Err(error) => return Err(error.into()),
@@ -130,17 +169,8 @@ impl Vendors {
         }
     }
 
-    #[expect(clippy::too_many_arguments, reason = "one call, of what belongs to one webhook")]
-    async fn try_take(
-        &self,
-        inbound: &Inbound,
-        integration: &Integration,
-        connector: &Connector,
-        said: &Said,
-        key: &Key,
-        request: &Request,
-        now: Timestamp,
-    ) -> Result<Answer> {
+    async fn try_take(&self, post: &Post<'_>, said: &Said, claim: Claim) -> Result<Answer> {
+        let Post { inbound, integration, connector, key, request, at } = *post;
         let event_id = key.event_id.clone();
         let spooled = connector.inbound().is_some_and(crate::connector::Inbound::is_spooled);
         let mut taking = if spooled {
@@ -149,7 +179,11 @@ impl Vendors {
         } else {
             self.resolver.begin(&integration.organization).await?
         };
-        if !inbound.receipts.record_in(&mut taking.tx, integration, key, now).await? {
+        let is_first = match claim {
+            Claim::Receipt => inbound.receipts.record_in(&mut taking.tx, integration, key, at).await?,
+            Claim::Kept(sequence) => spool::remove_in(&mut taking.tx, sequence).await?,
+        };
+        if !is_first {
             return Ok(Answer::Duplicate { event_id });
         }
         let resolved = taking.take(integration, &said.incoming).await?;
@@ -162,7 +196,7 @@ impl Vendors {
         for (kind, external_id) in &said.reads {
             let readable = connector.record(*kind).is_some_and(|spec| spec.read.is_some() || spec.list.is_some());
             if readable {
-                self.rereads.put_in(&mut taking.tx, integration, *kind, external_id, now).await?;
+                self.rereads.put_in(&mut taking.tx, integration, *kind, external_id, at).await?;
             }
         }
         taking.commit().await?;
@@ -179,20 +213,14 @@ impl Vendors {
 }
 
 /// Nobody sends it again: it is kept for people, and answered as taken.
-async fn keep(
-    inbound: &Inbound,
-    integration: &Integration,
-    key: &Key,
-    body: &[u8],
-    refusal: Answer,
-    now: Timestamp,
-) -> Result<Answer, Answer> {
+async fn keep(post: &Post<'_>, refusal: Answer) -> Result<Answer, Answer> {
+    let Post { inbound, integration, key, request, at, .. } = *post;
     let reason = match &refusal {
         Answer::Invalid { field, reason } => format!("{field}: {reason}"),
         other => other.name().to_owned(),
     };
     let event_id = key.event_id.clone();
-    match inbound.spool.keep(&inbound.receipts, integration, key, (body, &reason), now).await {
+    match inbound.spool.keep(&inbound.receipts, integration, key, (request, &reason), at).await {
         Ok(true) => Ok(Answer::Accepted { event_id }),
         Ok(false) => Ok(Answer::Duplicate { event_id }),
         // The store is away, for which it was refused.

@@ -164,7 +164,7 @@ mod tests {
         r#"{"event":"client.updated","data":{"clientId":"x","changes":{}},"timestamp":"2026-05-01T12:00:00Z"}"#;
 
     fn secrets() -> Secrets {
-        Secrets { newest: Secret::from(SECRET.to_owned()), old: None }
+        Secrets { newest: Secret::from(SECRET.to_owned()), old: None, signing: None }
     }
 
     fn headers(pairs: &[(&str, &str)]) -> Headers {
@@ -258,6 +258,7 @@ mod tests {
         let old = Secrets {
             newest: Secret::from("another-secret-of-enough-bytes".to_owned()),
             old: Some(Secret::from(SECRET.to_owned())),
+            signing: None,
         };
         for headers in [standard_headers("m", body), hex_headers(body)] {
             assert!(verify(&settings(Kind::ClientSync), &old, &headers, body, at(0)).is_ok());

@@ -61,6 +61,7 @@ struct Row {
     secret: Vec<u8>,
     old_secret: Option<Vec<u8>>,
     old_secret_expires_at: Option<i64>,
+    signing_secret: Option<Vec<u8>>,
 }
 
 impl Row {
@@ -300,6 +301,34 @@ impl Integrations {
         Ok(expires_at)
     }
 
+    /// Keeps what the vendor made for itself to sign with; none: it is forgotten, and nothing signed is asked for any more.
+    ///
+    /// # Errors
+    /// `Error::NotFound`.
+    pub(crate) async fn set_signing(
+        &self,
+        organization: &OrganizationId,
+        id: &str,
+        secret: Option<&Secret>,
+    ) -> Result<()> {
+        self.row(organization, id).await?;
+        let sealed = match secret {
+            Some(secret) => Some(self.seal(organization, "signing_secret", id, secret).await?),
+            None => None,
+        };
+        with!(self.store.writer(), c => {
+            sqlx::query("UPDATE integrations SET signing_secret = $3, updated_at = $4 WHERE organization_id = $1 AND id = $2")
+                .bind(organization.as_str())
+                .bind(id)
+                .bind(&sealed)
+                .bind(self.clock.now_micros())
+                .execute(c)
+                .await
+                .map(drop)
+        })?;
+        Ok(())
+    }
+
     /// Forgets it. Requests that are spooled were accepted: they are still published. Receipts go with their age.
     ///
     /// # Errors
@@ -331,7 +360,11 @@ impl Integrations {
             }
             _ => None,
         };
-        Ok(Some((integration, Secrets { newest, old })))
+        let signing = match row.signing_secret {
+            Some(sealed) => Some(self.open(&integration.organization, "signing_secret", id, &sealed).await?),
+            None => None,
+        };
+        Ok(Some((integration, Secrets { newest, old, signing })))
     }
 
     async fn row(&self, organization: &OrganizationId, id: &str) -> Result<Row> {

@@ -21,6 +21,7 @@ use crate::{
     letter::Letter,
     manage::Endpoints,
     router::Router,
+    tried::Tried,
     webhook::{Sent, Webhooks},
 };
 
@@ -34,6 +35,7 @@ pub(crate) struct EndpointRpc {
     pub(crate) endpoints: Arc<Endpoints>,
     pub(crate) webhooks: Webhooks,
     pub(crate) router: Router,
+    pub(crate) tried: Tried,
 }
 
 type Answer<T> = Result<Response<T>, Status>;
@@ -144,6 +146,7 @@ impl EndpointService for EndpointRpc {
         request: Request<wire::SendTestEventRequest>,
     ) -> Answer<wire::SendTestEventResponse> {
         let endpoint = self.find(&request, &request.get_ref().id)?;
+        self.tried.admit(&endpoint.organization, self.endpoints.clock.now())?;
         let letter = self.test_letter(&endpoint)?;
         Ok(Response::new(print_test(self.webhooks.post(&endpoint, &letter, "test").await)))
     }

@@ -12,6 +12,7 @@ use super::{
     wire::{duration, page_size, print_timestamp},
 };
 use crate::{
+    connector::Inbound,
     credential::connect::Connecting,
     integration::{self, DEFAULT_OVERLAP, Integration, Integrations, Kind, Settings},
     sync::account::Accounts,
@@ -104,6 +105,23 @@ impl IntegrationService for Service {
         let expires_at = self.integrations.rotate(&organization, &request.id, &secret, overlap).await?;
         let (secret, old_expires_at) = (secret.expose().to_owned(), Some(print_timestamp(expires_at)));
         Ok(Response::new(wire::RotateIntegrationSecretResponse { secret, old_expires_at }))
+    }
+
+    async fn set_signing_secret(
+        &self,
+        request: Request<wire::SetSigningSecretRequest>,
+    ) -> Result<Response<wire::SetSigningSecretResponse>, Status> {
+        let organization = auth::caller(&request)?.organization("")?;
+        let wire::SetSigningSecretRequest { id, secret } = request.into_inner();
+        let secret = if secret.is_empty() { None } else { Some(integration::check_signing_secret(&secret)?) };
+        self.integrations.get(&organization, &id).await?;
+        let account = self.accounts.get(&id);
+        let inbound = account.as_ref().and_then(|account| account.connector.inbound());
+        if !inbound.is_some_and(Inbound::is_signed_by_vendor) {
+            return Err(Error::FailedPrecondition("its vendor has no signing secret of its own".to_owned()).into());
+        }
+        self.integrations.set_signing(&organization, &id, secret.as_ref()).await?;
+        Ok(Response::new(wire::SetSigningSecretResponse {}))
     }
 
     async fn delete_integration(

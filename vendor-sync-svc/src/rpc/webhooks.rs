@@ -1,11 +1,18 @@
-//! `WebhookService`: what the gateway calls for every inbound webhook. The answer says what HTTP answer is due.
+//! `WebhookService`: what the gateway calls for every inbound webhook. The answer says what HTTP answer is due. Beside it, what
+//! people call for those that were set aside.
 
 use std::{borrow::Cow, time::Duration};
 
+use chassis::{
+    auth,
+    error::{Error, Result},
+    id,
+};
 use proto::vendorsync::v1::{self as wire, WebhookResult, webhook_service_server::WebhookService};
 use tonic::{Request, Response, Status};
 
-use crate::inbound::{self, Answer, Headers, Inbound};
+use super::wire::{page_size, print_timestamp};
+use crate::inbound::{self, Answer, Headers, Inbound, SetAside};
 
 /// Webhooks over gRPC.
 #[derive(Clone)]
@@ -36,6 +43,72 @@ impl WebhookService for Service {
             target: request.target,
         };
         Ok(Response::new(print(self.inbound.receive(&request).await)))
+    }
+
+    async fn list_spooled_webhooks(
+        &self,
+        request: Request<wire::ListSpooledWebhooksRequest>,
+    ) -> Result<Response<wire::ListSpooledWebhooksResponse>, Status> {
+        let organization = auth::caller(&request)?.organization("")?;
+        let request = request.into_inner();
+        let size = page_size(request.page_size)?;
+        let (of, after) = (integration(&request.integration_id)?, after(&request.page_token)?);
+        let mut page = self.inbound.set_aside(&organization, &of, after, i64::from(size) + 1).await?;
+        let more = page.len() > size as usize;
+        page.truncate(size as usize);
+        let next_page_token = page.last().filter(|_| more).map(|last| last.sequence.to_string()).unwrap_or_default();
+        let webhooks = page.into_iter().map(print_set_aside).collect();
+        Ok(Response::new(wire::ListSpooledWebhooksResponse { webhooks, next_page_token }))
+    }
+
+    async fn get_spooled_webhook(
+        &self,
+        request: Request<wire::GetSpooledWebhookRequest>,
+    ) -> Result<Response<wire::GetSpooledWebhookResponse>, Status> {
+        let organization = auth::caller(&request)?.organization("")?;
+        let (webhook, body) = self.inbound.set_aside_with_body(&organization, sequence(&request.get_ref().id)?).await?;
+        Ok(Response::new(wire::GetSpooledWebhookResponse { webhook: Some(print_set_aside(webhook)), body }))
+    }
+
+    async fn retry_spooled_webhook(
+        &self,
+        request: Request<wire::RetrySpooledWebhookRequest>,
+    ) -> Result<Response<wire::RetrySpooledWebhookResponse>, Status> {
+        let organization = auth::caller(&request)?.organization("")?;
+        let reason = self.inbound.try_again(&organization, sequence(&request.get_ref().id)?).await?;
+        let taken = reason.is_none();
+        Ok(Response::new(wire::RetrySpooledWebhookResponse { taken, reason: reason.unwrap_or_default() }))
+    }
+}
+
+/// What isn't a number is nobody's.
+fn sequence(id: &str) -> Result<i64> {
+    id.parse().map_err(|_| Error::NotFound("webhook".into()))
+}
+
+fn after(page_token: &str) -> Result<i64> {
+    if page_token.is_empty() {
+        return Ok(0);
+    }
+    page_token.parse().map_err(|_| Error::invalid("page_token", "must be from the previous answer"))
+}
+
+/// Empty: all of them.
+fn integration(given: &str) -> Result<String> {
+    if given.is_empty() {
+        return Ok(String::new());
+    }
+    let parsed =
+        id::parse_uuid(given).ok_or_else(|| Error::invalid("integration_id", "must be an integration's id"))?;
+    Ok(id::uuid_text(parsed))
+}
+
+fn print_set_aside(webhook: SetAside) -> wire::SpooledWebhook {
+    wire::SpooledWebhook {
+        id: webhook.sequence.to_string(),
+        received_at: Some(print_timestamp(webhook.received_at())),
+        integration_id: webhook.integration_id,
+        reason: webhook.reason,
     }
 }
 

@@ -14,7 +14,7 @@ use proptest::{
 };
 
 use super::rig::{Rig, SECRET};
-use crate::connector::{Connector, Proved, Webhook, catalogue::Catalogue};
+use crate::connector::{Connector, Known, Proved, Webhook, catalogue::Catalogue};
 
 /// The secret of somebody else's integration.
 const OTHER: &str = "whsec_C2FVsBQIhrscChlQIMV+b5sSYspob7oD";
@@ -229,6 +229,39 @@ fn mailchimp_asks_its_address_with_the_secret_and_nobody_else_is_answered() {
     assert_eq!(ask(&query).expect("verified").expect("a handshake").status, 200);
     for query in ["", "secret=", "secret=whsec_guess", &format!("{query}x")] {
         assert!(ask(query).is_err(), "{query}");
+    }
+}
+
+#[test]
+fn what_mailchimp_signs_must_be_signed_once_its_secret_is_known() {
+    let connector = Rig::built_in("mailchimp").connector;
+    let inbound = connector.inbound().expect("it takes webhooks");
+    let body = b"type=unsubscribe&fired_at=2026-05-01+11%3A58%3A00&data%5Bemail%5D=ada%40example.org";
+    let query = Scheme::SecretInQuery.message(SECRET, body, noon()).query;
+    let signed = |secret: &str, at: i64| {
+        let message = [format!("{at}.").as_bytes(), body].concat();
+        format!("t={at},v1={}", hex_sign(secret.as_bytes(), &message))
+    };
+    let ask = |method: &str, signing, signature: Option<String>, body: &[u8]| {
+        let headers: Vec<_> = signature.map(|it| ("x-mailchimp-signature".to_owned(), it.into())).into_iter().collect();
+        let webhook = Webhook { method, url: "", query: &query, headers: &headers, body, integration_id: "i1" };
+        let known = Known { secrets: &[SECRET], signing };
+        if method == "GET" {
+            inbound.handshake(&webhook, known, &std::collections::BTreeMap::new(), noon()).map(|_| Proved::Sender).ok()
+        } else {
+            inbound.verify(&webhook, known, noon()).ok()
+        }
+    };
+    let (theirs, now) = (Some("0f1e2d3c4b5a69788796a5b4c3d2e1f0"), noon().as_second());
+    let good = signed(theirs.expect("one"), now);
+    assert_eq!(ask("POST", theirs, Some(good.clone()), body), Some(Proved::Body));
+    assert_eq!(ask("POST", None, None, body), Some(Proved::Sender), "as before it signed");
+    assert_eq!(ask("GET", theirs, None, b""), Some(Proved::Sender), "it asks before it signs");
+    assert_eq!(ask("POST", theirs, None, body), None);
+    assert_eq!(ask("POST", theirs, Some(good), b"type=subscribe"), None);
+    assert_eq!(ask("POST", theirs, Some(signed(SECRET, now)), body), None, "whoever knows the address");
+    for off in [TOLERANCE + 1, -TOLERANCE - 1] {
+        assert_eq!(ask("POST", theirs, Some(signed(theirs.expect("one"), now + off)), body), None, "{off}");
     }
 }
 

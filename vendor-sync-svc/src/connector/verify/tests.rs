@@ -131,7 +131,12 @@ fn what_was_signed_is_believed_under_either_secret_of_a_rotation() {
         let (inbound, headers) = (inbound(case.declared), headers(&case.headers));
         let webhook = webhook(case.url, &headers, case.body.as_bytes());
         for secrets in [vec![case.secret], vec!["new one", case.secret]] {
-            assert_eq!(inbound.verify(&webhook, &secrets, at(case.at)), Ok(case.proves.clone()), "{}", case.declared);
+            assert_eq!(
+                inbound.verify(&webhook, &secrets[..], at(case.at)),
+                Ok(case.proves.clone()),
+                "{}",
+                case.declared
+            );
         }
         assert_eq!(inbound.verify(&webhook, &["another"], at(case.at)), Err(Unverified), "{}", case.declared);
         assert_eq!(inbound.verify(&webhook, &[], at(case.at)), Err(Unverified), "{}", case.declared);
@@ -192,11 +197,37 @@ fn an_optional_signature_must_hold_where_it_is_shown() {
 }
 
 #[test]
+fn a_vendors_own_signature_must_hold_once_its_secret_is_known() {
+    let declared = "kind = 'secret'\nin = 'query'\nname = 'secret'\n[[inbound.verify]]\nkind = 'hmac'\nheader = 'X-Signature'\n\
+        signed = '{timestamp}.{body}'\nparts = { timestamp = 't', signature = 'v1' }\nby = 'vendor'";
+    let inbound = inbound(declared);
+    assert!(inbound.is_signed_by_vendor());
+    let signed = |secret: &str| format!("t=1000,v1={}", chassis::signature::hex_sign(secret.as_bytes(), b"1000.{}"));
+    let verify = |signing, pairs: &[(&str, &str)]| {
+        let headers = headers(pairs);
+        inbound.verify(
+            &webhook("https://x/?secret=s3cret", &headers, b"{}"),
+            Known { secrets: &["s3cret"], signing },
+            at(1_000),
+        )
+    };
+    assert_eq!(verify(None, &[]), Ok(Proved::Sender), "the address alone, as long as nobody has told us");
+    assert_eq!(verify(Some("theirs"), &[("x-signature", &signed("theirs"))]), Ok(Proved::Body));
+    assert_eq!(verify(Some("theirs"), &[]), Err(Unverified));
+    assert_eq!(
+        verify(Some("theirs"), &[("x-signature", &signed("s3cret"))]),
+        Err(Unverified),
+        "by the address' secret"
+    );
+}
+
+#[test]
 fn a_verification_that_anybody_passes_is_refused_when_it_is_declared() {
     let (head, _) = example().split_once("[inbound]").expect("it has one");
     for (declared, says) in [
         ("", "must hold at least one"),
         ("[[inbound.verify]]\nkind = 'hmac'\nheader = 'x'\noptional = true", "must hold at least one"),
+        ("[[inbound.verify]]\nkind = 'hmac'\nheader = 'x'\nby = 'vendor'", "must hold at least one"),
         ("[[inbound.verify]]\nkind = 'hmac'\nheader = 'x'\ntimestamp_header = 't'", "leaves the timestamp out"),
         ("[[inbound.verify]]\nkind = 'hmac'\nheader = 'x'\nsigned = '{timestamp}{body}'", "names a timestamp"),
         ("[[inbound.verify]]\nkind = 'hmac'\nheader = 'x'\nsigned = 'nothing'", "must hold {body}"),
