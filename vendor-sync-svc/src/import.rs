@@ -6,6 +6,7 @@
 
 pub(crate) mod columns;
 pub(crate) mod csv;
+mod hold;
 pub(crate) mod ics;
 mod ics_line;
 #[cfg(test)]

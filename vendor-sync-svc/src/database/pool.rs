@@ -178,7 +178,6 @@ const INHERITED: [&str; 3] = ["PGOPTIONS", "PGSSLCERT", "PGSSLKEY"];
 
 /// Where to, and who we are there: by the URL alone. What the URL leaves out sqlx would take from our own environment.
 pub(super) async fn options(url: &Secret, outbound: &Outbound) -> Result<PgConnectOptions, CallError> {
-    #[expect(clippy::disallowed_methods, reason = "not a setting of ours: what sqlx would read")]
     if let Some(name) = INHERITED.into_iter().find(|name| std::env::var_os(name).is_some()) {
         return Err(CallError::retry(format!(
             "linked databases are not connected to while our environment sets {name}"

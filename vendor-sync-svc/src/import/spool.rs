@@ -11,11 +11,7 @@ use chassis::{
     with,
 };
 
-use super::{
-    Import, Phase, State,
-    store::{Arriving, Imports},
-    text::Detector,
-};
+use super::{Import, Phase, State, hold::Arriving, store::Imports, text::Detector};
 
 /// Bytes of a piece.
 pub(super) const CHUNK: usize = 256 << 10;

@@ -18,6 +18,7 @@ async fn what_the_vendor_lacks_is_written_once_however_often_the_comparison_goes
             // As it is stored, as after a rest or a restart.
             let mut import = world.get(&import).await;
             turns += 1;
+            assert!(turns < 20, "it doesn't come to an end");
             if world.worker.work(&mut import, &mut Pages(1)).await.expect("it works") == Step::Ended {
                 break;
             }
@@ -39,8 +40,9 @@ async fn what_vanished_is_counted_once_however_often_the_comparison_goes_on() {
         vendor.shelf().clients.truncate(3);
         let order = Order::reconcile(integration.organization.clone(), integration.id.clone(), true);
         let import = world.worker.imports.begin(order).await.expect("it begins");
-        loop {
+        for turn in 1.. {
             let mut import = world.get(&import).await;
+            assert!(turn < 20, "it doesn't come to an end");
             if world.worker.work(&mut import, &mut Pages(1)).await.expect("it works") == Step::Ended {
                 break;
             }
