@@ -223,10 +223,10 @@ fn short(text: &str) -> String {
     }
 }
 
-/// A time of today, for a table.
+/// A time for a table, in UTC.
 pub(crate) fn time(at: Option<prost_types::Timestamp>) -> String {
     let at = at.and_then(|at| Timestamp::new(at.seconds, at.nanos).ok());
-    at.map(|at| at.strftime("%H:%M:%S%.3f").to_string()).unwrap_or_default()
+    at.map(|at| at.strftime("%Y-%m-%d %H:%M:%S%.3fZ").to_string()).unwrap_or_default()
 }
 
 fn priority(priority: Priority) -> &'static str {

@@ -142,7 +142,7 @@ impl ImportCommand {
         let upload = upload(sender, start, file);
         let followed = async {
             let told = imports.import(ReceiverStream::new(receiver)).await?.into_inner();
-            follow(told.map(|told| told.map(|told| told.import.unwrap_or_default()))).await
+            follow(told.map(|told| Ok(told?.import))).await
         };
         tokio::select! {
             followed = followed => followed,
@@ -186,7 +186,7 @@ impl ReconcileCommand {
         let mut imports = ImportServiceClient::new(self.system.vendor_sync().await?);
         let request = ReconcileRequest { integration_id: self.integration, dry_run: self.dry_run };
         let told = imports.reconcile(request).await?.into_inner();
-        follow(told.map(|told| told.map(|told| told.import.unwrap_or_default()))).await
+        follow(told.map(|told| Ok(told?.import))).await
     }
 }
 
@@ -199,30 +199,30 @@ fn source(file: &Path) -> Result<ImportSource> {
     }
 }
 
-/// The first message, and the file a piece at a time.
+/// The first message, and the file a piece at a time, for as long as somebody takes them: who doesn't says why in the answer.
 async fn upload(sender: mpsc::Sender<ImportRequest>, start: StartImport, file: Option<File>) -> Result<()> {
-    let send = async |message| sender.send(ImportRequest { message: Some(message) }).await;
-    send(Message::Start(start)).await?;
+    let send = async |message| sender.send(ImportRequest { message: Some(message) }).await.is_ok();
+    let mut is_taken = send(Message::Start(start)).await;
     let Some(mut file) = file else { return Ok(()) };
     let mut piece = vec![0; PIECE];
-    loop {
+    while is_taken {
         let read = file.read(&mut piece).await?;
         if read == 0 {
+            send(Message::Complete(true)).await;
             break;
         }
-        send(Message::Content(piece[..read].to_vec().into())).await?;
+        is_taken = send(Message::Content(piece[..read].to_vec().into())).await;
     }
-    send(Message::Complete(true)).await?;
     Ok(())
 }
 
 async fn watch(imports: &mut ImportServiceClient<Authorized>, id: String) -> Result<ExitCode> {
     let told = imports.watch_import(WatchImportRequest { id }).await?.into_inner();
-    follow(told.map(|told| told.map(|told| told.import.unwrap_or_default()))).await
+    follow(told.map(|told| Ok(told?.import))).await
 }
 
 /// Shows how an import is until it has stopped, or somebody presses Ctrl-C.
-async fn follow(told: impl Stream<Item = Result<Import, Status>>) -> Result<ExitCode> {
+async fn follow(told: impl Stream<Item = Result<Option<Import>, Status>>) -> Result<ExitCode> {
     let (mut told, mut progress, mut last) = (std::pin::pin!(told), Progress::default(), None);
     loop {
         let next = tokio::select! {
@@ -231,6 +231,7 @@ async fn follow(told: impl Stream<Item = Result<Import, Status>>) -> Result<Exit
         };
         match next {
             Some(Ok(import)) => {
+                let import = import.unwrap_or_default();
                 progress.tell(&import);
                 last = Some(import);
             }
@@ -365,6 +366,14 @@ mod tests {
         assert_eq!(figures(&Import { seen: 2, ..failed }).len(), 5);
         let comparison = Import { work: ImportWork::Reconcile.into(), ..Default::default() };
         assert_eq!(figures(&comparison).last(), Some(&("sent", 0)));
+    }
+
+    #[tokio::test]
+    async fn an_upload_that_nobody_takes_any_more_leaves_the_reason_to_the_answer() {
+        let (sender, receiver) = mpsc::channel(1);
+        drop(receiver);
+        let file = File::open("Cargo.toml").await.expect("a file");
+        upload(sender, StartImport::default(), Some(file)).await.expect("it is no error of its own");
     }
 
     #[test]

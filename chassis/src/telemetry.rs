@@ -19,6 +19,9 @@ use crate::config::{LogFormat, Telemetry};
 /// Upper bounds in seconds, from an answer out of memory to the longest deadline.
 const SECONDS: [f64; 14] = [0.0005, 0.001, 0.0025, 0.005, 0.01, 0.025, 0.05, 0.1, 0.25, 0.5, 1.0, 2.5, 10.0, 30.0];
 
+/// What a database says while it works: a tenant's own would write people, and as much as it likes, into our log.
+const NEVER: &str = "sqlx::postgres::notice=off";
+
 /// How often histograms are folded, so that they don't grow while nobody reads them.
 pub(crate) const UPKEEP: Duration = Duration::from_secs(5);
 
@@ -38,6 +41,7 @@ where
     W: for<'a> MakeWriter<'a> + Send + Sync + 'static,
 {
     let filter: EnvFilter = settings.filter.parse().context("[telemetry] filter")?;
+    let filter = filter.add_directive(NEVER.parse().context("what is never logged")?);
     let lines = tracing_subscriber::fmt().with_env_filter(filter).with_writer(writer);
     Ok(match settings.format {
         LogFormat::Pretty => Box::new(lines.with_ansi(colour).finish()),
@@ -94,6 +98,22 @@ mod tests {
             });
             let line = String::from_utf8(written.lock().unwrap().clone()).expect("text");
             assert!(line.contains("4bf9") && line.contains("hello"), "{line}");
+        }
+    }
+
+    #[test]
+    fn what_a_database_says_beside_its_answers_is_never_logged() {
+        for filter in ["info", "trace", "sqlx::postgres::notice=trace"] {
+            let written = Arc::new(Mutex::new(Vec::new()));
+            let settings = Telemetry { filter: filter.to_owned(), ..Telemetry::default() };
+            let subscriber = subscriber(&settings, Written(Arc::clone(&written)), false).expect("a filter");
+            tracing::subscriber::with_default(subscriber, || {
+                tracing::warn!(target: "sqlx::postgres::notice", "guest Ann");
+                tracing::error!(target: "sqlx", "anything else");
+            });
+            let lines = String::from_utf8(written.lock().unwrap().clone()).expect("text");
+            assert!(!lines.contains("Ann"), "{filter}: {lines}");
+            assert_eq!(lines.contains("anything else"), !filter.starts_with("sqlx"), "{filter}: {lines}");
         }
     }
 

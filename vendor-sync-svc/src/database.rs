@@ -24,7 +24,7 @@ use serde_json::{Map, Value};
 
 pub(crate) use self::mapping::Mapping;
 use self::{
-    pool::{Opened, Pools, Said},
+    pool::{Lent, Opened, Pools, Said},
     table::{Seen, Table},
 };
 use crate::{
@@ -87,7 +87,8 @@ impl Database {
     pub(crate) async fn write(&self, integration: &Integration, row: &Row<'_>) -> Result<Written, CallError> {
         let opened = self.open(integration).await?;
         let Some(table) = opened.tables.get(&row.key.kind) else { return Ok(Written::NotMapped) };
-        let written = in_transaction(&opened, table, row).await;
+        let mut connection = opened.connect().await?;
+        let written = self.pools.in_time(in_transaction(&mut connection, table, row)).await;
         if let Err(error) = &written
             && error.class == Class::Permanent
         {
@@ -143,7 +144,7 @@ pub(crate) fn check_parameters(given: &BTreeMap<String, String>) -> Result<(), (
     Ok(())
 }
 
-async fn in_transaction(opened: &Opened, table: &Table, row: &Row<'_>) -> Result<Written, CallError> {
+async fn in_transaction(connection: &mut Lent, table: &Table, row: &Row<'_>) -> Result<Written, CallError> {
     let organization = row.key.organization.as_str();
     let said = |fields: &BTreeMap<String, Value>, names: &[String]| -> Map<String, Value> {
         let mapped = names.iter().filter_map(|name| Some((table.column(name)?, name)));
@@ -155,7 +156,7 @@ async fn in_transaction(opened: &Opened, table: &Table, row: &Row<'_>) -> Result
     if wanted.is_empty() {
         return Ok(Written::NotMapped);
     }
-    let mut tx = opened.begin().await.map_err(refused)?;
+    let mut tx = connection.begin().await.map_err(refused)?;
     let seen = table.see(&mut tx, organization, row, &wanted, &base).await.map_err(refused)?;
     let written = match seen {
         Some(Seen { equal: true, .. }) => return Ok(Written::Unchanged),

@@ -6,6 +6,7 @@
 
 pub(crate) mod columns;
 pub(crate) mod csv;
+mod hold;
 pub(crate) mod ics;
 mod ics_line;
 #[cfg(test)]
@@ -72,7 +73,7 @@ named! {
     }
 }
 named! {
-    /// What is being done.
+    /// What is being done. One that failed while it was received, or by what it was, has nothing to go on with.
     Phase { Receiving = "receiving", Listing = "listing", Counting = "counting", Applying = "applying" }
 }
 
@@ -129,7 +130,7 @@ pub(crate) struct Import {
 #[derive(Clone, Debug, Default, PartialEq, Eq, Serialize, Deserialize)]
 #[serde(default)]
 pub(crate) struct Next {
-    /// Bytes of a file, or records of a list, that are done with.
+    /// Bytes of a file, or items of a list, that are done with.
     pub(crate) position: u64,
     /// Of a file; 0: its begin.
     pub(crate) line: u64,
@@ -138,8 +139,12 @@ pub(crate) struct Next {
     pub(crate) kind: String,
     /// How much may be changed, since it was counted.
     pub(crate) budget: Option<u64>,
-    /// The last link that was looked at for what has vanished.
+    /// Records that the list itself refuses: they are read no second time.
+    pub(crate) unlisted: u64,
+    /// The last link that was looked at for what has vanished: its kind, its record.
     pub(crate) link: Option<(String, String)>,
+    /// The last record that was looked at for what the vendor lacks: its kind, its id.
+    pub(crate) mended: Option<(String, String)>,
 }
 
 /// What was found and done.

@@ -14,7 +14,7 @@ use chassis::{error::Result, id::OrganizationId, secret::DataKeys, store::Store,
 
 use crate::{
     connector::call::Caller,
-    import::{Import, store::Imports},
+    import::{Import, State, store::Imports, work::Pages},
     record::{Link, Links, RecordKind, external_hash},
     resolve::Resolver,
     sync::account::Accounts,
@@ -41,44 +41,43 @@ impl Reconcile {
     /// # Errors
     /// `Error::Unavailable` while the store is away.
     pub(crate) async fn linked(&self, organization: &OrganizationId, integration: &str) -> Result<u64> {
-        let (mut count, mut after) = (0, None);
-        while let Some(page) = self.links_after(organization, integration, &mut after).await? {
-            count += page.len() as u64;
-        }
-        Ok(count)
+        let count: i64 = with!(self.store.reader(), c => {
+            sqlx::query_scalar("SELECT COUNT(*) FROM record_links WHERE organization_id = $1 AND integration_id = $2")
+                .bind(organization.as_str())
+                .bind(integration)
+                .fetch_one(c)
+                .await
+        })?;
+        Ok(count.unsigned_abs())
     }
 
-    /// The next links; none at their end.
-    async fn links_after(
-        &self,
-        organization: &OrganizationId,
-        integration: &str,
-        after: &mut Option<(RecordKind, String)>,
-    ) -> Result<Option<Vec<Link>>> {
-        let place = after.as_ref().map(|(kind, id)| (*kind, id.as_str()));
-        let page = self.links.list(organization, integration, place, PAGE).await?;
-        *after = page.last().map(|last| (last.kind, last.record_id.clone()));
-        Ok((!page.is_empty()).then_some(page))
-    }
-
-    /// Counts what is linked and no longer in the list, of the kinds that were listed.
+    /// Counts what is linked and no longer in the list, of the kinds that were listed, from where it was; false if the turn
+    /// is over before the end.
     ///
     /// # Errors
     /// `Error::Unavailable` while the store is away.
-    pub(crate) async fn find_vanished(&self, import: &mut Import) -> Result<()> {
-        let (order, mut after) = (import.order.clone(), None);
-        let account = self.accounts.of(&order.organization, &order.integration_id)?;
+    pub(crate) async fn find_vanished(&self, import: &mut Import, turn: &mut Pages) -> Result<bool> {
+        let (organization, integration) = (import.order.organization.clone(), import.order.integration_id.clone());
+        let account = self.accounts.of(&organization, &integration)?;
         let listed: Vec<RecordKind> = list::listed(&account)?.into_iter().map(|(kind, ..)| kind).collect();
-        import.counts.vanished = 0;
-        while let Some(page) = self.links_after(&order.organization, &order.integration_id, &mut after).await? {
+        loop {
+            let after = import.next.link.as_ref().and_then(|(kind, id)| Some((RecordKind::parse(kind)?, id.as_str())));
+            let page = self.links.list(&organization, &integration, after, PAGE).await?;
+            let Some(last) = page.last() else { return Ok(true) };
+            let mut next = import.clone();
+            next.next.link = Some((last.kind.as_str().to_owned(), last.record_id.clone()));
             for link in page.iter().filter(|link| listed.contains(&link.kind) && !link.external_id.is_empty()) {
                 if !self.is_listed(&import.id, link).await? {
-                    import.counts.vanished += 1;
-                    import.give_example(&link.external_id, &link.record_id, "vanished", Vec::new());
+                    next.counts.vanished += 1;
+                    next.give_example(&link.external_id, &link.record_id, "vanished", Vec::new());
                 }
             }
+            self.imports.save(State::Running, &next).await?;
+            *import = next;
+            if turn.spend() {
+                return Ok(false);
+            }
         }
-        Ok(())
     }
 
     async fn is_listed(&self, import: &str, link: &Link) -> Result<bool> {

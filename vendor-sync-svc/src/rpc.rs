@@ -9,6 +9,7 @@ pub(crate) mod health;
 pub(crate) mod imports;
 pub(crate) mod integrations;
 pub(crate) mod records;
+pub(crate) mod streams;
 pub(crate) mod sync;
 pub(crate) mod webhooks;
 pub(crate) mod wire;

@@ -77,6 +77,7 @@ impl Campaigns {
     /// # Errors
     /// `Error::FailedPrecondition` where `most` of its integration are followed already.
     pub(super) async fn insert(&self, campaign: &Campaign, most: i64) -> Result<()> {
+        let body = print(campaign)?;
         let inserted = with!(self.store.writer(), c => {
             sqlx::query(
                 "INSERT INTO campaigns (id, organization_id, integration_id, name, external_id, state, reason, sent_at, report, \
@@ -90,7 +91,7 @@ impl Campaigns {
             .bind(&campaign.external_id)
             .bind(campaign.state.as_str())
             .bind(campaign.sent_at.map(Timestamp::as_microsecond))
-            .bind(print(campaign)?)
+            .bind(body)
             .bind(campaign.reported_at.map(Timestamp::as_microsecond))
             .bind(campaign.created_at.as_microsecond())
             .bind(campaign.next_at.map(Timestamp::as_microsecond))
@@ -115,6 +116,7 @@ impl Campaigns {
     }
 
     async fn update_in(&self, tx: &mut chassis::store::Tx, campaign: &Campaign) -> Result<()> {
+        let body = print(campaign)?;
         with!(tx.on(), c => {
             sqlx::query(
                 "UPDATE campaigns SET external_id = $3, state = $4, reason = $5, sent_at = $6, report = $7, reported_at = $8, \
@@ -126,7 +128,7 @@ impl Campaigns {
             .bind(campaign.state.as_str())
             .bind(&campaign.reason)
             .bind(campaign.sent_at.map(Timestamp::as_microsecond))
-            .bind(print(campaign)?)
+            .bind(body)
             .bind(campaign.reported_at.map(Timestamp::as_microsecond))
             .bind(campaign.next_at.map(Timestamp::as_microsecond))
             .execute(c)

@@ -158,6 +158,11 @@ impl RecordSpec {
         Json::Object(whole)
     }
 
+    /// Which record it is, though the rest of it may not be legible.
+    pub(crate) fn external_id(&self, item: &Json, settings: &BTreeMap<String, String>) -> Option<String> {
+        judge::id(self.external_id.as_ref()?, &of_item(item, settings)).ok().filter(|id| !id.is_empty())
+    }
+
     /// What a resource or list item says.
     ///
     /// # Errors

@@ -1,21 +1,33 @@
 //! Connections to linked databases: at most four each, closed when idle, and only to addresses that the guard lets through.
 //!
-//! Guarantee: a connection goes to the address that was judged, not to what a name means a moment later; where the URL asks
+//! Guarantees: a connection goes to the address that was judged, not to what a name means a moment later; where the URL asks
 //! for a verified certificate it goes to the name, which the certificate then proves. Without TLS only where plain http is
-//! allowed too.
+//! allowed too. What is said there comes from the URL alone, never from our own environment. Whatever the server does, a
+//! caller is answered within [`ACQUIRE_WITHIN`] and [`ANSWER_WITHIN`].
 
-use std::{collections::BTreeMap, hash::Hasher as _, str::FromStr as _, sync::Arc, time::Duration};
+use std::{
+    borrow::Cow,
+    collections::BTreeMap,
+    hash::Hasher as _,
+    ops::{Deref, DerefMut},
+    str::FromStr as _,
+    sync::Arc,
+    time::Duration,
+};
 
 use chassis::{config::Secret, outbound::Outbound};
 use moka::sync::Cache;
+use percent_encoding::percent_decode_str;
 use rustls::{
     CertificateError as Untrusted,
     pki_types::{CertificateDer, pem::PemObject as _},
 };
 use sqlx::{
     Connection as _, PgConnection, PgPool, Postgres, Transaction,
+    pool::PoolConnection,
     postgres::{PgConnectOptions, PgPoolOptions, PgSslMode},
 };
+use tokio::time::timeout;
 
 use super::{mapping::Mapping, refused, table::Table};
 use crate::{connector::CallError, record::RecordKind};
@@ -26,11 +38,17 @@ const OPEN: u64 = 256;
 const ACQUIRE_WITHIN: Duration = Duration::from_secs(5);
 /// Connecting, and reading what it has.
 const LOOK_WITHIN: Duration = Duration::from_secs(10);
+/// All that is said on a connection for one record, or to learn what the database has.
+const ANSWER_WITHIN: Duration = Duration::from_secs(20);
+/// After which a connection that is given back, and says nothing, is cut.
+const RETURN_WITHIN: Duration = Duration::from_secs(5);
 const IDLE: Duration = Duration::from_secs(60);
 const LIFETIME: Duration = Duration::from_secs(30 * 60);
 /// After which what a database has is looked at anew, and a name resolved.
 const TRUSTED_FOR: Duration = Duration::from_secs(15 * 60);
+const PORT: u16 = 5432;
 /// Set per transaction: poolers refuse settings at the start of a connection.
+/// A server may ignore them: that is what the bounds above are for.
 const LIMITS: &str = "SELECT set_config('statement_timeout', '10s', true), set_config('lock_timeout', '3s', true), \
      set_config('idle_in_transaction_session_timeout', '15s', true), set_config('TimeZone', 'UTC', true)";
 
@@ -44,10 +62,49 @@ pub(super) struct Opened {
 }
 
 impl Opened {
-    pub(super) async fn begin(&self) -> sqlx::Result<Transaction<'static, Postgres>> {
-        let mut tx = self.pool.begin().await?;
+    pub(super) async fn connect(&self) -> Result<Lent, CallError> {
+        Lent::of(&self.pool).await
+    }
+}
+
+/// A connection for a while. Given back as it is, be it in the middle of something: what it still has to say is heard out
+/// for [`RETURN_WITHIN`], where sqlx alone would wait for ever.
+#[derive(Debug)]
+pub(super) struct Lent(PoolConnection<Postgres>);
+
+impl Lent {
+    async fn of(pool: &PgPool) -> Result<Self, CallError> {
+        pool.acquire().await.map(Self).map_err(refused)
+    }
+
+    pub(super) async fn begin(&mut self) -> sqlx::Result<Transaction<'_, Postgres>> {
+        let mut tx = self.0.begin().await?;
         sqlx::query(LIMITS).persistent(false).execute(&mut *tx).await?;
         Ok(tx)
+    }
+}
+
+impl Deref for Lent {
+    type Target = PgConnection;
+
+    fn deref(&self) -> &PgConnection {
+        &self.0
+    }
+}
+
+impl DerefMut for Lent {
+    fn deref_mut(&mut self) -> &mut PgConnection {
+        &mut self.0
+    }
+}
+
+impl Drop for Lent {
+    #[expect(
+        clippy::disallowed_methods,
+        reason = "what sqlx does at this place, but with a bound; it has nothing to drain"
+    )]
+    fn drop(&mut self) {
+        tokio::spawn(timeout(RETURN_WITHIN, self.0.return_to_pool()));
     }
 }
 
@@ -83,15 +140,29 @@ impl Said<'_> {
 
 /// Open databases by integration. Cheap to clone.
 #[derive(Clone, Debug)]
-pub(super) struct Pools(Cache<String, Opened>);
+pub(super) struct Pools {
+    open: Cache<String, Opened>,
+    patience: Duration,
+}
 
 impl Default for Pools {
     fn default() -> Self {
-        Self(Cache::builder().max_capacity(OPEN).time_to_live(TRUSTED_FOR).build())
+        Self::patient(ANSWER_WITHIN)
     }
 }
 
 impl Pools {
+    /// Which waits as long for what a database answers.
+    pub(super) fn patient(patience: Duration) -> Self {
+        Self { open: Cache::builder().max_capacity(OPEN).time_to_live(TRUSTED_FOR).build(), patience }
+    }
+
+    /// What comes of it in time.
+    pub(super) async fn in_time<T>(&self, work: impl Future<Output = Result<T, CallError>>) -> Result<T, CallError> {
+        let late = |_| Err(CallError::retry("the database didn't answer in time"));
+        timeout(self.patience, work).await.unwrap_or_else(late)
+    }
+
     /// The one that is open, if the same is still said of it; else a new one.
     pub(super) async fn get(
         &self,
@@ -100,7 +171,7 @@ impl Pools {
         outbound: &Outbound,
     ) -> Result<Opened, CallError> {
         let digest = said.digest();
-        if let Some(opened) = self.0.get(integration).filter(|opened| opened.said == digest) {
+        if let Some(opened) = self.open.get(integration).filter(|opened| opened.said == digest) {
             return Ok(opened);
         }
         let (mapping, options) = said.read(outbound).await?;
@@ -111,16 +182,16 @@ impl Pools {
             .idle_timeout(IDLE)
             .max_lifetime(LIFETIME)
             .connect_lazy_with(options);
-        let mut connection = pool.acquire().await.map_err(refused)?;
-        let tables = tables(&mut connection, &mapping).await?;
+        let mut connection = Lent::of(&pool).await?;
+        let tables = self.in_time(tables(&mut connection, &mapping)).await?;
         drop(connection);
         let opened = Opened { pool, tables: Arc::new(tables), said: digest };
-        self.0.insert(integration.to_owned(), opened.clone());
+        self.open.insert(integration.to_owned(), opened.clone());
         Ok(opened)
     }
 
     pub(super) fn forget(&self, integration: &str) {
-        self.0.invalidate(integration);
+        self.open.invalidate(integration);
     }
 }
 
@@ -177,7 +248,7 @@ pub(super) fn is_certificate(text: &str) -> bool {
 async fn tables(connection: &mut PgConnection, mapping: &Mapping) -> Result<BTreeMap<RecordKind, Table>, CallError> {
     let (mut tables, mut faults) = (BTreeMap::new(), Vec::new());
     for (kind, mapped) in &mapping.tables {
-        match Table::check(connection, mapped, mapping.strict).await.map_err(refused)? {
+        match Table::check(connection, mapped, mapping.strict).await? {
             Ok(Some(table)) => drop(tables.insert(*kind, table)),
             Ok(None) => {}
             Err(reasons) => faults.extend(reasons),
@@ -186,14 +257,28 @@ async fn tables(connection: &mut PgConnection, mapping: &Mapping) -> Result<BTre
     if faults.is_empty() { Ok(tables) } else { Err(CallError::permanent(faults.join("; "))) }
 }
 
-async fn options(url: &Secret, outbound: &Outbound) -> Result<PgConnectOptions, CallError> {
+/// What sqlx takes from our environment, sends to any server, and can't be told to leave out.
+const INHERITED: [&str; 3] = ["PGOPTIONS", "PGSSLCERT", "PGSSLKEY"];
+
+/// Where to, and who we are there: by the URL alone. What the URL leaves out sqlx would take from our own environment.
+pub(super) async fn options(url: &Secret, outbound: &Outbound) -> Result<PgConnectOptions, CallError> {
+    if let Some(name) = INHERITED.into_iter().find(|name| std::env::var_os(name).is_some()) {
+        return Err(CallError::retry(format!(
+            "linked databases are not connected to while our environment sets {name}"
+        )));
+    }
     let invalid =
         || CallError::unauthorized("the credential must be a URL like postgres://user:password@host/database");
-    let text = url.expose();
-    let parsed = url::Url::parse(text).map_err(|_| invalid())?;
+    let parsed = url::Url::parse(url.expose()).map_err(|_| invalid())?;
     let (is_postgres, host) = (matches!(parsed.scheme(), "postgres" | "postgresql"), parsed.host_str());
     let host = host.filter(|host| is_postgres && !host.is_empty()).ok_or_else(invalid)?;
-    let allowed = |(name, _): &(std::borrow::Cow<'_, str>, _)| matches!(&**name, "sslmode" | "application_name");
+    let said = |text| percent_decode_str(text).decode_utf8().map_err(|_| invalid());
+    let (user, password) = (said(parsed.username())?, said(parsed.password().unwrap_or_default())?);
+    let database = said(parsed.path().trim_start_matches('/'))?;
+    if user.is_empty() || database.is_empty() {
+        return Err(invalid());
+    }
+    let allowed = |(name, _): &(Cow<'_, str>, _)| matches!(&**name, "sslmode" | "application_name");
     if let Some((name, _)) = parsed.query_pairs().find(|pair| !allowed(pair)) {
         // Files of ours, sockets and other hosts can be named there.
         return Err(CallError::permanent(format!("the database's URL may not set {name}")));
@@ -210,10 +295,11 @@ async fn options(url: &Secret, outbound: &Outbound) -> Result<PgConnectOptions, 
         chassis::outbound::AddressError::Unresolved(_) => CallError::retry(error.to_string()),
         other => CallError::permanent(other.to_string()),
     })?;
-    let options = PgConnectOptions::from_str(text).map_err(|_| invalid())?;
-    let options = options.ssl_mode(mode).application_name("wedsync").statement_cache_capacity(0);
-    Ok(match (mode, addresses.first()) {
-        (PgSslMode::VerifyFull, _) | (_, None) => options,
-        (_, Some(address)) => options.host(&address.to_string()),
-    })
+    let host = match (mode, addresses.first()) {
+        (PgSslMode::VerifyFull, _) | (_, None) => host.to_owned(),
+        (_, Some(address)) => address.to_string(),
+    };
+    let options = PgConnectOptions::new_without_pgpass().host(&host).port(parsed.port().unwrap_or(PORT));
+    let options = options.username(&user).password(&password).database(&database).ssl_mode(mode);
+    Ok(options.application_name("wedsync").statement_cache_capacity(0))
 }

@@ -1,14 +1,18 @@
 //! One mapped table as the database has it, and the three statements: look, update, insert.
 //!
+//! Of what a database says it has no more than [`MOST_COLUMNS`] are taken: it may be anybody's, and say anything.
+//!
 //! Values travel as one JSON parameter, which the database itself turns into the columns' types
 //! (`jsonb_populate_record`, PostgreSQL's JSON functions): a date stays a date whatever we know of it.
 
 use std::collections::{BTreeMap, HashMap};
 
+use futures_util::{StreamExt as _, TryStreamExt as _};
 use serde_json::{Map, Value};
 use sqlx::{AssertSqlSafe, PgConnection, Postgres, Transaction};
 
-use super::{Row, mapping::TableMapping};
+use super::{Row, mapping::TableMapping, refused};
+use crate::connector::CallError;
 
 /// What is there, as far as the user may see it.
 const COLUMNS: &str = "SELECT table_schema::text, column_name::text, udt_schema::text, udt_name::text, data_type::text, \
@@ -16,6 +20,13 @@ const COLUMNS: &str = "SELECT table_schema::text, column_name::text, udt_schema:
      WHERE table_name = $1 AND table_schema = COALESCE(NULLIF($2, ''), (SELECT table_schema FROM information_schema.tables \
      WHERE table_name = $1 AND table_schema = ANY (current_schemas(false)) \
      ORDER BY array_position(current_schemas(false), table_schema::name) LIMIT 1))";
+/// PostgreSQL allows a table 1,600.
+const MOST_COLUMNS: usize = 2_000;
+
+/// In front of each statement, so that each parameter has its type whether the statement uses it or not: the row's id,
+/// whose it is, what it is to say, when that was said, what it was last known to have.
+const GIVEN: &str = "WITH p AS (SELECT $1::text AS id, $2::text AS organization, $3::text::jsonb AS wanted, \
+     $4::timestamptz AS at, $5::text::jsonb AS base)";
 
 /// A table that fits its mapping.
 #[derive(Clone, Debug)]
@@ -59,13 +70,12 @@ impl Table {
         connection: &mut PgConnection,
         mapping: &TableMapping,
         strict: bool,
-    ) -> sqlx::Result<Result<Option<Self>, Vec<String>>> {
-        let found: Vec<Found> = sqlx::query_as(COLUMNS)
-            .bind(&mapping.table)
-            .bind(&mapping.schema)
-            .persistent(false)
-            .fetch_all(connection)
-            .await?;
+    ) -> Result<Result<Option<Self>, Vec<String>>, CallError> {
+        let rows = sqlx::query_as(COLUMNS).bind(&mapping.table).bind(&mapping.schema).persistent(false);
+        let found: Vec<Found> = rows.fetch(connection).take(MOST_COLUMNS + 1).try_collect().await.map_err(refused)?;
+        if found.len() > MOST_COLUMNS {
+            return Err(CallError::permanent(format!("table {} has more than {MOST_COLUMNS} columns", mapping.table)));
+        }
         Ok(Self::compare(mapping, strict, &found))
     }
 
@@ -145,12 +155,12 @@ impl Table {
             same.collect::<Vec<_>>().join(" AND ")
         };
         let newer = self.version.as_ref().map_or_else(
-            || "false AND $5::timestamptz IS NULL".to_owned(),
-            |version| format!("COALESCE(t.{}::timestamptz > $5::timestamptz, false)", version.name),
+            || "false".to_owned(),
+            |version| format!("COALESCE(t.{}::timestamptz > p.at, false)", version.name),
         );
         let text = format!(
-            "SELECT {equal} AS equal, {newer} AS newer, {untouched} AS untouched FROM {table} t, \
-             jsonb_populate_record(NULL::{table}, $3::text::jsonb) w, jsonb_populate_record(NULL::{table}, $4::text::jsonb) b \
+            "{GIVEN} SELECT {equal} AS equal, {newer} AS newer, {untouched} AS untouched FROM p, {table} t, \
+             jsonb_populate_record(NULL::{table}, p.wanted) w, jsonb_populate_record(NULL::{table}, p.base) b \
              WHERE {row} FOR UPDATE OF t",
             equal = same("w"),
             untouched = same("b"),
@@ -161,8 +171,8 @@ impl Table {
             .bind(&row.key.id)
             .bind(organization)
             .bind(Value::Object(wanted.clone()).to_string())
-            .bind(Value::Object(base.clone()).to_string())
             .bind(row.at.to_string())
+            .bind(Value::Object(base.clone()).to_string())
             .persistent(false)
             .fetch_optional(&mut **tx)
             .await
@@ -179,12 +189,10 @@ impl Table {
         let mut set: Vec<_> = wanted.keys().map(|column| quote(column)).map(|c| format!("{c} = w.{c}")).collect();
         set.extend(self.version.as_ref().map(|version| {
             let Column { name, type_ } = version;
-            format!("{name} = GREATEST(t.{name}, CAST($4::timestamptz AS {type_}))")
+            format!("{name} = GREATEST(t.{name}, CAST(p.at AS {type_}))")
         }));
-        // Without a version column the parameter has no other use.
-        let unused = if self.version.is_none() { " AND ($4::text IS NULL OR true)" } else { "" };
         let text = format!(
-            "UPDATE {table} t SET {set} FROM jsonb_populate_record(NULL::{table}, $3::text::jsonb) w WHERE {row}{unused}",
+            "{GIVEN} UPDATE {table} t SET {set} FROM p, jsonb_populate_record(NULL::{table}, p.wanted) w WHERE {row}",
             table = self.quoted,
             set = set.join(", "),
             row = self.row(),
@@ -194,6 +202,7 @@ impl Table {
             .bind(organization)
             .bind(Value::Object(wanted.clone()).to_string())
             .bind(row.at.to_string())
+            .bind("{}")
             .persistent(false)
             .execute(&mut **tx)
             .await
@@ -208,20 +217,20 @@ impl Table {
         row: &Row<'_>,
         all: &Map<String, Value>,
     ) -> sqlx::Result<bool> {
-        let cast = |column: &Column, parameter: &str| format!("CAST({parameter}::text AS {})", column.type_);
+        let cast = |column: &Column, given: &str| format!("CAST({given} AS {})", column.type_);
         let mut columns: Vec<_> = all.keys().map(|column| quote(column)).collect();
         let mut values: Vec<_> = columns.iter().map(|column| format!("w.{column}")).collect();
         columns.push(self.key.name.clone());
-        values.push(cast(&self.key, "$1"));
-        for (column, parameter) in [(&self.organization, "$2"), (&self.version, "$4")] {
+        values.push(cast(&self.key, "p.id"));
+        for (column, given) in [(&self.organization, "p.organization"), (&self.version, "p.at")] {
             if let Some(column) = column {
                 columns.push(column.name.clone());
-                values.push(cast(column, parameter));
+                values.push(cast(column, given));
             }
         }
         let text = format!(
-            "INSERT INTO {table} ({columns}) SELECT {values} FROM jsonb_populate_record(NULL::{table}, $3::text::jsonb) w \
-             WHERE $2::text IS NOT NULL AND $4::text IS NOT NULL ON CONFLICT DO NOTHING",
+            "{GIVEN} INSERT INTO {table} ({columns}) SELECT {values} \
+             FROM p, jsonb_populate_record(NULL::{table}, p.wanted) w ON CONFLICT DO NOTHING",
             table = self.quoted,
             columns = columns.join(", "),
             values = values.join(", "),
@@ -231,6 +240,7 @@ impl Table {
             .bind(organization)
             .bind(Value::Object(all.clone()).to_string())
             .bind(row.at.to_string())
+            .bind("{}")
             .persistent(false)
             .execute(&mut **tx)
             .await?;
@@ -239,12 +249,9 @@ impl Table {
 
     /// The record's row, of its organization alone where the table says whose it is.
     fn row(&self) -> String {
-        let of = |column: &Column, parameter: &str| {
-            format!("t.{} = CAST({parameter}::text AS {})", column.name, column.type_)
-        };
-        let organization =
-            self.organization.as_ref().map_or_else(|| "$2::text IS NOT NULL".to_owned(), |column| of(column, "$2"));
-        format!("{} AND {organization}", of(&self.key, "$1"))
+        let of = |column: &Column, given: &str| format!("t.{} = CAST({given} AS {})", column.name, column.type_);
+        let organization = self.organization.as_ref().map(|column| format!(" AND {}", of(column, "p.organization")));
+        of(&self.key, "p.id") + &organization.unwrap_or_default()
     }
 }
 

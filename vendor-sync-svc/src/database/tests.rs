@@ -1,5 +1,7 @@
 //! Writing to a real PostgreSQL, with the credential sealed in our own store.
 
+mod hostile;
+
 use std::{
     collections::BTreeMap,
     sync::{
@@ -335,6 +337,7 @@ async fn only_addresses_that_the_guard_opens_are_connected_to_and_only_with_tls(
             ),
             (url("http://db.example.com/secret"), Class::Unauthorized, "must be a URL like postgres://"),
             (url("secret"), Class::Unauthorized, "must be a URL like postgres://"),
+            (url("postgres://:secret@db.example.com/x"), Class::Unauthorized, "must be a URL like postgres://"),
         ] {
             world.connect(&text).await;
             closed.credentials.forget(&world.integration);

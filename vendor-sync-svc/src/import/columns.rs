@@ -42,6 +42,8 @@ const OTHER_NAMES: &[(&str, &str)] = &[
     ("bride", "bride_name"),
     ("groom", "groom_name"),
 ];
+/// The field of a refusal that quotes the first line of a table: where that is no heading, it is somebody's.
+pub(crate) const HEADING: &str = "heading";
 const ID_COLUMNS: [&str; 3] = ["external_id", "id", "uid"];
 const ID_CHARS: usize = 256;
 const CELL_BYTES: usize = 16 << 10;
@@ -134,10 +136,7 @@ impl Columns {
     pub(crate) fn new(kind: RecordKind, heading: &[String], options: &Options) -> Result<Self> {
         let place = |name: &str| heading.iter().position(|column| column == name || normal(column) == normal(name));
         if let Some(missing) = options.map.keys().find(|name| place(name).is_none()) {
-            return Err(Error::invalid(
-                "map",
-                format!("the table has no column {missing}; it has {}", heading.join(", ")),
-            ));
+            return Err(Error::invalid(HEADING, format!("has no column {missing}; it has {}", heading.join(", "))));
         }
         let id = match options.id_column.as_str() {
             "" => ID_COLUMNS.iter().find_map(|name| heading.iter().position(|column| normal(column) == *name)),
@@ -341,7 +340,7 @@ mod tests {
             map: BTreeMap::from([(column.to_owned(), field.to_owned())]),
             ..Options::default()
         };
-        assert!(refusal(&map("Nam", "last_name")).contains("no column Nam; it has E-Mail, Name 1, First name"));
+        assert_eq!(refusal(&map("Nam", "last_name")), "heading: has no column Nam; it has E-Mail, Name 1, First name");
         assert!(refusal(&map("Name 1", "shoe_size")).contains("a client has no field shoe_size"));
         assert!(refusal(&map("Name 1", "first_name")).contains("two columns are first_name"));
         assert!(refusal(&Options { id_column: "no".to_owned(), ..Options::default() }).contains("no column no"));

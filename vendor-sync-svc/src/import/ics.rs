@@ -2,13 +2,14 @@
 //!
 //! It holds one event's few properties at a time; [`super::ics_line`] parts and unfolds the lines. A recurring event is no
 //! appointment of its own, and is a refusal with that reason; so is a time zone that nobody knows. `VTIMEZONE` is not
-//! read: zones go by their names in the time zone database.
+//! read: zones go by their names in the time zone database. An instant in UTC is a wedding's day and hour only where the
+//! calendar says its zone (`X-WR-TIMEZONE`), as some write all events so.
 
 use std::collections::BTreeMap;
 
 use jiff::{
     Timestamp,
-    civil::{Date, DateTime},
+    civil::{Date, DateTime, Time},
     tz::TimeZone,
 };
 use serde_json::{Value, json};
@@ -33,6 +34,8 @@ pub(crate) struct Found {
 pub(crate) struct Appointment {
     uid: String,
     start: When,
+    /// Day, hour and zone of the start where it is; none where it is an instant and nobody says where.
+    there: Option<There>,
     end: Option<When>,
     summary: String,
     location: String,
@@ -44,8 +47,16 @@ pub(crate) struct Appointment {
 #[derive(Clone, Debug, PartialEq)]
 enum When {
     Day(Date),
-    Instant { at: Timestamp, local: DateTime, zone: String },
+    Instant { at: Timestamp, zone: TimeZone },
     Floating(DateTime),
+}
+
+/// A time as the clock shows it there, with the zone where it is said.
+#[derive(Clone, Debug, PartialEq)]
+struct There {
+    date: Date,
+    time: Option<Time>,
+    zone: Option<String>,
 }
 
 /// Reads events from pieces of a file.
@@ -53,6 +64,8 @@ enum When {
 pub(crate) struct Events {
     lines: Lines,
     encoding: Encoding,
+    /// The calendar's own.
+    zone: Option<TimeZone>,
     /// Components that are open below the event.
     depth: usize,
     open: Option<(u64, BTreeMap<&'static str, Line>)>,
@@ -62,9 +75,9 @@ const PROPERTIES: [&str; 10] =
     ["UID", "DTSTART", "DTEND", "SUMMARY", "LOCATION", "STATUS", "LAST-MODIFIED", "RRULE", "RDATE", "RECURRENCE-ID"];
 
 impl Events {
-    /// From `line` on, which must not be inside of an event.
-    pub(crate) fn new(encoding: Encoding, line: u64) -> Self {
-        Self { lines: Lines::new(line), encoding, depth: 0, open: None }
+    /// From `line` on, which must not be inside of an event; `zone`: the calendar's.
+    pub(crate) fn new(encoding: Encoding, line: u64, zone: Option<TimeZone>) -> Self {
+        Self { lines: Lines::new(line), encoding, zone, depth: 0, open: None }
     }
 
     /// The line that comes next.
@@ -98,7 +111,7 @@ impl Events {
             ("END", true) if self.depth > 0 => self.depth -= 1,
             ("END", true) => {
                 let (line, properties) = self.open.take()?;
-                return Some(Found { line, event: appointment(&properties) });
+                return Some(Found { line, event: appointment(&properties, self.zone.as_ref()) });
             }
             (name, true) if self.depth == 0 => {
                 let known = PROPERTIES.into_iter().find(|property| *property == name);
@@ -118,7 +131,27 @@ impl Events {
     }
 }
 
-fn appointment(properties: &BTreeMap<&'static str, Line>) -> Result<Appointment, String> {
+/// The zone that a calendar says to be its own before its first component: in what a file begins with.
+pub(crate) fn zone_of_calendar(encoding: Encoding, head: &[u8]) -> Option<TimeZone> {
+    let (mut lines, mut used) = (Lines::new(1), 0);
+    loop {
+        let (taken, line) = lines.next(&head[used..], false, encoding);
+        used += taken;
+        let (_, line) = line?;
+        let value = line.value.trim();
+        match line.name.as_str() {
+            "X-WR-TIMEZONE" => return zone(value).filter(|zone| !is_utc(zone)),
+            "BEGIN" if !value.eq_ignore_ascii_case("VCALENDAR") => return None,
+            _ => {}
+        }
+    }
+}
+
+fn is_utc(zone: &TimeZone) -> bool {
+    zone.iana_name().is_some_and(|name| matches!(name, "UTC" | "Etc/UTC" | "GMT" | "Etc/GMT" | "Zulu" | "Etc/Zulu"))
+}
+
+fn appointment(properties: &BTreeMap<&'static str, Line>, calendars: Option<&TimeZone>) -> Result<Appointment, String> {
     if properties.contains_key("RRULE") || properties.contains_key("RDATE") {
         return Err("recurs: only single events are imported".to_owned());
     }
@@ -135,9 +168,11 @@ fn appointment(properties: &BTreeMap<&'static str, Line>) -> Result<Appointment,
     if uid.is_empty() || uid.chars().count() > 256 {
         return Err("has no UID of at most 256 characters".to_owned());
     }
+    let start = time("DTSTART").ok_or("has no DTSTART")??;
     Ok(Appointment {
         uid,
-        start: time("DTSTART").ok_or("has no DTSTART")??,
+        there: start.there(calendars),
+        start,
         end: time("DTEND").transpose()?,
         summary: text("SUMMARY"),
         location: text("LOCATION"),
@@ -160,9 +195,8 @@ fn when(line: &Line) -> Result<When, String> {
         (false, Some(name)) => zone(name).ok_or_else(|| format!("nobody knows the time zone {name}"))?,
         (false, None) => return Ok(When::Floating(local)),
     };
-    let name = zone.iana_name().unwrap_or("UTC").to_owned();
     let at = zone.to_timestamp(local).map_err(|_| no_date())?;
-    Ok(When::Instant { at, local, zone: name })
+    Ok(When::Instant { at, zone })
 }
 
 /// Some calendars write a path before the zone's name (`/citadel.org/20210210_1/Europe/Berlin`).
@@ -172,10 +206,16 @@ fn zone(name: &str) -> Option<TimeZone> {
 }
 
 impl When {
-    fn date(&self) -> Date {
+    /// What a calendar in this zone shows.
+    fn there(&self, calendars: Option<&TimeZone>) -> Option<There> {
+        let of = |local: DateTime, zone| There { date: local.date(), time: Some(local.time()), zone };
         match self {
-            Self::Day(date) => *date,
-            Self::Instant { local, .. } | Self::Floating(local) => local.date(),
+            Self::Day(date) => Some(There { date: *date, time: None, zone: None }),
+            Self::Floating(local) => Some(of(*local, None)),
+            Self::Instant { at, zone } if is_utc(zone) => {
+                calendars.map(|zone| of(zone.to_datetime(*at), zone.iana_name().map(str::to_owned)))
+            }
+            Self::Instant { at, zone } => Some(of(zone.to_datetime(*at), zone.iana_name().map(str::to_owned))),
         }
     }
 
@@ -197,7 +237,11 @@ impl Appointment {
         let given: Vec<(&str, Value)> = match kind {
             RecordKind::Client => return Err("a calendar holds weddings or bookings, no clients".to_owned()),
             RecordKind::Wedding if self.cancelled => return Err("is cancelled".to_owned()),
-            RecordKind::Wedding => self.wedding(),
+            RecordKind::Wedding => self
+                .there
+                .as_ref()
+                .map(|there| self.wedding(there))
+                .ok_or("is in UTC, and its calendar says no time zone")?,
             RecordKind::Booking => self.booking(),
         };
         let filled = given.into_iter().filter(|(_, value)| value.as_str() != Some(""));
@@ -205,15 +249,10 @@ impl Appointment {
         Ok(Item { external_id: self.uid.clone(), fields })
     }
 
-    fn wedding(&self) -> Vec<(&'static str, Value)> {
-        let mut given =
-            vec![("wedding_date", json!(self.start.date().to_string())), ("venue_name", json!(self.location))];
-        if let When::Instant { local, .. } | When::Floating(local) = &self.start {
-            given.push(("ceremony_time", json!(local.strftime("%H:%M").to_string())));
-        }
-        if let When::Instant { zone, .. } = &self.start {
-            given.push(("time_zone", json!(zone)));
-        }
+    fn wedding(&self, there: &There) -> Vec<(&'static str, Value)> {
+        let mut given = vec![("wedding_date", json!(there.date.to_string())), ("venue_name", json!(self.location))];
+        given.extend(there.time.map(|time| ("ceremony_time", json!(time.strftime("%H:%M").to_string()))));
+        given.extend(there.zone.as_ref().map(|zone| ("time_zone", json!(zone))));
         given
     }
 
@@ -234,7 +273,8 @@ mod tests {
     use super::*;
 
     fn read(text: &str) -> Vec<Found> {
-        let (mut events, mut rest, mut found) = (Events::new(Encoding::Utf8, 1), text.as_bytes(), Vec::new());
+        let zone = zone_of_calendar(Encoding::Utf8, text.as_bytes());
+        let (mut events, mut rest, mut found) = (Events::new(Encoding::Utf8, 1, zone), text.as_bytes(), Vec::new());
         while !rest.is_empty() {
             let (used, event) = events.next(rest);
             found.extend(event);
@@ -276,6 +316,25 @@ mod tests {
         let expected = json!({"wedding_date": "2027-06-19", "ceremony_time": "14:00", "time_zone": "Europe/London", "venue_name": "Old Barn, Bath"});
         assert_eq!(item(RecordKind::Wedding, lines), Ok(expected));
         assert!(item(RecordKind::Client, lines).is_err());
+    }
+
+    #[test]
+    fn a_wedding_in_utc_is_where_its_calendar_is_or_refused() {
+        let wedding = |zone: &str, start: &str| {
+            let text = event(start).replacen("\r\n", &format!("\r\n{zone}"), 1);
+            read(&text).pop().expect("one event").event?.item(RecordKind::Wedding).map(|item| json!(item.fields))
+        };
+        let evening =
+            json!({"wedding_date": "2027-06-19", "ceremony_time": "18:00", "time_zone": "America/Los_Angeles"});
+        let of_calendar = wedding("X-WR-TIMEZONE:America/Los_Angeles\r\n", "DTSTART:20270620T010000Z");
+        assert_eq!(of_calendar, Ok(evening));
+        let own = wedding("X-WR-TIMEZONE:America/Los_Angeles\r\n", "DTSTART;TZID=Europe/London:20270620T010000");
+        assert_eq!(own.expect("its own zone")["time_zone"], "Europe/London");
+        for zone in ["", "X-WR-TIMEZONE:UTC\r\n", "X-WR-TIMEZONE:Middle Earth\r\n"] {
+            let refused = wedding(zone, "DTSTART:20270620T010000Z").expect_err("nobody says where");
+            assert!(refused.contains("says no time zone"), "{refused}");
+        }
+        assert!(wedding("", "DTSTART;VALUE=DATE:20270620").is_ok(), "a day is one anywhere");
     }
 
     #[test]

@@ -17,7 +17,7 @@ use super::{
     Import, Order, Origin, Refusal, Work,
     columns::{Columns, Item},
     csv::{Row, Rows, delimiter},
-    ics::{Events, Found},
+    ics::{self, Events, Found},
     spool::{self, File},
     store::Imports,
 };
@@ -41,7 +41,7 @@ pub(super) struct Page {
     pub(super) is_last: bool,
 }
 
-/// A record of a vendor's list, as it is spooled.
+/// A record of a vendor's list, as it is spooled: none where only its id was legible.
 #[derive(Debug, Serialize, Deserialize)]
 pub(crate) struct Listed {
     pub(crate) external_id: String,
@@ -189,7 +189,8 @@ async fn calendar(imports: &Imports, import: &Import) -> Result<Of> {
     if import.next.line > 0 {
         file = File::new(imports.clone(), import.next.position);
     }
-    let events = Box::new(Events::new(import.encoding, import.next.line.max(1)));
+    let zone = ics::zone_of_calendar(import.encoding, &head);
+    let events = Box::new(Events::new(import.encoding, import.next.line.max(1), zone));
     Ok(Of::Calendar { file, events })
 }
 
@@ -213,11 +214,14 @@ async fn list(imports: &Imports, import: &Import, limit: usize, page: &mut Page)
     let rows: Vec<(i64, String, Vec<u8>)> = with!(imports.store.reader(), c => sqlx::query_as(
         "SELECT number, record_kind, body FROM import_items WHERE import_id = $1 AND number >= $2 ORDER BY number LIMIT $3",
     ).bind(&import.id).bind(position.cast_signed()).bind(limit.cast_signed() as i64).fetch_all(c).await)?;
-    (page.position, page.is_last) = (position + rows.len() as u64, rows.len() < limit);
+    // Where one is refused a number is missing.
+    page.position = rows.last().map_or(position, |(number, ..)| number.unsigned_abs() + 1);
+    page.is_last = rows.len() < limit;
     let key = imports.keys.of(&import.order.organization).await?;
     for (number, kind, body) in rows {
         let plain = key.open(&place("import_items", "body", &spool::row(&import.id, number)), &body)?;
-        let listed: Listed = serde_json::from_slice(&plain).map_err(Error::internal)?;
+        let listed: Option<Listed> = serde_json::from_slice(&plain).map_err(Error::internal)?;
+        let Some(listed) = listed else { continue };
         let kind =
             RecordKind::parse(&kind).ok_or_else(|| Error::internal(anyhow::anyhow!("an item of an unknown kind")))?;
         page.push(number.unsigned_abs() + 1, incoming(&import.order, kind, listed));

@@ -1,5 +1,6 @@
-//! Who works at which import when: oldest first, at most [`AT_ONCE`] together and [`PER_ORGANIZATION`] of one organization.
-//! One that can't go on now gives its turn back and rests: a vendor that is down holds nobody else up.
+//! Who works at which import when: who waits longest first, at most [`AT_ONCE`] together and [`PER_ORGANIZATION`] of one
+//! organization. A turn is some pages long: one list of many slow ones holds nobody else up, nor does a vendor that is
+//! down, for what can't go on now rests.
 //!
 //! What runs is in the store: a process that starts finds there what the one before it was at.
 
@@ -10,13 +11,18 @@ use std::{
 };
 
 use chassis::{
+    clock::Clock,
     error::{Error, Result},
     id::OrganizationId,
     tasks::Tasks,
 };
 use jiff::{SignedDuration, Timestamp};
 
-use super::{Import, State, work::Worker};
+use super::{
+    Import, Phase, Refusal, State,
+    columns::HEADING,
+    work::{Pages, Step, Worker},
+};
 
 const AT_ONCE: usize = 4;
 const PER_ORGANIZATION: usize = 2;
@@ -25,6 +31,11 @@ const IDLE_WAIT: Duration = Duration::from_secs(30);
 /// Waits of an import that can't go on now: they double up to the last.
 const FIRST_WAIT: Duration = Duration::from_millis(100);
 const LONGEST_WAIT: Duration = Duration::from_secs(10);
+/// Turns that are remembered, for their order.
+const REMEMBERED: u64 = 1_000;
+/// An upload that nobody receives is over then: whoever began it has had the time to.
+const BEGIN_WITHIN: SignedDuration = SignedDuration::from_mins(2);
+const REASON_CHARS: usize = 1_000;
 const PURGE_EVERY: SignedDuration = SignedDuration::from_hours(1);
 
 /// Who has a turn, and who rests.
@@ -37,6 +48,20 @@ struct Held {
     active: BTreeMap<String, OrganizationId>,
     /// Imports that can't go on before then, and how long the wait was.
     resting: BTreeMap<String, (Timestamp, Duration)>,
+    /// Turns so far; and the number of the last one of each import and of each organization, by their ids.
+    turns: u64,
+    last: BTreeMap<String, u64>,
+}
+
+/// How an import stands when its turn is over.
+#[derive(Debug)]
+pub(super) enum Came {
+    /// It has ended, or asks.
+    Ended,
+    /// It goes on when it has another turn.
+    HasMore,
+    /// It can't go on now.
+    Waits(Error),
 }
 
 /// One import's; dropped, it is somebody else's.
@@ -49,6 +74,17 @@ impl Drop for Turn {
 }
 
 impl Turns {
+    fn is_full(&self) -> bool {
+        self.lock().active.len() >= AT_ONCE
+    }
+
+    /// Puts the organizations first whose last turn is longest ago, and of each its import of which that is so.
+    fn order(&self, running: &mut [(OrganizationId, String)]) {
+        let held = self.lock();
+        let last = |id: &str| held.last.get(id).copied().unwrap_or(0);
+        running.sort_by_key(|(organization, id)| (last(organization.as_str()), last(id)));
+    }
+
     /// Its turn, if there is room for it, nobody has it, and it has rested.
     fn take(&self, organization: &OrganizationId, id: &str, now: Timestamp) -> Option<Turn> {
         let mut held = self.lock();
@@ -57,6 +93,10 @@ impl Turns {
         if held.active.len() >= AT_ONCE || own >= PER_ORGANIZATION || held.active.contains_key(id) || rests {
             return None;
         }
+        held.turns += 1;
+        let number = held.turns;
+        held.last.extend([(organization.to_string(), number), (id.to_owned(), number)]);
+        held.last.retain(|_, last| *last + REMEMBERED > number);
         held.active.insert(id.to_owned(), organization.clone());
         Some(Turn(self.clone(), id.to_owned()))
     }
@@ -84,7 +124,8 @@ impl Turns {
         let held = self.lock();
         let ends = held.resting.values().map(|(until, _)| *until).filter(|until| *until > now);
         let wait = ends.min().and_then(|until| Duration::try_from(until.duration_since(now)).ok());
-        wait.unwrap_or(IDLE_WAIT).min(IDLE_WAIT)
+        // However many rest, they are looked at together.
+        wait.unwrap_or(IDLE_WAIT).clamp(FIRST_WAIT, IDLE_WAIT)
     }
 
     fn lock(&self) -> MutexGuard<'_, Held> {
@@ -96,14 +137,19 @@ impl Worker {
     /// Works at what there is and what comes, until the process stops.
     pub(crate) async fn run(self, tasks: Tasks) {
         let (stopping, turns, mut purged) = (tasks.stopping(), Turns::default(), Timestamp::MIN);
-        if let Err(error) = self.imports.fail_cut_off().await {
-            tracing::warn!(%error, "uploads that were cut off are still noted as under way");
-        }
+        // Rests are no longer where the machine's clock steps back.
+        let steady = self.imports.clock.steady();
+        // Nobody received anything before.
+        let mut cut_off = self.imports.clock.now();
         loop {
-            if let Err(error) = self.look(&tasks, &turns, &mut purged).await {
+            if let Err(error) = self.imports.fail_cut_off(cut_off).await {
+                tracing::warn!(%error, "uploads that were cut off are still noted as under way");
+            }
+            cut_off = self.imports.clock.now() - BEGIN_WITHIN;
+            if let Err(error) = self.look(&tasks, &turns, &steady, &mut purged).await {
                 tracing::warn!(%error, "imports wait for the store");
             }
-            let wait = turns.next(self.imports.clock.now());
+            let wait = turns.next(steady.now());
             let rest = async {
                 tokio::select! {
                     () = self.imports.clock.sleep(wait) => {}
@@ -116,18 +162,11 @@ impl Worker {
         }
     }
 
-    async fn look(&self, tasks: &Tasks, turns: &Turns, purged: &mut Timestamp) -> Result<()> {
-        let (running, now) = (self.imports.running().await?, self.imports.clock.now());
-        turns.keep(&running.iter().map(|(_, id)| id.as_str()).collect());
-        for (organization, id) in running {
-            let Some(turn) = turns.take(&organization, &id, now) else { continue };
-            let (worker, stopping) = (self.clone(), tasks.stopping());
-            tasks.spawn("import", async move {
-                stopping.run_until_cancelled(worker.take_turn(&organization, &turn)).await;
-                drop(turn);
-                worker.imports.wake();
-            });
+    async fn look(&self, tasks: &Tasks, turns: &Turns, steady: &Clock, purged: &mut Timestamp) -> Result<()> {
+        if !turns.is_full() {
+            self.give_turns(tasks, turns, steady).await?;
         }
+        let now = steady.now();
         if *purged < now - PURGE_EVERY {
             *purged = now;
             let (imports, stopping) = (self.imports.clone(), tasks.stopping());
@@ -140,42 +179,75 @@ impl Worker {
         Ok(())
     }
 
-    async fn take_turn(&self, organization: &OrganizationId, Turn(turns, id): &Turn) {
-        if let Some(error) = self.attend(organization, id).await {
-            let pause = turns.rest(id, &error, self.imports.clock.now());
-            tracing::info!(%error, import.id = id, wait_ms = pause.as_millis(), "an import waits");
-        } else if let Err(error) = self.imports.forget_spools().await {
-            tracing::warn!(%error, "what was spooled for imports that have ended is forgotten within the hour");
+    async fn give_turns(&self, tasks: &Tasks, turns: &Turns, steady: &Clock) -> Result<()> {
+        let mut running = self.imports.running().await?;
+        turns.keep(&running.iter().map(|(_, id)| id.as_str()).collect());
+        turns.order(&mut running);
+        for (organization, id) in running {
+            let Some(turn) = turns.take(&organization, &id, steady.now()) else { continue };
+            let (worker, stopping, steady) = (self.clone(), tasks.stopping(), steady.clone());
+            tasks.spawn("import", async move {
+                stopping.run_until_cancelled(worker.take_turn(&organization, &turn, &steady)).await;
+                drop(turn);
+                worker.imports.wake();
+            });
+        }
+        Ok(())
+    }
+
+    async fn take_turn(&self, organization: &OrganizationId, Turn(turns, id): &Turn, steady: &Clock) {
+        match self.attend(organization, id).await {
+            Came::HasMore => {}
+            Came::Waits(error) => {
+                let wait_ms = turns.rest(id, &error, steady.now()).as_millis();
+                if error.is_retryable() {
+                    tracing::info!(%error, import.id = id, wait_ms, "an import waits");
+                } else {
+                    tracing::warn!(error = ?error, import.id = id, wait_ms, "an import can't be worked at, nor given up");
+                }
+            }
+            Came::Ended => {
+                if let Err(error) = self.imports.forget_spools().await {
+                    tracing::warn!(%error, "what was spooled for imports that have ended is forgotten within the hour");
+                }
+            }
         }
     }
 
-    /// Stays with one import until it has ended or asks; else gives why it can't go on now.
-    pub(super) async fn attend(&self, organization: &OrganizationId, id: &str) -> Option<Error> {
-        let mut reached = None;
-        let error = self.attempt(organization, id, &mut reached).await.err()?;
-        if error.is_retryable() {
-            return Some(error);
+    /// Stays with one import for a turn.
+    pub(super) async fn attend(&self, organization: &OrganizationId, id: &str) -> Came {
+        let mut import = match self.imports.get(organization, id).await {
+            Ok(import) if import.state != State::Running => return Came::Ended,
+            Ok(import) => import,
+            Err(error) => return Came::Waits(error),
+        };
+        match Box::pin(self.work(&mut import, &mut Pages::of_a_turn())).await {
+            Ok(Step::Ended) => Came::Ended,
+            Ok(_) => Came::HasMore,
+            Err(error) if error.is_retryable() => Came::Waits(error),
+            Err(error) => self.give_up(import, &error).await,
         }
-        if let Some(import) = reached {
-            self.give_up(import, &error).await;
-        }
-        None
     }
 
-    async fn attempt(&self, organization: &OrganizationId, id: &str, reached: &mut Option<Import>) -> Result<()> {
-        let import = self.imports.get(organization, id).await?;
-        if import.state != State::Running {
-            return Ok(());
+    async fn give_up(&self, mut import: Import, error: &Error) -> Came {
+        match error {
+            // What another one says may quote the file.
+            Error::Internal(_) => tracing::warn!(error = ?error, import.id = import.id, "an import failed"),
+            _ => tracing::warn!(kind = ?error.code(), import.id = import.id, "an import failed"),
         }
-        let import = reached.insert(import);
-        Box::pin(self.work(import)).await
-    }
-
-    async fn give_up(&self, mut import: Import, error: &Error) {
-        tracing::warn!(error = ?error, import.id = import.id, "an import failed");
-        (import.state, import.reason) = (State::Failed, Import::explained(error));
-        if let Err(error) = self.imports.save(State::Running, &import).await {
-            tracing::warn!(%error, import.id = import.id, "that an import failed was not noted: it is tried again");
+        import.state = State::Failed;
+        import.reason = Import::explained(error).chars().take(REASON_CHARS).collect();
+        if let Error::Invalid { field, reason } = error {
+            // Read again it is the same.
+            import.phase = Phase::Receiving;
+            if field == HEADING {
+                import.keep_refusals(&[Refusal { line: 1, external_id: String::new(), reason: reason.clone() }]);
+            }
+        }
+        match self.imports.save(State::Running, &import).await {
+            // Cancelled meanwhile.
+            Ok(()) | Err(Error::Aborted(_)) => Came::Ended,
+            Err(error) => Came::Waits(error),
         }
     }
 }
@@ -201,6 +273,30 @@ mod tests {
         assert!(three.is_some() && four.is_some() && take("d", "5").is_none());
         drop(one);
         assert!(take("a", "6").is_some());
+    }
+
+    #[test]
+    fn whoever_had_no_turn_for_longest_has_the_next() {
+        let turns = Turns::default();
+        let mut had = Vec::new();
+        for _ in 0..6 {
+            let mut running: Vec<_> = [("a", "1"), ("a", "2"), ("a", "3"), ("b", "4")]
+                .map(|(name, id)| (organization(name), id.to_owned()))
+                .into();
+            turns.order(&mut running);
+            let (name, id) = &running[0];
+            had.push(turns.take(name, id, noon()).expect("there is room").1.clone());
+        }
+        assert_eq!(had, ["1", "4", "2", "4", "3", "4"], "organizations in turn, and the imports of each");
+    }
+
+    #[test]
+    fn what_is_remembered_of_turns_is_bounded() {
+        let turns = Turns::default();
+        for number in 0..3_000 {
+            drop(turns.take(&organization("a"), &number.to_string(), noon()));
+        }
+        assert!(turns.lock().last.len() <= 1_001);
     }
 
     #[test]

@@ -2,6 +2,8 @@
 //!
 //! Neither is ever in memory as a whole: a file is written as it comes and read a piece at a time.
 
+use std::time::Duration;
+
 use chassis::{
     error::{Error, Result},
     secret::place,
@@ -9,12 +11,16 @@ use chassis::{
     with,
 };
 
-use super::{Import, Phase, State, store::Imports, text::Detector};
+use super::{Import, Phase, State, hold::Arriving, store::Imports, text::Detector};
 
 /// Bytes of a piece.
 pub(super) const CHUNK: usize = 256 << 10;
 /// Bytes of a file.
 pub(crate) const FILE_BYTES: u64 = 100 << 20;
+/// Sealed bytes of a list; of all that an organization's imports hold; and how long to wait where that is reached.
+pub(super) const LIST_BYTES: i64 = 1 << 30;
+pub(super) const ORGANIZATION_BYTES: i64 = 4 << 30;
+pub(super) const FULL_WAIT: Duration = Duration::from_secs(600);
 
 /// What forgets an import's pieces and records, and how many of them at a time.
 const FORGETS: [(&str, i64); 2] = [
@@ -39,17 +45,21 @@ pub(crate) struct Upload {
     number: i64,
     bytes: u64,
     detector: Detector,
+    _arriving: Arriving,
 }
 
 impl Upload {
     pub(crate) fn new(imports: Imports, import: Import) -> Self {
-        Self { imports, import, buffer: Vec::with_capacity(CHUNK), number: 0, bytes: 0, detector: Detector::default() }
+        let (buffer, detector, _arriving) =
+            (Vec::with_capacity(CHUNK), Detector::default(), imports.arrives(&import.id));
+        Self { imports, import, buffer, number: 0, bytes: 0, detector, _arriving }
     }
 
     /// Takes the next bytes.
     ///
     /// # Errors
-    /// `Error::Invalid` over 100 MiB; `Error::Unavailable` while the store is away.
+    /// `Error::Invalid` over 100 MiB; `Error::Exhausted` where the organization's imports hold too much already;
+    /// `Error::Aborted` if the import was cancelled; `Error::Unavailable` while the store is away.
     pub(crate) async fn push(&mut self, mut bytes: &[u8]) -> Result<()> {
         self.bytes += bytes.len() as u64;
         if self.bytes > FILE_BYTES {
@@ -71,12 +81,12 @@ impl Upload {
     ///
     /// # Errors
     /// `Error::Invalid` for what is no text that we read; `Error::Aborted` if the import was cancelled.
-    pub(crate) async fn complete(mut self) -> Result<Import> {
+    pub(crate) async fn complete(&mut self) -> Result<Import> {
         let (encoding, _) = self.detector.end().map_err(|reason| Error::invalid("content", reason))?;
         if !self.buffer.is_empty() {
             self.flush().await?;
         }
-        let mut import = self.import;
+        let mut import = self.import.clone();
         (import.encoding, import.total, import.state) = (encoding, self.bytes, State::Running);
         import.enter(Phase::Counting);
         self.imports.save(State::Receiving, &import).await?;
@@ -84,11 +94,14 @@ impl Upload {
     }
 
     /// It won't be whole, for this reason.
-    pub(crate) async fn fail(mut self, reason: &str) {
-        (self.import.state, self.import.reason) = (State::Failed, reason.to_owned());
-        // If the store is away the next start finds it cut off.
-        if let Err(error) = self.imports.save(State::Receiving, &self.import).await {
-            tracing::warn!(%error, import.id = self.import.id, "a broken upload was not noted");
+    pub(crate) async fn fail(mut self, error: &Error) {
+        (self.import.state, self.import.reason) = (State::Failed, Import::explained(error));
+        match self.imports.save(State::Receiving, &self.import).await {
+            // It was cancelled, or is complete after all.
+            Ok(()) | Err(Error::Aborted(_)) => {}
+            Err(error) => {
+                tracing::warn!(%error, import.id = self.import.id, "a broken upload is noted in some minutes")
+            }
         }
     }
 
@@ -96,7 +109,9 @@ impl Upload {
         let (imports, id) = (&self.imports, &self.import.id);
         let key = imports.keys.of(&self.import.order.organization).await?;
         let sealed = key.seal(&place("import_chunks", "body", &row(id, self.number)), &self.buffer);
-        with!(imports.store.writer(), c => {
+        let mut tx = imports.store.begin().await?;
+        imports.spooled_in(&mut tx, &self.import, sealed.len()).await?;
+        with!(tx.on(), c => {
             sqlx::query("INSERT INTO import_chunks (import_id, number, body) VALUES ($1, $2, $3)")
                 .bind(id)
                 .bind(self.number)
@@ -105,6 +120,7 @@ impl Upload {
                 .await
                 .map(drop)
         })?;
+        tx.commit().await?;
         self.number += 1;
         self.buffer.clear();
         Ok(())
@@ -178,6 +194,9 @@ pub(crate) async fn forget(store: &Store, import: &str) -> Result<()> {
             })?;
         }
     }
+    with!(store.writer(), c => {
+        sqlx::query("UPDATE imports SET spooled = 0 WHERE id = $1").bind(import).execute(c).await.map(drop)
+    })?;
     Ok(())
 }
 

@@ -1,9 +1,12 @@
 //! Imports in the store: every query but the worker's own look for work is scoped by the organization.
 //!
 //! Who works at an import saves its progress only while it still runs: one that was cancelled meanwhile is let go, and a
-//! page that was being applied is undone with it.
+//! page that was being applied is undone with it. What they hold beside their rows, and for how long, is [`super::hold`]'s.
 
-use std::sync::Arc;
+use std::{
+    collections::HashSet,
+    sync::{Arc, Mutex},
+};
 
 use chassis::{
     clock::{Clock, from_micros},
@@ -16,11 +19,12 @@ use chassis::{
 use serde::{Serialize, de::DeserializeOwned};
 use tokio::sync::{Notify, watch};
 
-use super::{Counts, Import, KEPT, Next, Order, Origin, Phase, State, Work, spool, text::Encoding};
+use super::{Counts, Example, Import, KEPT, Next, Order, Origin, Phase, Refusal, State, Work, text::Encoding};
 use crate::record::RecordKind;
 
 const TABLE: &str = "imports";
-const KEEP: jiff::SignedDuration = jiff::SignedDuration::from_hours(30 * 24);
+/// One look for what runs.
+const LOOK: i64 = 1_000;
 
 /// All imports. Cheap to clone.
 #[derive(Clone, Debug)]
@@ -30,6 +34,8 @@ pub(crate) struct Imports {
     pub(super) clock: Clock,
     changed: Arc<watch::Sender<()>>,
     wake: Arc<Notify>,
+    /// Those whose files this process receives.
+    pub(super) arriving: Arc<Mutex<HashSet<String>>>,
 }
 
 #[derive(sqlx::FromRow)]
@@ -59,7 +65,14 @@ struct Row {
 
 impl Imports {
     pub(crate) fn new(store: Store, keys: DataKeys, clock: Clock) -> Self {
-        Self { store, keys, clock, changed: Arc::new(watch::Sender::new(())), wake: Arc::default() }
+        Self {
+            store,
+            keys,
+            clock,
+            changed: Arc::new(watch::Sender::new(())),
+            wake: Arc::default(),
+            arriving: Arc::default(),
+        }
     }
 
     pub(crate) fn clock(&self) -> &Clock {
@@ -109,14 +122,14 @@ impl Imports {
             finished_at: None,
         };
         match self.insert(&import).await {
-            Err(Error::AlreadyExists(_)) => Err(self.open_already(&import.order).await),
+            Err(error @ Error::AlreadyExists(_)) => Err(self.open_already(&import.order, error).await),
             inserted => inserted.map(|()| import),
         }
     }
 
     async fn insert(&self, import: &Import) -> Result<()> {
         let key = self.keys.of(&import.order.organization).await?;
-        let (refusals, examples) = (seal(&key, "refusals", import)?, seal(&key, "examples", import)?);
+        let (refusals, examples) = sealed(&key, import)?;
         let order = &import.order;
         let (options, next, counts) = (print(&order.options)?, print(&import.next)?, print(&import.counts)?);
         let inserted = with!(self.store.writer(), c => sqlx::query(
@@ -147,14 +160,21 @@ impl Imports {
         if inserted == 1 { Ok(()) } else { Err(Error::AlreadyExists("an open import".to_owned())) }
     }
 
-    async fn open_already(&self, order: &Order) -> Error {
+    /// Why none can be opened beside the one that is; else `error`.
+    async fn open_already(&self, order: &Order, error: Error) -> Error {
         let open: Result<Option<String>, sqlx::Error> = with!(self.store.reader(), c => sqlx::query_scalar(
             "SELECT id FROM imports WHERE integration_id = $1 AND organization_id = $2 AND state IN ('receiving', 'running', 'asked')",
         ).bind(&order.integration_id).bind(order.organization.as_str()).fetch_optional(c).await);
-        let id = open.ok().flatten().unwrap_or_default();
-        Error::FailedPrecondition(format!(
-            "import {id} of this integration is open: wait for it, resume it or cancel it"
-        ))
+        match open {
+            Ok(Some(id)) => Error::FailedPrecondition(format!(
+                "import {id} of this integration is open: wait for it, resume it or cancel it"
+            )),
+            // It has ended meanwhile.
+            Ok(None) if matches!(error, Error::AlreadyExists(_)) => {
+                Error::Unavailable("another import has just ended".to_owned())
+            }
+            _ => error,
+        }
     }
 
     /// One of the organization's own.
@@ -194,15 +214,25 @@ impl Imports {
         Ok(imports)
     }
 
-    /// Those that are to be worked at, of all organizations, oldest first; at most 1,000.
+    /// Those that are to be worked at, of all organizations, oldest first. An integration has one at most.
     ///
     /// # Errors
     /// `Error::Unavailable` while the store is away.
     pub(super) async fn running(&self) -> Result<Vec<(OrganizationId, String)>> {
-        let rows: Vec<(String, String)> = with!(self.store.reader(), c => sqlx::query_as(
-            "SELECT organization_id, id FROM imports WHERE state = 'running' ORDER BY id LIMIT 1000",
-        ).fetch_all(c).await)?;
-        rows.into_iter().map(|(organization, id)| Ok((OrganizationId::parse(&organization)?, id))).collect()
+        let (mut running, mut after) = (Vec::new(), String::new());
+        loop {
+            let rows: Vec<(String, String)> = with!(self.store.reader(), c => sqlx::query_as(
+                "SELECT organization_id, id FROM imports WHERE state = 'running' AND id > $1 ORDER BY id LIMIT $2",
+            ).bind(&after).bind(LOOK).fetch_all(c).await)?;
+            let is_last = rows.len() < LOOK.unsigned_abs() as usize;
+            for (organization, id) in rows {
+                after.clone_from(&id);
+                running.push((OrganizationId::parse(&organization)?, id));
+            }
+            if is_last {
+                return Ok(running);
+            }
+        }
     }
 
     /// Saves where an import is, while it is still `from`.
@@ -211,7 +241,7 @@ impl Imports {
     /// `Error::Aborted` if it was cancelled, or ended, meanwhile.
     pub(crate) async fn save_in(&self, tx: &mut Tx, from: State, import: &Import) -> Result<()> {
         let key = self.keys.of(&import.order.organization).await?;
-        let (refusals, examples) = (seal(&key, "refusals", import)?, seal(&key, "examples", import)?);
+        let (refusals, examples) = sealed(&key, import)?;
         let (next, counts) = (print(&import.next)?, print(&import.counts)?);
         let saved = with!(tx.on(), c => sqlx::query(
             "UPDATE imports SET state = $4, phase = $5, reason = $6, agreed = $7, encoding = $8, total = $9, next = $10, counts = $11,
@@ -265,13 +295,16 @@ impl Imports {
     /// # Errors
     /// `Error::NotFound`; `Error::FailedPrecondition` for one that has ended.
     pub(crate) async fn cancel(&self, organization: &OrganizationId, id: &str) -> Result<Import> {
-        let mut import = self.get(organization, id).await?;
-        if import.state.has_ended() && import.state != State::Failed {
-            return Err(Error::FailedPrecondition(format!("import {id} is {} already", import.state.as_str())));
-        }
-        let from = std::mem::replace(&mut import.state, State::Cancelled);
-        self.save(from, &import).await?;
-        self.get(organization, id).await
+        let row: Option<Row> = with!(self.store.writer(), c => sqlx::query_as(
+            "UPDATE imports SET state = 'cancelled', updated_at = $3, finished_at = $3
+             WHERE id = $1 AND organization_id = $2 AND state NOT IN ('done', 'cancelled') RETURNING *",
+        ).bind(id).bind(organization.as_str()).bind(self.clock.now_micros()).fetch_optional(c).await)?;
+        let Some(row) = row else {
+            let state = self.get(organization, id).await?.state.as_str();
+            return Err(Error::FailedPrecondition(format!("import {id} is {state} already")));
+        };
+        self.tell();
+        self.open(row).await
     }
 
     /// Has one that failed go on where it was, and answers the brake of one that asks with yes.
@@ -283,10 +316,14 @@ impl Imports {
         let from = import.state;
         match from {
             State::Failed if import.phase == Phase::Receiving => {
-                return Err(Error::FailedPrecondition(format!("import {id} has no whole file: start it again")));
+                return Err(Error::FailedPrecondition(format!(
+                    "import {id} has nothing to go on with: start it again"
+                )));
             }
             // What the vendor had against its list is to be found out anew.
-            State::Failed => import.refusals.retain(|refusal| refusal.line > 0),
+            State::Failed => {
+                import.refusals.retain(|refusal| refusal.line > 0 || !refusal.external_id.is_empty());
+            }
             // What was listed may be old by now.
             State::Asked => {
                 import.agreed = Some(import.counts.planned + import.counts.vanished);
@@ -296,56 +333,31 @@ impl Imports {
             _ => return Err(Error::FailedPrecondition(format!("import {id} neither failed nor asks"))),
         }
         (import.state, import.reason) = (State::Running, String::new());
-        match self.save(from, &import).await {
-            Err(Error::Internal(_)) if from == State::Failed => Err(self.open_already(&import.order).await),
-            saved => saved.map(|()| import),
+        match self.reopen(from, &import).await {
+            Err(error @ Error::Internal(_)) if from == State::Failed => {
+                Err(self.open_already(&import.order, error).await)
+            }
+            reopened => reopened.map(|()| import),
         }
     }
 
-    /// What was being received when the process ended can't be whole.
-    ///
-    /// # Errors
-    /// `Error::Unavailable` while the store is away.
-    pub(super) async fn fail_cut_off(&self) -> Result<()> {
-        with!(self.store.writer(), c => sqlx::query(
-            "UPDATE imports SET state = 'failed', reason = 'the upload was cut off: start it again', updated_at = $1, finished_at = $1
-             WHERE state = 'receiving'",
-        ).bind(self.clock.now_micros()).execute(c).await.map(drop))?;
-        Ok(())
-    }
-
-    /// Forgets imports that ended 30 days ago, with what is left of their spools; at most 100 at a time.
-    ///
-    /// # Errors
-    /// `Error::Unavailable` while the store is away.
-    pub(super) async fn purge(&self) -> Result<()> {
-        let old: Vec<String> = with!(self.store.reader(), c => sqlx::query_scalar(
-            "SELECT id FROM imports WHERE finished_at < $1 ORDER BY finished_at LIMIT 100",
-        ).bind((self.clock.now() - KEEP).as_microsecond()).fetch_all(c).await)?;
-        for id in old {
-            spool::forget(&self.store, &id).await?;
-            with!(self.store.writer(), c => {
-                sqlx::query("DELETE FROM imports WHERE id = $1").bind(&id).execute(c).await.map(drop)
-            })?;
+    async fn reopen(&self, from: State, import: &Import) -> Result<()> {
+        let mut tx = self.store.begin().await?;
+        self.save_in(&mut tx, from, import).await?;
+        // What one that failed took in is forgotten once there is another: see `forget_spools`.
+        let later: Option<String> = with!(tx.on(), c => sqlx::query_scalar(
+            "SELECT id FROM imports WHERE integration_id = $1 AND work = $2 AND created_at > $3 LIMIT 1",
+        )
+        .bind(&import.order.integration_id)
+        .bind(import.order.work.as_str())
+        .bind(import.created_at.as_microsecond())
+        .fetch_optional(c).await)?;
+        if let Some(later) = later.filter(|_| from == State::Failed) {
+            return Err(Error::FailedPrecondition(format!("import {later} has come since: start it again")));
         }
-        self.forget_spools().await
-    }
-
-    /// Forgets what was spooled for imports that have ended, at most 100 at a time. One that failed can be resumed: it keeps
-    /// what it took in, while its integration is there.
-    ///
-    /// # Errors
-    /// `Error::Unavailable` while the store is away.
-    pub(super) async fn forget_spools(&self) -> Result<()> {
-        let over: Vec<String> = with!(self.store.reader(), c => sqlx::query_scalar(
-            "SELECT id FROM imports AS i WHERE finished_at IS NOT NULL AND (state <> 'failed'
-                 OR NOT EXISTS (SELECT 1 FROM integrations WHERE id = i.integration_id))
-             AND (EXISTS (SELECT 1 FROM import_chunks WHERE import_id = i.id)
-                 OR EXISTS (SELECT 1 FROM import_items WHERE import_id = i.id)) LIMIT 100",
-        ).fetch_all(c).await)?;
-        for id in over {
-            spool::forget(&self.store, &id).await?;
-        }
+        tx.commit().await?;
+        self.tell();
+        self.wake();
         Ok(())
     }
 
@@ -386,34 +398,36 @@ impl Import {
     /// Begins a phase from its start. What was counted for the brake stays known while it is applied.
     pub(crate) fn enter(&mut self, phase: Phase) {
         let Counts { linked, planned, vanished, .. } = self.counts;
+        // What a list refuses isn't read again; what a file, or a record, refuses is found anew by each reading.
+        let unlisted = match self.phase {
+            _ if self.order.origin != Origin::Vendor || phase == Phase::Listing => 0,
+            Phase::Listing => self.counts.refused,
+            _ => self.next.unlisted,
+        };
         let (start, counts) = match phase {
             Phase::Applying => (
-                Next { budget: self.next.budget, ..Next::default() },
-                Counts { linked, planned, vanished, ..Counts::default() },
+                Next { budget: self.next.budget, unlisted, ..Next::default() },
+                Counts { linked, planned, vanished, refused: unlisted, ..Counts::default() },
             ),
-            _ => (Next::default(), Counts::default()),
+            _ => (Next { unlisted, ..Next::default() }, Counts { refused: unlisted, ..Counts::default() }),
         };
-        let refused = self.counts.refused;
         (self.phase, self.next, self.counts) = (phase, start, counts);
-        // What a file refuses is found anew by each reading; what a list refuses isn't spooled.
-        if phase == Phase::Listing || self.order.origin != Origin::Vendor {
-            self.refusals.clear();
-        } else {
-            self.counts.refused = refused;
-        }
+        self.refusals.retain(|refusal| unlisted > 0 && refusal.line > 0);
         if phase != Phase::Applying {
             self.examples.clear();
         }
     }
 }
 
-fn seal(key: &DataKey, column: &'static str, import: &Import) -> Result<Vec<u8>> {
-    debug_assert!(import.refusals.len() <= KEPT && import.examples.len() <= KEPT, "they are kept to a bound");
-    let plain = match column {
-        "refusals" => serde_json::to_vec(&import.refusals),
-        _ => serde_json::to_vec(&import.examples),
-    };
-    Ok(key.seal(&place(TABLE, column, &import.id), &plain.map_err(Error::internal)?))
+/// Refusals and examples.
+fn sealed(key: &DataKey, import: &Import) -> Result<(Vec<u8>, Vec<u8>)> {
+    let Import { id, refusals, examples, .. } = import;
+    debug_assert!(refusals.len() <= KEPT && examples.len() <= KEPT, "they are kept to a bound");
+    Ok((seal::<Refusal>(key, "refusals", id, refusals)?, seal::<Example>(key, "examples", id, examples)?))
+}
+
+fn seal<T: Serialize>(key: &DataKey, column: &'static str, id: &str, value: &[T]) -> Result<Vec<u8>> {
+    Ok(key.seal(&place(TABLE, column, id), &serde_json::to_vec(value).map_err(Error::internal)?))
 }
 
 fn print(value: &impl Serialize) -> Result<String> {
@@ -424,6 +438,6 @@ fn read<T: DeserializeOwned>(text: &[u8]) -> Result<T> {
     serde_json::from_slice(text).map_err(Error::internal)
 }
 
-fn number(unsigned: u64) -> i64 {
+pub(super) fn number(unsigned: u64) -> i64 {
     i64::try_from(unsigned).unwrap_or(i64::MAX)
 }

@@ -1,8 +1,14 @@
 //! Whole imports on a real store, through the real resolver: what they count, what stops them, and what being killed leaves.
 
+mod bounds;
 mod refused;
 
-use std::sync::{Arc, OnceLock};
+use std::{
+    future::poll_fn,
+    pin::pin,
+    sync::{Arc, OnceLock},
+    task::Poll,
+};
 
 use chassis::{
     clock::Clock,
@@ -17,9 +23,17 @@ use chassis::{
     testing::on_each_engine,
     with,
 };
+use jiff::ToSpan as _;
 use tokio::sync::mpsc;
 
-use super::{Import, Order, Origin, Phase, State, Work, columns::Options, spool::Upload, store::Imports, work::Worker};
+use super::{
+    Import, Order, Origin, State, Work,
+    columns::Options,
+    run::Came,
+    spool::Upload,
+    store::Imports,
+    work::{Pages, Worker},
+};
 use crate::{
     endpoint::book::Book,
     integration::{Integration, Integrations, Kind, tests::settings},
@@ -95,8 +109,12 @@ impl World {
     }
 
     pub(crate) async fn go_on(&self, import: &Import) -> Import {
-        while let Some(error) = self.worker.attend(&import.order.organization, &import.id).await {
-            assert!(error.is_retryable(), "{error}");
+        loop {
+            match self.worker.attend(&import.order.organization, &import.id).await {
+                Came::Ended => break,
+                Came::HasMore => {}
+                Came::Waits(error) => assert!(error.is_retryable(), "{error}"),
+            }
         }
         self.worker.imports.forget_spools().await.expect("it is forgotten");
         self.get(import).await
@@ -246,30 +264,40 @@ async fn a_small_change_asks_nobody_and_a_dry_run_changes_nothing() {
     .await;
 }
 
+/// What comes of it, unless it has waited so often: then it is dropped where it is, as by a process that is killed.
+async fn cut_after<T>(mut waits: u64, work: impl Future<Output = T>) -> Option<T> {
+    let mut work = pin!(work);
+    poll_fn(|context| match work.as_mut().poll(context) {
+        Poll::Ready(came) => Poll::Ready(Some(came)),
+        Poll::Pending if waits == 0 => Poll::Ready(None),
+        Poll::Pending => {
+            waits -= 1;
+            Poll::Pending
+        }
+    })
+    .await
+}
+
 #[tokio::test]
 async fn what_is_cut_short_at_any_page_goes_on_where_it_was_and_does_nothing_twice() {
     in_each_world(async |world| {
-        let file = table(2_600, |row| row);
+        let file = table(1_300, |row| row);
         let import = world.upload(world.order(Origin::Csv, RecordKind::Client), file.as_bytes()).await;
-        // Dropped wherever it happens to be, as a process that is killed.
-        for _ in 0..6 {
-            let mut changes = world.worker.imports.changes();
-            changes.mark_unchanged();
-            let cut = async {
-                while world.get(&import).await.phase != Phase::Applying {
-                    changes.changed().await.expect("it goes on");
-                }
-                changes.changed().await.expect("it goes on");
-            };
-            tokio::select! {
-                _ = world.worker.attend(&import.order.organization, &import.id) => {}
-                () = cut => {}
+        let (mut steps, mut cuts) = (1, 0);
+        while !world.get(&import).await.state.has_ended() {
+            let attended = world.worker.attend(&import.order.organization, &import.id);
+            match cut_after(steps, attended).await {
+                None => cuts += 1,
+                Some(Came::Waits(error)) => panic!("{error}"),
+                Some(_) => {}
             }
+            steps += steps / 3 + 1;
         }
+        assert!(cuts >= 6, "cut {cuts} times");
         let done = world.go_on(&import).await;
-        assert_eq!((done.state, done.counts.seen, done.counts.created), (State::Done, 2_600, 2_600), "{}", done.reason);
+        assert_eq!((done.state, done.counts.seen, done.counts.created), (State::Done, 1_300, 1_300), "{}", done.reason);
         assert_eq!((done.counts.changed, done.counts.unchanged), (0, 0), "nothing was taken twice");
-        assert_eq!(world.told().await, 2_600);
+        assert_eq!(world.told().await, 1_300);
     })
     .await;
 }
@@ -282,7 +310,7 @@ async fn a_cancelled_import_stops_and_its_page_is_undone() {
         assert_eq!(cancelled.state, State::Cancelled);
         // Somebody who still has it in hand can't commit any more.
         let mut stale = import.clone();
-        let refused = world.worker.work(&mut stale).await.expect_err("it was cancelled");
+        let refused = world.worker.work(&mut stale, &mut Pages::of_a_turn()).await.expect_err("it was cancelled");
         assert!(matches!(refused, Error::Aborted(_)), "{refused}");
         assert_eq!((world.told().await, world.get(&import).await.state), (0, State::Cancelled));
         let resumed = world.worker.imports.resume(&import.order.organization, &import.id).await;
@@ -311,14 +339,25 @@ async fn another_organizations_import_is_not_found() {
 async fn a_file_that_is_cut_off_or_no_text_never_runs() {
     in_each_world(async |world| {
         let import = world.worker.imports.begin(world.order(Origin::Csv, RecordKind::Client)).await.expect("it begins");
-        world.worker.imports.fail_cut_off().await.expect("the process starts again");
+        let imports = &world.worker.imports;
+        imports.fail_cut_off(import.created_at - 1.microseconds()).await.expect("a look");
+        assert_eq!(world.get(&import).await.state, State::Receiving, "whoever began it may not have come to it yet");
+        let arriving = imports.arrives(&import.id);
+        imports.fail_cut_off(import.created_at).await.expect("a look");
+        assert_eq!(world.get(&import).await.state, State::Receiving, "however long it takes");
+        drop(arriving);
+        imports.fail_cut_off(import.created_at).await.expect("a look");
         assert_eq!(world.get(&import).await.state, State::Failed);
         let import =
             world.worker.imports.begin(world.order(Origin::Csv, RecordKind::Client)).await.expect("another one may");
-        let mut upload = Upload::new(world.worker.imports.clone(), import);
+        let mut upload = Upload::new(world.worker.imports.clone(), import.clone());
         upload.push(b"\xFF\xFEi\0d\0").await.expect("it is taken in");
         let refused = upload.complete().await.expect_err("UTF-16");
         assert!(refused.to_string().contains("UTF-16"), "{refused}");
+        upload.fail(&refused).await;
+        let failed = world.get(&import).await;
+        assert_eq!((failed.state, failed.reason.as_str()), (State::Failed, "the file is UTF-16: save it as CSV UTF-8"));
+        world.import("id,e-mail\n1,a@b.c\n").await;
     })
     .await;
 }

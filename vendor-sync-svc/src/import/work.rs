@@ -11,6 +11,7 @@ use chassis::fail;
 
 use super::{
     Counts, Example, Import, KEPT, PAGE, Phase, Refusal, State, Work,
+    columns::HEADING,
     read::{Page, Reader},
     store::Imports,
 };
@@ -40,7 +41,28 @@ pub(crate) struct Worker {
 pub(crate) enum Step {
     /// The import has entered its next phase.
     Phase,
+    /// Others have their turn: it goes on here when it has another.
+    Over,
     Ended,
+}
+
+/// Pages of one turn.
+const TURN: usize = 8;
+
+/// What is left of a turn.
+#[derive(Debug)]
+pub(crate) struct Pages(pub(crate) usize);
+
+impl Pages {
+    pub(crate) fn of_a_turn() -> Self {
+        Self(TURN)
+    }
+
+    /// One more is done; whether the turn is over.
+    pub(crate) fn spend(&mut self) -> bool {
+        self.0 = self.0.saturating_sub(1);
+        self.0 == 0
+    }
 }
 
 impl Worker {
@@ -64,28 +86,28 @@ impl Worker {
         self.reconcile.clone()
     }
 
-    /// Goes on with one import until it has ended or asks.
+    /// Goes on with one import until it has ended or asks, or its turn is over.
     ///
     /// # Errors
     /// Why it can't go on now, or ever.
-    pub(super) async fn work(&self, import: &mut Import) -> Result<()> {
+    pub(crate) async fn work(&self, import: &mut Import, turn: &mut Pages) -> Result<Step> {
         let order = &import.order;
         let integration = self.integrations.get(&order.organization, &order.integration_id).await?;
         loop {
             let step = match import.phase {
-                Phase::Receiving => return Ok(()),
-                Phase::Listing => self.reconcile.list(import).await?,
-                Phase::Counting if self.needs_no_rehearsal(import).await? => self.judge(import).await?,
-                Phase::Counting | Phase::Applying => self.pages(&integration, import).await?,
+                Phase::Receiving => return Ok(Step::Ended),
+                Phase::Listing => self.reconcile.list(import, turn).await?,
+                Phase::Counting if self.needs_no_rehearsal(import).await? => self.judge(import, turn).await?,
+                Phase::Counting | Phase::Applying => self.pages(&integration, import, turn).await?,
             };
-            if step == Step::Ended {
-                return Ok(());
+            if step != Step::Phase {
+                return Ok(step);
             }
         }
     }
 
     /// Every page of a phase, and its end.
-    async fn pages(&self, integration: &Integration, import: &mut Import) -> Result<Step> {
+    async fn pages(&self, integration: &Integration, import: &mut Import, turn: &mut Pages) -> Result<Step> {
         let mut reader = Reader::open(&self.imports, import).await?;
         loop {
             let page = reader.page(import, PAGE).await?;
@@ -98,11 +120,15 @@ impl Worker {
                 _ => self.apply(integration, &mut next, &page).await?,
             };
             *import = next;
-            match (went_on, is_last, import.phase) {
-                (false, ..) => return Ok(Step::Ended),
-                (true, false, _) => {}
-                (true, true, Phase::Counting) => return self.judge(import).await,
-                (true, true, _) => return self.finish(import).await,
+            if !went_on {
+                return Ok(Step::Ended);
+            }
+            if is_last {
+                let is_counted = import.phase == Phase::Counting;
+                return if is_counted { self.judge(import, turn).await } else { self.finish(import, turn).await };
+            }
+            if turn.spend() {
+                return Ok(Step::Over);
             }
         }
     }
@@ -144,12 +170,12 @@ impl Worker {
     }
 
     /// Whether the brake lets what was counted through.
-    async fn judge(&self, import: &mut Import) -> Result<Step> {
-        if import.order.work == Work::Reconcile {
-            self.reconcile.find_vanished(import).await?;
-            if import.order.dry_run {
-                self.reconcile.mend(import).await?;
-            }
+    async fn judge(&self, import: &mut Import, turn: &mut Pages) -> Result<Step> {
+        if import.order.work == Work::Reconcile
+            && !(self.reconcile.find_vanished(import, turn).await?
+                && (!import.order.dry_run || self.reconcile.mend(import, turn).await?))
+        {
+            return Ok(Step::Over);
         }
         let counts = &mut import.counts;
         let integration = (&import.order.organization, import.order.integration_id.as_str());
@@ -189,9 +215,9 @@ impl Worker {
         Ok(())
     }
 
-    async fn finish(&self, import: &mut Import) -> Result<Step> {
-        if import.order.work == Work::Reconcile {
-            self.reconcile.mend(import).await?;
+    async fn finish(&self, import: &mut Import, turn: &mut Pages) -> Result<Step> {
+        if import.order.work == Work::Reconcile && !self.reconcile.mend(import, turn).await? {
+            return Ok(Step::Over);
         }
         self.end(import, State::Done).await.map(|()| Step::Ended)
     }
@@ -260,14 +286,11 @@ impl Import {
         self.keep_refusals(&[refusal]);
     }
 
-    /// What was read, and seen, but breaks a limit: once, though a list is resolved twice.
+    /// What was read, and seen, but breaks a limit: found anew when it is resolved anew.
     fn refuse_resolved(&mut self, external_id: &str, reason: &str) {
         let (external_id, reason) = (external_id.to_owned(), reason.to_owned());
-        let refusal = Refusal { line: 0, external_id, reason };
-        if !self.refusals.contains(&refusal) {
-            self.counts.refused += 1;
-            self.keep_refusals(&[refusal]);
-        }
+        self.counts.refused += 1;
+        self.keep_refusals(&[Refusal { line: 0, external_id, reason }]);
     }
 
     pub(crate) fn keep_refusals(&mut self, refusals: &[Refusal]) {
@@ -292,6 +315,10 @@ impl Import {
         match error {
             Error::Internal(_) => "an internal error: see the log".to_owned(),
             Error::Invalid { field, reason } if field == "content" => format!("the file {reason}"),
+            Error::Invalid { field, .. } if field == HEADING => {
+                "a column is not in the heading: see what was refused".to_owned()
+            }
+            Error::Invalid { field, reason } if field == "list" => format!("the list {reason}"),
             other => other.to_string(),
         }
     }

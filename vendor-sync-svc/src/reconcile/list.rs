@@ -16,7 +16,12 @@ use serde_json::{Value, json};
 use super::Reconcile;
 use crate::{
     connector::{CallError, Class, Item, Position, RecordSpec},
-    import::{Import, Phase, Refusal, State, read::Listed, spool, work::Step},
+    import::{
+        Import, Phase, Refusal, State,
+        read::Listed,
+        spool,
+        work::{Pages, Step},
+    },
     record::{RecordKind, external_hash},
     sync::{account::Account, poll},
 };
@@ -25,19 +30,21 @@ use crate::{
 const MOST: u64 = 1_000_000;
 
 impl Reconcile {
-    /// Reads the list from where it is, to its end.
+    /// Reads the list from where it is, to its end, or to that of the turn.
     ///
     /// # Errors
     /// `Error::FailedPrecondition` where the connector can't list; `Error::Unavailable` while vendor or store are away.
-    pub(crate) async fn list(&self, import: &mut Import) -> Result<Step> {
+    pub(crate) async fn list(&self, import: &mut Import, turn: &mut Pages) -> Result<Step> {
         let account = self.accounts.of(&import.order.organization, &import.order.integration_id)?;
         if import.next == Default::default() {
             // One that is listed anew forgets what it had.
             spool::forget(&self.store, &import.id).await?;
         }
         for (kind, spec, operation) in listed(&account)? {
-            if kind.as_str() >= import.next.kind.as_str() {
-                self.walk(&account, import, kind, spec, operation).await?;
+            if kind.as_str() >= import.next.kind.as_str()
+                && !self.walk(&account, import, (kind, spec, operation), turn).await?
+            {
+                return Ok(Step::Over);
             }
         }
         import.total = import.next.position;
@@ -46,18 +53,18 @@ impl Reconcile {
         Ok(Step::Phase)
     }
 
+    /// False if the turn is over before the end.
     async fn walk(
         &self,
         account: &Account,
         import: &mut Import,
-        kind: RecordKind,
-        spec: &RecordSpec,
-        operation: &str,
-    ) -> Result<()> {
+        (kind, spec, operation): (RecordKind, &RecordSpec, &str),
+        turn: &mut Pages,
+    ) -> Result<bool> {
         let (integration, connector) = (&account.integration, &account.connector);
         let is_begun = import.next.kind == kind.as_str();
         if is_begun && import.next.page.is_empty() {
-            return Ok(());
+            return Ok(true);
         }
         let mut position = if is_begun { Position::parse(&import.next.page) } else { Position::default() };
         let (settings, scope) = (connector.filled(&integration.settings.parameters), json!({"since": null}));
@@ -74,8 +81,9 @@ impl Reconcile {
             tx.commit().await?;
             self.imports.tell();
             match page.next {
+                Some(_) if turn.spend() => return Ok(false),
                 Some(next) => position = next,
-                None => return Ok(()),
+                None => return Ok(true),
             }
         }
     }
@@ -91,35 +99,38 @@ impl Reconcile {
     ) -> Result<()> {
         let number = import.next.position;
         if number >= MOST {
-            return Err(Error::FailedPrecondition(format!("the list has more than {MOST} records")));
+            return Err(Error::invalid("list", format!("has more than {MOST} records")));
         }
-        let item = match spec.item(item, settings) {
-            Ok(item) if !item.external_id.is_empty() => item,
+        import.next.position += 1;
+        let (external_id, listed) = match spec.item(item, settings) {
+            Ok(item) if !item.external_id.is_empty() => {
+                import.counts.seen += 1;
+                // What the vendor doesn't date is as old as the list.
+                let at = item.at.unwrap_or(import.updated_at);
+                let Item { external_id, external_version, fields, deleted, .. } = item;
+                (external_id.clone(), Some(Listed { external_id, external_version, at, fields, deleted }))
+            }
             unread => {
-                let reason = unread.err().unwrap_or_else(|| "has no id".to_owned());
-                import.refuse(refusal(number + 1, reason));
-                return Ok(());
+                import.refuse(refusal(number + 1, unread.err().unwrap_or_else(|| "has no id".to_owned())));
+                // Whose it is may be legible all the same: then it hasn't vanished.
+                let Some(external_id) = spec.external_id(item, settings) else { return Ok(()) };
+                (external_id, None)
             }
         };
-        // What the vendor doesn't date is as old as the list.
-        let at = item.at.unwrap_or(import.updated_at);
         let key = self.keys.of(&import.order.organization).await?;
-        let hash = external_hash(&key, &item.external_id);
-        let Item { external_id, external_version, fields, deleted, .. } = item;
-        let listed = Listed { external_id, external_version, at, fields, deleted };
         let row = spool::row(&import.id, number.cast_signed());
-        let body = serde_json::to_vec(&listed).map_err(Error::internal)?;
+        let body =
+            key.seal(&place("import_items", "body", &row), &serde_json::to_vec(&listed).map_err(Error::internal)?);
+        self.imports.spooled_in(tx, import, body.len()).await?;
         with!(tx.on(), c => sqlx::query(
             "INSERT INTO import_items (import_id, number, record_kind, external_hash, body) VALUES ($1, $2, $3, $4, $5)",
         )
         .bind(&import.id)
         .bind(number.cast_signed())
         .bind(kind.as_str())
-        .bind(hash)
-        .bind(key.seal(&place("import_items", "body", &row), &body))
+        .bind(external_hash(&key, &external_id))
+        .bind(body)
         .execute(c).await.map(drop))?;
-        import.next.position += 1;
-        import.counts.seen += 1;
         Ok(())
     }
 }

@@ -1,6 +1,6 @@
 //! What the vendor lacks, or has otherwise than we do though it never said so, is written to it by way of its lane.
 //!
-//! Whoever is told twice finds at the attempt that the vendor has it: a letter's id is that of the comparison.
+//! How far it is, is committed with the letters of each page: it goes on there, and writes none twice.
 
 use std::collections::{BTreeMap, BTreeSet};
 
@@ -10,7 +10,7 @@ use serde_json::Value;
 use super::{PAGE, Reconcile, list::listed};
 use crate::{
     connector::RecordSpec,
-    import::Import,
+    import::{Import, State, work::Pages},
     record::{Link, Record},
     resolve::sight::Sight,
     sync::{
@@ -21,23 +21,32 @@ use crate::{
 };
 
 impl Reconcile {
-    /// Finds what differs here, counts it, and, unless it is a dry run, has it sent.
+    /// Finds what differs here, counts it, and, unless it is a dry run, has it sent, from where it was; false if the turn is
+    /// over before the end.
     ///
     /// # Errors
-    /// Those of the store; `Error::Unavailable` while too much waits: it is begun anew then, and who was told isn't twice.
-    pub(crate) async fn mend(&self, import: &mut Import) -> Result<()> {
+    /// Those of the store; `Error::Unavailable` while too much waits: it goes on there.
+    pub(crate) async fn mend(&self, import: &mut Import, turn: &mut Pages) -> Result<bool> {
         let account = self.accounts.of(&import.order.organization, &import.order.integration_id)?;
-        import.counts.sent = 0;
         for (kind, spec, _) in listed(&account)? {
-            let mut after = String::new();
             loop {
-                let page = self.resolver.records.list(&import.order.organization, kind, &after, PAGE).await?;
+                let after = match &import.next.mended {
+                    Some((at, _)) if at.as_str() > kind.as_str() => break,
+                    Some((at, id)) if at == kind.as_str() => id.as_str(),
+                    _ => "",
+                };
+                let page = self.resolver.records.list(&import.order.organization, kind, after, PAGE).await?;
                 let Some(last) = page.last() else { break };
-                last.key.id.clone_into(&mut after);
-                self.mend_page(&account, import, spec, &page).await?;
+                let mut next = import.clone();
+                next.next.mended = Some((kind.as_str().to_owned(), last.key.id.clone()));
+                self.mend_page(&account, &mut next, spec, &page).await?;
+                *import = next;
+                if turn.spend() {
+                    return Ok(false);
+                }
             }
         }
-        Ok(())
+        Ok(true)
     }
 
     async fn mend_page(
@@ -70,7 +79,9 @@ impl Reconcile {
                 self.resolver.outbox.put_letter_in(&mut tx, &key, integration, &letter).await?;
             }
         }
+        self.imports.save_in(&mut tx, State::Running, import).await?;
         tx.commit().await?;
+        self.imports.tell();
         self.resolver.outbox.wake();
         Ok(())
     }

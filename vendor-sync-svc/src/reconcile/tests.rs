@@ -1,6 +1,7 @@
 //! A vendor's list on loopback, taken in and compared, on each engine of the store.
 
 mod ordered;
+mod place;
 
 use std::{
     collections::BTreeMap,

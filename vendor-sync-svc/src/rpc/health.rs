@@ -1,23 +1,17 @@
 //! `IntegrationHealthService`: parsed, handed to `health/view.rs`, printed.
 
-use std::{
-    pin::Pin,
-    sync::{Arc, atomic::AtomicUsize, atomic::Ordering},
-    time::Duration,
-};
+use std::pin::Pin;
 
-use chassis::{
-    auth,
-    error::{Error, Result},
-    lane::breaker,
-    tasks::Tasks,
-};
+use chassis::{auth, error::Result, lane::breaker, tasks::Tasks};
 use futures_util::{Stream, StreamExt as _};
 use proto::vendorsync::v1::{self as wire, integration_health_service_server::IntegrationHealthService};
 use tokio_stream::wrappers::ReceiverStream;
 use tonic::{Request, Response, Status};
 
-use super::wire::{page_size, print_timestamp};
+use super::{
+    streams::Streams,
+    wire::{page_size, print_timestamp},
+};
 use crate::{
     credential::State,
     health::{
@@ -26,37 +20,21 @@ use crate::{
     },
 };
 
-/// Streams that are open at a time, of all organizations.
+/// Streams that are open at a time, of all organizations and of one.
 const STREAMS: usize = 1_000;
+const SHARE: usize = 125;
 
 /// Health over gRPC.
 pub(crate) struct Service {
     view: View,
     tasks: Tasks,
     draining: tokio_util::sync::CancellationToken,
-    open: Arc<AtomicUsize>,
-}
-
-/// One of the streams, while it is open.
-struct Place(Arc<AtomicUsize>);
-
-impl Drop for Place {
-    fn drop(&mut self) {
-        self.0.fetch_sub(1, Ordering::Relaxed);
-    }
+    streams: Streams,
 }
 
 impl Service {
     pub(crate) fn new(view: View, tasks: Tasks, draining: tokio_util::sync::CancellationToken) -> Self {
-        Self { view, tasks, draining, open: Arc::default() }
-    }
-
-    fn place(&self) -> Result<Place> {
-        let place = Place(self.open.clone());
-        if self.open.fetch_add(1, Ordering::Relaxed) < STREAMS {
-            return Ok(place);
-        }
-        Err(Error::Exhausted { reason: "too many watch already".to_owned(), retry_after: Duration::from_secs(10) })
+        Self { view, tasks, draining, streams: Streams::new(STREAMS, SHARE) }
     }
 }
 
@@ -101,7 +79,7 @@ impl IntegrationHealthService for Service {
         if !id.is_empty() {
             self.view.integrations.get(&organization, &id).await?;
         }
-        let place = self.place()?;
+        let place = self.streams.place(&organization)?;
         let (shown, work) = self.view.clone().watch(organization, id);
         let draining = self.draining.clone();
         self.tasks.spawn("health.watch", async move {

@@ -1,22 +1,22 @@
 //! `ImportService`: parsed, handed to `import`, printed; and the streams that follow one.
 
-use std::{sync::Arc, time::Duration};
+use std::time::Duration;
 
 use chassis::{
     auth::{self, Caller},
-    error::{Error, RETRY_AFTER, Result},
+    error::{Error, Result},
     id::OrganizationId,
     tasks::Tasks,
 };
 use proto::vendorsync::v1::{self as wire, import_request::Message, import_service_server::ImportService};
-use tokio::{
-    sync::{OwnedSemaphorePermit, Semaphore, mpsc},
-    time::timeout,
-};
+use tokio::{sync::mpsc, time::timeout};
 use tokio_stream::{StreamExt as _, wrappers::ReceiverStream};
 use tonic::{Request, Response, Status, Streaming};
 
-use super::wire::{page_size, print_timestamp};
+use super::{
+    streams::{Place, Streams},
+    wire::{page_size, print_timestamp},
+};
 use crate::{
     configuration::rows::{Row, Rows},
     import::{Import, Order, Origin, Phase, State, Work, columns::Options, spool::Upload, store::Imports},
@@ -24,8 +24,9 @@ use crate::{
     record::RecordKind,
 };
 
-/// Streams that may be open at once.
+/// Streams that may be open at once, of all organizations and of one.
 const STREAMS: usize = 256;
+const SHARE: usize = 32;
 /// How long an upload may say nothing.
 const IDLE: Duration = Duration::from_secs(60);
 /// Progress is told no more often, and looked at as often at least.
@@ -43,19 +44,12 @@ pub(crate) struct Service {
     integrations: Integrations,
     rows: Rows,
     tasks: Tasks,
-    streams: Arc<Semaphore>,
+    streams: Streams,
 }
 
 impl Service {
     pub(crate) fn new(imports: Imports, integrations: Integrations, rows: Rows, tasks: Tasks) -> Self {
-        Self { imports, integrations, rows, tasks, streams: Arc::new(Semaphore::new(STREAMS)) }
-    }
-
-    fn stream(&self) -> Result<OwnedSemaphorePermit> {
-        self.streams.clone().try_acquire_owned().map_err(|_| Error::Exhausted {
-            reason: format!("{STREAMS} imports are followed already"),
-            retry_after: RETRY_AFTER,
-        })
+        Self { imports, integrations, rows, tasks, streams: Streams::new(STREAMS, SHARE) }
     }
 
     async fn begin(&self, caller: &Caller, start: wire::StartImport) -> Result<Import> {
@@ -78,17 +72,12 @@ impl Service {
     }
 
     /// Tells how an import is until it has ended or asks, or nobody listens any more.
-    fn follow<T: Send + 'static>(
-        &self,
-        import: Import,
-        permit: OwnedSemaphorePermit,
-        print: fn(Import) -> T,
-    ) -> Stream<T> {
+    fn follow<T: Send + 'static>(&self, import: Import, place: Place, print: fn(Import) -> T) -> Stream<T> {
         let (sender, receiver) = mpsc::channel(4);
         let service = self.clone();
         self.tasks.spawn("import.follow", async move {
             service.tell(import, &sender).await;
-            drop(permit);
+            drop(place);
         });
         Box::pin(ReceiverStream::new(receiver).map(move |told| told.map(print)))
     }
@@ -128,38 +117,40 @@ impl Service {
     /// Takes a file in; then tells how its import goes on.
     async fn receive(
         self,
-        import: Import,
+        mut upload: Upload,
         mut messages: Streaming<wire::ImportRequest>,
         sender: mpsc::Sender<Result<Import, Status>>,
     ) {
-        let _ = sender.send(Ok(import.clone())).await;
-        let mut upload = Upload::new(self.imports.clone(), import);
         let stopping = self.tasks.stopping();
-        let content = stopping.run_until_cancelled(content(&mut upload, &mut messages)).await;
-        let received = match content {
-            Some(Ok(())) => upload.complete().await,
-            Some(Err(error)) => {
-                upload.fail(&Import::explained(&error)).await;
-                Err(error)
-            }
-            None => Err(Error::Unavailable("the server stops: start the import again".into())),
-        };
+        let received = stopping.run_until_cancelled(whole(&mut upload, &mut messages)).await;
         match received {
-            Ok(import) => self.tell(import, &sender).await,
-            Err(error) => drop(sender.send(Err(error.into())).await),
+            Some(Ok(import)) => {
+                // From here on the file is the import's own.
+                drop(upload);
+                self.tell(import, &sender).await;
+            }
+            Some(Err(error)) => {
+                upload.fail(&error).await;
+                drop(sender.send(Err(error.into())).await);
+            }
+            // The next start finds it cut off.
+            None => {
+                let stops = Error::Unavailable("the server stops: start the import again".into());
+                drop(sender.send(Err(stops.into())).await);
+            }
         }
     }
 }
 
-/// A file's content, up to its end.
-async fn content(upload: &mut Upload, messages: &mut Streaming<wire::ImportRequest>) -> Result<()> {
+/// A file as a whole: its import, which runs.
+async fn whole(upload: &mut Upload, messages: &mut Streaming<wire::ImportRequest>) -> Result<Import> {
     loop {
         let message = timeout(IDLE, messages.message()).await;
         let message =
             message.map_err(|_| Error::invalid("content", "stopped coming for 60 s: start the import again"))?;
         match message.ok().flatten().and_then(|message| message.message) {
             Some(Message::Content(bytes)) => upload.push(&bytes).await?,
-            Some(Message::Complete(true)) => return Ok(()),
+            Some(Message::Complete(true)) => return upload.complete().await,
             Some(_) => return Err(Error::invalid("message", "must be `content` or `complete` after the first")),
             None => return Err(Error::invalid("content", "was cut off before `complete`: start the import again")),
         }
@@ -177,7 +168,7 @@ impl ImportService for Service {
         request: Request<Streaming<wire::ImportRequest>>,
     ) -> Result<Response<Self::ImportStream>, Status> {
         let caller = auth::caller(&request)?.clone();
-        let (permit, mut messages) = (self.stream()?, request.into_inner());
+        let (place, mut messages) = (self.streams.place(&caller.organization("")?)?, request.into_inner());
         let first =
             timeout(IDLE, messages.message()).await.map_err(|_| Error::invalid("start", "must come within 60 s"))?;
         let Some(Message::Start(start)) = first?.and_then(|first| first.message) else {
@@ -186,13 +177,14 @@ impl ImportService for Service {
         let import = self.begin(&caller, start).await?;
         let print = |import| wire::ImportResponse { import: Some(print(import)) };
         if import.order.origin == Origin::Vendor {
-            return Ok(Response::new(self.follow(import, permit, print)));
+            return Ok(Response::new(self.follow(import, place, print)));
         }
         let (sender, receiver) = mpsc::channel(4);
-        let service = self.clone();
+        let (service, upload) = (self.clone(), Upload::new(self.imports.clone(), import.clone()));
         self.tasks.spawn("import.receive", async move {
-            service.receive(import, messages, sender).await;
-            drop(permit);
+            let _ = sender.send(Ok(import)).await;
+            service.receive(upload, messages, sender).await;
+            drop(place);
         });
         Ok(Response::new(Box::pin(ReceiverStream::new(receiver).map(move |told| told.map(print)))))
     }
@@ -204,7 +196,7 @@ impl ImportService for Service {
         let organization = auth::caller(&request)?.organization("")?;
         let import = self.imports.get(&organization, &request.get_ref().id).await?;
         let print = |import| wire::WatchImportResponse { import: Some(print(import)) };
-        Ok(Response::new(self.follow(import, self.stream()?, print)))
+        Ok(Response::new(self.follow(import, self.streams.place(&organization)?, print)))
     }
 
     async fn get_import(
@@ -279,10 +271,10 @@ impl ImportService for Service {
         let wire::ReconcileRequest { integration_id, dry_run } = request.into_inner();
         let order = Order::reconcile(organization, integration_id, dry_run);
         self.check(&order).await?;
-        let permit = self.stream()?;
+        let place = self.streams.place(&order.organization)?;
         let import = self.imports.begin(order).await?;
         let print = |import| wire::ReconcileResponse { import: Some(print(import)) };
-        Ok(Response::new(self.follow(import, permit, print)))
+        Ok(Response::new(self.follow(import, place, print)))
     }
 }
 
