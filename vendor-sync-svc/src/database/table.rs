@@ -1,14 +1,17 @@
 //! One mapped table as the database has it, and the three statements: look, update, insert.
 //!
+//! What a look finds is compared in `compare`.
+//!
 //! Values travel as one JSON parameter, which the database itself turns into the columns' types
 //! (`jsonb_populate_record`, PostgreSQL's JSON functions): a date stays a date whatever we know of it.
 
 use std::collections::{BTreeMap, HashMap};
 
+use jiff::Timestamp;
 use serde_json::{Map, Value};
 use sqlx::{AssertSqlSafe, PgConnection, Postgres, Transaction};
 
-use super::{Row, mapping::TableMapping};
+use super::{Row, compare::Seen, mapping::TableMapping};
 
 /// What is there, as far as the user may see it.
 const COLUMNS: &str = "SELECT table_schema::text, column_name::text, udt_schema::text, udt_name::text, data_type::text, \
@@ -37,21 +40,10 @@ struct Column {
     type_: String,
 }
 
-/// How a row compares with what it is to say.
-#[derive(Clone, Copy, Debug, PartialEq, Eq, sqlx::FromRow)]
-pub(super) struct Seen {
-    /// It says so already.
-    pub(super) equal: bool,
-    /// It was changed after what it is to say was said.
-    pub(super) newer: bool,
-    /// Its columns are as they were last known.
-    pub(super) untouched: bool,
-}
-
 #[derive(sqlx::FromRow)]
 struct Found(String, String, String, String, String, bool);
 
-type Tx<'a> = Transaction<'a, Postgres>;
+pub(super) type Tx<'a> = Transaction<'a, Postgres>;
 
 impl Table {
     /// The table, if it is there; where not all of the mapping is, that is a fault if `strict`, else left out.
@@ -130,52 +122,66 @@ impl Table {
         self.columns.get(field).map(String::as_str)
     }
 
-    /// Looks at the row, and locks it.
+    /// The fields that have a column, each with its column.
+    pub(super) fn mapped<'a>(&'a self, names: impl Iterator<Item = &'a String>) -> Vec<(&'a String, &'a str)> {
+        names.filter_map(|name| Some((name, self.column(name)?))).collect()
+    }
+
+    /// How each column compares; none if there is no such row. With `lock` it stays so until the transaction ends.
     pub(super) async fn see(
         &self,
         tx: &mut Tx<'_>,
-        organization: &str,
         row: &Row<'_>,
-        wanted: &Map<String, Value>,
-        base: &Map<String, Value>,
-    ) -> sqlx::Result<Option<Seen>> {
-        let same = |with: &str| {
-            let columns = wanted.keys().map(|column| quote(column));
-            let same = columns.map(|c| format!("to_jsonb(t.{c}) IS NOT DISTINCT FROM to_jsonb({with}.{c})"));
-            same.collect::<Vec<_>>().join(" AND ")
-        };
-        let newer = self.version.as_ref().map_or_else(
-            || "false AND $5::timestamptz IS NULL".to_owned(),
-            |version| format!("COALESCE(t.{}::timestamptz > $5::timestamptz, false)", version.name),
-        );
-        let text = format!(
-            "SELECT {equal} AS equal, {newer} AS newer, {untouched} AS untouched FROM {table} t, \
-             jsonb_populate_record(NULL::{table}, $3::text::jsonb) w, jsonb_populate_record(NULL::{table}, $4::text::jsonb) b \
-             WHERE {row} FOR UPDATE OF t",
-            equal = same("w"),
-            untouched = same("b"),
-            table = self.quoted,
-            row = self.row(),
-        );
-        sqlx::query_as(AssertSqlSafe(text))
+        columns: &[(&String, &str)],
+        lock: bool,
+    ) -> sqlx::Result<Option<Vec<Seen>>> {
+        let times: Vec<String> = columns.iter().map(|(name, _)| row.stands[*name].at.to_string()).collect();
+        let text: Option<String> = sqlx::query_scalar(AssertSqlSafe(self.look(columns, lock)))
             .bind(&row.key.id)
-            .bind(organization)
-            .bind(Value::Object(wanted.clone()).to_string())
-            .bind(Value::Object(base.clone()).to_string())
-            .bind(row.at.to_string())
+            .bind(row.key.organization.as_str())
+            .bind(Value::Object(said(columns, |name| row.stands.get(name).map(|field| &field.value))).to_string())
+            .bind(Value::Array(row.known(columns)).to_string())
+            .bind(times)
             .persistent(false)
             .fetch_optional(&mut **tx)
-            .await
+            .await?;
+        text.map(|text| serde_json::from_str(&text).map_err(|error| sqlx::Error::Decode(error.into()))).transpose()
     }
 
-    /// The one statement that changes a row.
-    pub(super) async fn update(
-        &self,
-        tx: &mut Tx<'_>,
-        organization: &str,
-        row: &Row<'_>,
-        wanted: &Map<String, Value>,
-    ) -> sqlx::Result<()> {
+    fn look(&self, columns: &[(&String, &str)], lock: bool) -> String {
+        let of = |(index, (_, column)): (usize, &(&String, &str))| {
+            let c = quote(column);
+            let newer = self.version.as_ref().map_or_else(
+                || "$5::text[] IS NULL".to_owned(),
+                |version| {
+                    format!(
+                        "COALESCE(t.{}::timestamptz > ($5::text[])[{}]::timestamptz, false)",
+                        version.name,
+                        index + 1
+                    )
+                },
+            );
+            format!(
+                "jsonb_build_object('now', to_jsonb(t.{c}), 'same', to_jsonb(t.{c}) IS NOT DISTINCT FROM to_jsonb(w.{c}), \
+                 'known', EXISTS (SELECT 1 FROM jsonb_populate_recordset(NULL::{table}, $4::text::jsonb) k \
+                 WHERE to_jsonb(k.{c}) IS NOT DISTINCT FROM to_jsonb(t.{c})), 'newer', {newer})",
+                table = self.quoted
+            )
+        };
+        let all: Vec<_> = columns.iter().enumerate().map(of).collect();
+        format!(
+            "SELECT to_jsonb(ARRAY[{all}]::jsonb[])::text FROM {table} t, \
+             jsonb_populate_record(NULL::{table}, $3::text::jsonb) w WHERE {row}{lock}",
+            all = all.join(", "),
+            table = self.quoted,
+            row = self.row(),
+            lock = if lock { " FOR UPDATE OF t" } else { "" },
+        )
+    }
+
+    /// The one statement that changes a row. Its version says when the newest of these was said, and never goes back.
+    pub(super) async fn update(&self, tx: &mut Tx<'_>, row: &Row<'_>, columns: &[(&String, &str)]) -> sqlx::Result<()> {
+        let wanted = said(columns, |name| row.stands.get(name).map(|field| &field.value));
         let mut set: Vec<_> = wanted.keys().map(|column| quote(column)).map(|c| format!("{c} = w.{c}")).collect();
         set.extend(self.version.as_ref().map(|version| {
             let Column { name, type_ } = version;
@@ -191,9 +197,9 @@ impl Table {
         );
         sqlx::query(AssertSqlSafe(text))
             .bind(&row.key.id)
-            .bind(organization)
-            .bind(Value::Object(wanted.clone()).to_string())
-            .bind(row.at.to_string())
+            .bind(row.key.organization.as_str())
+            .bind(Value::Object(wanted).to_string())
+            .bind(newest(row, columns).to_string())
             .persistent(false)
             .execute(&mut **tx)
             .await
@@ -201,13 +207,8 @@ impl Table {
     }
 
     /// Whether it was made: not if there is such a row after all.
-    pub(super) async fn insert(
-        &self,
-        tx: &mut Tx<'_>,
-        organization: &str,
-        row: &Row<'_>,
-        all: &Map<String, Value>,
-    ) -> sqlx::Result<bool> {
+    pub(super) async fn insert(&self, tx: &mut Tx<'_>, row: &Row<'_>, all: &[(&String, &str)]) -> sqlx::Result<bool> {
+        let (at, all) = (newest(row, all), said(all, |name| row.stands.get(name).map(|field| &field.value)));
         let cast = |column: &Column, parameter: &str| format!("CAST({parameter}::text AS {})", column.type_);
         let mut columns: Vec<_> = all.keys().map(|column| quote(column)).collect();
         let mut values: Vec<_> = columns.iter().map(|column| format!("w.{column}")).collect();
@@ -228,9 +229,9 @@ impl Table {
         );
         let done = sqlx::query(AssertSqlSafe(text))
             .bind(&row.key.id)
-            .bind(organization)
-            .bind(Value::Object(all.clone()).to_string())
-            .bind(row.at.to_string())
+            .bind(row.key.organization.as_str())
+            .bind(Value::Object(all).to_string())
+            .bind(at.to_string())
             .persistent(false)
             .execute(&mut **tx)
             .await?;
@@ -246,6 +247,16 @@ impl Table {
             self.organization.as_ref().map_or_else(|| "$2::text IS NOT NULL".to_owned(), |column| of(column, "$2"));
         format!("{} AND {organization}", of(&self.key, "$1"))
     }
+}
+
+/// Columns with these fields' values; null where there is none.
+pub(super) fn said<'a>(columns: &[(&String, &str)], value: impl Fn(&str) -> Option<&'a Value>) -> Map<String, Value> {
+    columns.iter().map(|(name, column)| ((*column).to_owned(), value(name).cloned().unwrap_or_default())).collect()
+}
+
+fn newest(row: &Row<'_>, columns: &[(&String, &str)]) -> Timestamp {
+    let times = columns.iter().filter_map(|(name, _)| row.stands.get(*name)).map(|field| field.at);
+    times.max().unwrap_or(Timestamp::UNIX_EPOCH)
 }
 
 /// As an identifier: only names that the database lists come here.
