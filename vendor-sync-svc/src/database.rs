@@ -1,8 +1,10 @@
 //! WedSync's own database as a linked system: what others resolved is written to the rows that it came from.
 //!
-//! One parameterised UPDATE per record in a transaction of its own, only if the row has something else and nobody changed
-//! it since: then change capture brings that change, and it is merged. The row's new state comes back the same way, and is
-//! known by its link as our own. Writing again what is there already changes nothing, so that every failure may be retried.
+//! One parameterised UPDATE per record in a transaction of its own, of the columns that don't say what stands, but for those
+//! that somebody has changed since ([`compare`]): change capture brings that change, and it is merged. The row's new state
+//! comes back the same way, and is known by its link as our own. Writing again what is there already changes nothing, so that
+//! every failure may be retried.
+//!
 //! Rows are never deleted: whether a vendor's deletion is the couple's is for people to say.
 //!
 //! [`mapping`] says which column holds which field, [`table`] what the database has and the statements, [`pool`] connects.
@@ -10,28 +12,28 @@
 //! Guarantee: no identifier reaches a statement that the database doesn't list and that isn't quoted; no value but as a
 //! parameter. Reasons for people name columns and codes, never values.
 
+pub(crate) mod compare;
 mod mapping;
 mod pool;
 mod table;
 #[cfg(test)]
 mod tests;
 
-use std::collections::BTreeMap;
+use std::collections::{BTreeMap, BTreeSet};
 
 use chassis::outbound::Outbound;
-use jiff::Timestamp;
-use serde_json::{Map, Value};
+use serde_json::Value;
 
-pub(crate) use self::mapping::Mapping;
+pub(crate) use self::{compare::Compared, mapping::Mapping};
 use self::{
     pool::{Lent, Opened, Pools, Said},
-    table::{Seen, Table},
+    table::Table,
 };
 use crate::{
     connector::{CallError, Class},
     credential::{Credential, CredentialError, Credentials},
     integration::Integration,
-    record::RecordKey,
+    record::{Field, RecordKey},
 };
 
 /// The setting that holds an integration's own mapping.
@@ -39,31 +41,16 @@ const MAPPING: &str = "mapping";
 /// The setting that holds the certificate of who signed the database's own, in PEM.
 const AUTHORITY: &str = "ca";
 
-/// What a row is to say.
+/// What a row is to say, and what it is known to have said.
 #[derive(Clone, Copy, Debug)]
 pub(crate) struct Row<'a> {
     pub(crate) key: &'a RecordKey,
-    /// All that stands.
-    pub(crate) fields: &'a BTreeMap<String, Value>,
-    /// Those to write; empty: all.
-    pub(crate) changed: &'a [String],
-    /// What the row was last known to have (its link's `synced`).
+    /// What stands.
+    pub(crate) stands: &'a BTreeMap<String, Field>,
+    /// What it has as far as we know (its link's `synced`).
     pub(crate) base: &'a BTreeMap<String, Value>,
-    /// When the newest of the changes was made.
-    pub(crate) at: Timestamp,
-}
-
-/// What came of it.
-#[derive(Clone, Copy, Debug, PartialEq, Eq)]
-pub(crate) enum Written {
-    Updated,
-    Inserted,
-    /// The row says so already.
-    Unchanged,
-    /// Somebody changed the row since: what they said comes by itself.
-    Newer,
-    /// None of it has a column.
-    NotMapped,
+    /// What its own events said last.
+    pub(crate) said: &'a BTreeMap<String, Value>,
 }
 
 /// Writes to linked databases. Cheap to clone.
@@ -79,30 +66,52 @@ impl Database {
         Self { credentials, outbound, pools: Pools::default() }
     }
 
-    /// Has the record's row say what stands. Returns once it is committed there.
+    /// How the record's row compares with what stands. A row that is missing is behind in all, if it may be made.
     ///
     /// # Errors
     /// `Class::Permanent` for what can't be written as it is, `Class::Unauthorized` for a credential that the database
     /// refuses, `Class::Retry` for everything that passes.
-    pub(crate) async fn write(&self, integration: &Integration, row: &Row<'_>) -> Result<Written, CallError> {
+    pub(crate) async fn look(&self, integration: &Integration, row: &Row<'_>) -> Result<Compared, CallError> {
         let opened = self.open(integration).await?;
-        let Some(table) = opened.tables.get(&row.key.kind) else { return Ok(Written::NotMapped) };
+        let Some(table) = opened.tables.get(&row.key.kind) else { return Ok(Compared::default()) };
         let mut connection = opened.connect().await?;
-        let written = self.pools.in_time(in_transaction(&mut connection, table, row)).await;
-        if let Err(error) = &written
-            && error.class == Class::Permanent
-        {
+        let looked = async {
+            let mut tx = connection.begin().await.map_err(refused)?;
+            compare(&mut tx, table, row, false).await
+        };
+        self.judged(integration, self.pools.in_time(looked).await)
+    }
+
+    /// Has the row say what stands in `fields`, but for those that somebody has changed meanwhile. Returns once it is
+    /// committed there: what was `behind` is written.
+    ///
+    /// # Errors
+    /// As [`Database::look`].
+    pub(crate) async fn write(
+        &self,
+        integration: &Integration,
+        row: &Row<'_>,
+        fields: &BTreeSet<String>,
+    ) -> Result<Compared, CallError> {
+        let opened = self.open(integration).await?;
+        let Some(table) = opened.tables.get(&row.key.kind) else { return Ok(Compared::default()) };
+        let mut connection = opened.connect().await?;
+        self.judged(integration, self.pools.in_time(in_transaction(&mut connection, table, row, fields)).await)
+    }
+
+    fn judged<T>(&self, integration: &Integration, result: Result<T, CallError>) -> Result<T, CallError> {
+        if result.as_ref().is_err_and(|error| error.class == Class::Permanent) {
             // The database may have been altered: what it has is looked at anew.
             self.pools.forget(&integration.id);
         }
-        written
+        result
     }
 
     /// Connects with `credential`, in force or not, and compares the mapping with what is there: what a test of the
     /// connection shows. The connection is closed again.
     ///
     /// # Errors
-    /// As [`Database::write`]; a mapping that doesn't fit names each table and column at fault, and a certificate that can't
+    /// As [`Database::look`]; a mapping that doesn't fit names each table and column at fault, and a certificate that can't
     /// be believed is `Class::Permanent`: somebody must do something about it.
     pub(crate) async fn check(&self, integration: &Integration, credential: &Credential) -> Result<(), CallError> {
         pool::look(&Said::by(integration, credential)?, &self.outbound).await
@@ -144,47 +153,46 @@ pub(crate) fn check_parameters(given: &BTreeMap<String, String>) -> Result<(), (
     Ok(())
 }
 
-async fn in_transaction(connection: &mut Lent, table: &Table, row: &Row<'_>) -> Result<Written, CallError> {
-    let organization = row.key.organization.as_str();
-    let said = |fields: &BTreeMap<String, Value>, names: &[String]| -> Map<String, Value> {
-        let mapped = names.iter().filter_map(|name| Some((table.column(name)?, name)));
-        mapped.map(|(column, name)| (column.to_owned(), fields.get(name).cloned().unwrap_or_default())).collect()
-    };
-    let all: Vec<String> = row.fields.keys().cloned().collect();
-    let names = if row.changed.is_empty() { &all } else { row.changed };
-    let (wanted, base) = (said(row.fields, names), said(row.base, names));
-    if wanted.is_empty() {
-        return Ok(Written::NotMapped);
+async fn compare(tx: &mut table::Tx<'_>, table: &Table, row: &Row<'_>, lock: bool) -> Result<Compared, CallError> {
+    let columns = table.mapped(row.stands.keys());
+    if columns.is_empty() {
+        return Ok(Compared::default());
     }
-    let mut tx = connection.begin().await.map_err(refused)?;
-    let seen = table.see(&mut tx, organization, row, &wanted, &base).await.map_err(refused)?;
-    let written = match seen {
-        Some(Seen { equal: true, .. }) => return Ok(Written::Unchanged),
-        Some(Seen { newer: true, untouched: false, .. }) => return Ok(Written::Newer),
-        Some(_) => {
-            table.update(&mut tx, organization, row, &wanted).await.map_err(refused)?;
-            Written::Updated
-        }
+    match table.see(tx, row, &columns, lock).await.map_err(refused)? {
+        Some(seen) => Ok(Compared::of(row, &columns, &seen)),
         None if table.inserts() => {
-            let inserted = table.insert(&mut tx, organization, row, &said(row.fields, &all)).await.map_err(refused)?;
-            // Somebody made it meanwhile, or it is another organization's.
-            if !inserted {
-                return Err(CallError::retry(format!(
-                    "a row of table {} with this key was made meanwhile",
-                    table.name()
-                )));
-            }
-            Written::Inserted
+            let behind = columns.iter().map(|(name, _)| (*name).clone()).collect();
+            Ok(Compared { behind, is_missing: true, ..Compared::default() })
         }
         None => {
-            return Err(CallError::permanent(format!(
-                "table {} has no row of this organization with this id",
-                table.name()
-            )));
+            let reason = format!("table {} has no row of this organization with this id", table.name());
+            Err(CallError::permanent(reason))
         }
-    };
+    }
+}
+
+async fn in_transaction(
+    connection: &mut Lent,
+    table: &Table,
+    row: &Row<'_>,
+    fields: &BTreeSet<String>,
+) -> Result<Compared, CallError> {
+    let mut tx = connection.begin().await.map_err(refused)?;
+    let mut compared = compare(&mut tx, table, row, true).await?;
+    compared.behind.retain(|name| fields.contains(name));
+    let columns = table.mapped(compared.behind.iter());
+    if columns.is_empty() {
+        return Ok(compared);
+    }
+    if !compared.is_missing {
+        table.update(&mut tx, row, &columns).await.map_err(refused)?;
+    } else if !table.insert(&mut tx, row, &columns).await.map_err(refused)? {
+        // Somebody made it meanwhile, or it is another organization's.
+        let reason = format!("a row of table {} with this key was made meanwhile", table.name());
+        return Err(CallError::retry(reason));
+    }
     tx.commit().await.map_err(refused)?;
-    Ok(written)
+    Ok(compared)
 }
 
 /// What a failure means. Of the database's own message nothing is told on: it may quote a value.

@@ -181,6 +181,19 @@ impl Record {
         let there = self.fields.iter().filter(|(_, field)| !field.value.is_null());
         there.map(|(name, field)| (name.clone(), field.value.clone())).collect()
     }
+
+    /// What a source last said of a field, whether it stands or not.
+    pub(crate) fn last_word(&self, source: &Source, name: &str) -> Option<&Value> {
+        let others = self.others.get(name).into_iter().flatten();
+        let mut said = self.fields.get(name).into_iter().chain(others);
+        said.find(|field| field.source == *source).map(|field| &field.value)
+    }
+
+    /// The same of every field that it spoke of.
+    pub(crate) fn last_words(&self, source: &Source) -> BTreeMap<String, Value> {
+        let names = self.fields.keys().chain(self.others.keys());
+        names.filter_map(|name| Some((name.clone(), self.last_word(source, name)?.clone()))).collect()
+    }
 }
 
 /// What a source says now.

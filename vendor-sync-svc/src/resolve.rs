@@ -6,7 +6,7 @@
 //! record is not overtaken by who would match it.
 //!
 //! [`find`] says which record is meant, [`echo`] what is our own word coming back, [`tell`] who must hear of a change; [`observe`] takes what
-//! WedSync's own events say.
+//! WedSync's own events say, [`unite`] what a vendor had called by a row's id before the row was known.
 //! How records merge is `record`'s.
 
 pub(crate) mod echo;
@@ -16,6 +16,7 @@ pub(crate) mod sight;
 pub(crate) mod tell;
 #[cfg(test)]
 pub(crate) mod tests;
+mod unite;
 
 use std::{
     collections::BTreeMap,
@@ -41,14 +42,15 @@ use crate::{
     integration::Integration,
     outbox::Outbox,
     record::{Applied, Change, Link, Links, RecordKind, Records, Source, Update, value},
-    sync::making::Making,
+    sync::making::{self, Making},
 };
 
 /// Items of one transaction.
 pub(crate) const MOST_ITEMS: usize = 500;
 /// Organizations whose words are taken at once, at most.
 const TURNS: usize = 64;
-const TRIES: usize = 3;
+/// How often what was aborted is taken.
+pub(crate) const TRIES: usize = 3;
 
 /// What a linked system says about one of its things.
 #[derive(Clone, Debug, PartialEq)]
@@ -293,7 +295,9 @@ impl Taking {
         if found.is_new {
             Sight::add_in(&mut self.tx, &found.key, &integration.settings.supplier_id).await?;
         }
-        self.tell(integration, incoming, &applied).await?;
+        let at = incoming.at.min(self.now);
+        let (low, import) = (incoming.priority_low, incoming.origin == Origin::Import);
+        self.tell_by(integration, (at, low, import), &applied).await?;
         let lost = !stale && tell::has_lost(&applied.record, &update);
         if lost {
             self.correct(integration, &applied, &update).await?;
@@ -303,16 +307,21 @@ impl Taking {
 
     /// What it says that isn't our own word, nor known to be so there.
     async fn news(&mut self, integration: &Integration, incoming: &Incoming, found: &Found) -> Result<News> {
-        let Some(link) = &found.link else { return Ok(News { fields: incoming.fields.clone(), is_echo: false }) };
-        let is_own_version = !link.own_version.is_empty() && link.own_version == incoming.external_version;
-        if is_own_version && !incoming.deleted {
+        if found.is_new {
+            return Ok(News { fields: incoming.fields.clone(), is_echo: false });
+        }
+        let own_version = found.link.as_ref().map(|link| link.own_version.as_str()).unwrap_or_default();
+        if !own_version.is_empty() && own_version == incoming.external_version && !incoming.deleted {
             return Ok(News { fields: BTreeMap::new(), is_echo: true });
         }
         let word = &incoming.external_version;
         let own = OwnWrites { key: &self.key, integration: &integration.id, record: &found.key, word };
         let returned = own.excuse_in(&mut self.tx, &incoming.fields).await?;
         let mut fields = incoming.fields.clone();
-        fields.retain(|name, value| !returned.contains(name) && !echo::equal(link.synced.get(name), value));
+        let is_known = |name: &String, value: &Value| {
+            found.link.as_ref().is_some_and(|link| echo::equal(link.synced.get(name), value))
+        };
+        fields.retain(|name, value| !returned.contains(name) && !is_known(name, value));
         let is_echo = fields.is_empty() && !returned.is_empty();
         Ok(News { fields, is_echo })
     }
@@ -356,18 +365,28 @@ impl Taking {
             link.synced.extend(incoming.fields.clone());
             link.synced_at = link.synced_at.max(incoming.at.min(self.now));
         }
-        links.put_in(&mut self.tx, &link).await
+        links.put_in(&mut self.tx, &link).await?;
+        if found.link.is_none() { making::end_in(&mut self.tx, &integration.id, &found.key).await } else { Ok(()) }
     }
 
-    async fn tell(&mut self, integration: &Integration, incoming: &Incoming, applied: &Applied) -> Result<()> {
+    async fn tell(&mut self, integration: &Integration, at: Timestamp, applied: &Applied) -> Result<()> {
+        self.tell_by(integration, (at, false, false), applied).await
+    }
+
+    async fn tell_by(
+        &mut self,
+        integration: &Integration,
+        (at, low, import): (Timestamp, bool, bool),
+        applied: &Applied,
+    ) -> Result<()> {
         let suppliers = Sight::of_in(&mut self.tx, &applied.record.key).await?;
         let told = tell::Told {
             suppliers,
             source: format!("integration:{}", integration.id),
             supplier_id: &integration.settings.supplier_id,
-            at: incoming.at.min(self.now),
-            low: incoming.priority_low,
-            import: incoming.origin == Origin::Import,
+            at,
+            low,
+            import,
         };
         let outbox = self.resolver.outbox.clone();
         for event in tell::events(applied, &told) {

@@ -138,7 +138,13 @@ fn changes_of_rows_go_where_the_table_says() {
         line(moved(r#","guest_count":80"#, r#","guest_count":90"#)),
         "webhooks; guest_count_changed(email in_app); caterer; database; venue"
     );
-    assert_eq!(line(moved(r#","venue_notes":"a""#, r#","venue_notes":"b""#)), "");
+    assert_eq!(line(moved(r#","venue_notes":"a""#, r#","venue_notes":"b""#)), "record");
+    assert_eq!(line(moved(r#","budget":1"#, r#","budget":2"#)), "");
+    for table in ["wedding_details", "core_fields"] {
+        let row = r#"{"id":"w1","couple_id":"c1","email":"a@example.com"}"#;
+        assert_eq!(line(change(table, Operation::Insert, "", row)), "record", "{table}: known, and told nobody");
+        assert_eq!(line(change(table, Operation::Delete, row, "")), "record", "{table}");
+    }
     let progress = |old: u8, new: u8| {
         let row = |percent| format!(r#"{{"id":"j","completion_percentage":{percent}}}"#);
         change("journey_progress", Operation::Update, &row(old), &row(new))
@@ -194,7 +200,7 @@ fn channel_configuration_adds_systems_and_channels_but_begins_no_notification() 
     );
     let noted = r#"{"id":"w1","vendor_ids":["s"],"venue_notes":"b"}"#;
     let notes = change("wedding_details", Operation::Update, r#"{"id":"w1","vendor_ids":["s"]}"#, noted);
-    assert_eq!(line(&plan(&routes, notes)), "photography_crm; venue");
+    assert_eq!(line(&plan(&routes, notes)), "photography_crm; record; venue");
 }
 
 #[test]
@@ -253,7 +259,7 @@ fn a_dry_run_says_why_a_route_did_not_match() {
     let unmatched = explained.decisions.iter().filter(|decision| decision.outcome == Outcome::Unmatched);
     assert_eq!(
         unmatched.map(|decision| decision.route_id.as_str()).collect::<Vec<_>>(),
-        ["wedding_date_change", "timeline_changed"]
+        ["wedding_date_change", "timeline_changed", "row_known"]
     );
     assert_eq!(explained.destinations, shipped().plan(question).destinations);
 }
@@ -273,7 +279,7 @@ fn conditions_see_both_records_and_the_event() {
     let condition = "old.guest_count == none and new.guest_count == 9 and event.table == 'wedding_details' and event.wedding_id == 'w1' and event.operation == 'insert'";
     let routes = with(vec![own("mine", "wedding_details.*", condition, vec![Wish::webhooks()])], Vec::new());
     let event = change("wedding_details", Operation::Insert, "", r#"{"id":"w1","guest_count":9}"#);
-    assert_eq!(line(&plan(&routes, event)), "webhooks");
+    assert_eq!(line(&plan(&routes, event)), "webhooks; record");
 }
 
 /// The cost of an event: how many routes are looked at, whatever their number.
@@ -291,7 +297,7 @@ fn a_hundred_thousand_routes_elsewhere_are_not_looked_at() {
     let event = change("wedding_details", Operation::Update, r#"{"id":"w42"}"#, r#"{"id":"w42"}"#);
     let (event, facts) = completed(event, None);
     let looked_at: Vec<&str> = routes.candidates(&event, &facts).map(|route| route.id.as_str()).collect();
-    assert_eq!(looked_at, ["wedding_date_change", "timeline_changed", "guest_count_changed", "42"]);
+    assert_eq!(looked_at, ["wedding_date_change", "timeline_changed", "guest_count_changed", "row_known", "42"]);
 }
 
 fn drawn_route() -> impl Strategy<Value = (String, Option<String>, Vec<u8>)> {

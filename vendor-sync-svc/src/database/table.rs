@@ -1,6 +1,7 @@
 //! One mapped table as the database has it, and the three statements: look, update, insert.
 //!
-//! Of what a database says it has no more than [`MOST_COLUMNS`] are taken: it may be anybody's, and say anything.
+//! What a look finds is compared in `compare`. Of what a database says it has no more than [`MOST_COLUMNS`] are taken: it may
+//! be anybody's, and say anything.
 //!
 //! Values travel as one JSON parameter, which the database itself turns into the columns' types
 //! (`jsonb_populate_record`, PostgreSQL's JSON functions): a date stays a date whatever we know of it.
@@ -8,10 +9,11 @@
 use std::collections::{BTreeMap, HashMap};
 
 use futures_util::{StreamExt as _, TryStreamExt as _};
+use jiff::Timestamp;
 use serde_json::{Map, Value};
 use sqlx::{AssertSqlSafe, PgConnection, Postgres, Transaction};
 
-use super::{Row, mapping::TableMapping, refused};
+use super::{Row, compare::Seen, mapping::TableMapping, refused};
 use crate::connector::CallError;
 
 /// What is there, as far as the user may see it.
@@ -24,9 +26,9 @@ const COLUMNS: &str = "SELECT table_schema::text, column_name::text, udt_schema:
 const MOST_COLUMNS: usize = 2_000;
 
 /// In front of each statement, so that each parameter has its type whether the statement uses it or not: the row's id,
-/// whose it is, what it is to say, when that was said, what it was last known to have.
+/// whose it is, what it is to say, when that was said, what it is known to have said.
 const GIVEN: &str = "WITH p AS (SELECT $1::text AS id, $2::text AS organization, $3::text::jsonb AS wanted, \
-     $4::timestamptz AS at, $5::text::jsonb AS base)";
+     $4::text[] AS times, $5::text::jsonb AS known)";
 
 /// A table that fits its mapping.
 #[derive(Clone, Debug)]
@@ -48,21 +50,10 @@ struct Column {
     type_: String,
 }
 
-/// How a row compares with what it is to say.
-#[derive(Clone, Copy, Debug, PartialEq, Eq, sqlx::FromRow)]
-pub(super) struct Seen {
-    /// It says so already.
-    pub(super) equal: bool,
-    /// It was changed after what it is to say was said.
-    pub(super) newer: bool,
-    /// Its columns are as they were last known.
-    pub(super) untouched: bool,
-}
-
 #[derive(sqlx::FromRow)]
 struct Found(String, String, String, String, String, bool);
 
-type Tx<'a> = Transaction<'a, Postgres>;
+pub(super) type Tx<'a> = Transaction<'a, Postgres>;
 
 impl Table {
     /// The table, if it is there; where not all of the mapping is, that is a fault if `strict`, else left out.
@@ -140,56 +131,66 @@ impl Table {
         self.columns.get(field).map(String::as_str)
     }
 
-    /// Looks at the row, and locks it.
+    /// The fields that have a column, each with its column.
+    pub(super) fn mapped<'a>(&'a self, names: impl Iterator<Item = &'a String>) -> Vec<(&'a String, &'a str)> {
+        names.filter_map(|name| Some((name, self.column(name)?))).collect()
+    }
+
+    /// How each column compares; none if there is no such row. With `lock` it stays so until the transaction ends.
     pub(super) async fn see(
         &self,
         tx: &mut Tx<'_>,
-        organization: &str,
         row: &Row<'_>,
-        wanted: &Map<String, Value>,
-        base: &Map<String, Value>,
-    ) -> sqlx::Result<Option<Seen>> {
-        let same = |with: &str| {
-            let columns = wanted.keys().map(|column| quote(column));
-            let same = columns.map(|c| format!("to_jsonb(t.{c}) IS NOT DISTINCT FROM to_jsonb({with}.{c})"));
-            same.collect::<Vec<_>>().join(" AND ")
-        };
-        let newer = self.version.as_ref().map_or_else(
-            || "false".to_owned(),
-            |version| format!("COALESCE(t.{}::timestamptz > p.at, false)", version.name),
-        );
-        let text = format!(
-            "{GIVEN} SELECT {equal} AS equal, {newer} AS newer, {untouched} AS untouched FROM p, {table} t, \
-             jsonb_populate_record(NULL::{table}, p.wanted) w, jsonb_populate_record(NULL::{table}, p.base) b \
-             WHERE {row} FOR UPDATE OF t",
-            equal = same("w"),
-            untouched = same("b"),
-            table = self.quoted,
-            row = self.row(),
-        );
-        sqlx::query_as(AssertSqlSafe(text))
+        columns: &[(&String, &str)],
+        lock: bool,
+    ) -> sqlx::Result<Option<Vec<Seen>>> {
+        let times: Vec<String> = columns.iter().map(|(name, _)| row.stands[*name].at.to_string()).collect();
+        let text: Option<String> = sqlx::query_scalar(AssertSqlSafe(self.look(columns, lock)))
             .bind(&row.key.id)
-            .bind(organization)
-            .bind(Value::Object(wanted.clone()).to_string())
-            .bind(row.at.to_string())
-            .bind(Value::Object(base.clone()).to_string())
+            .bind(row.key.organization.as_str())
+            .bind(Value::Object(said(columns, |name| row.stands.get(name).map(|field| &field.value))).to_string())
+            .bind(times)
+            .bind(Value::Array(row.known(columns)).to_string())
             .persistent(false)
             .fetch_optional(&mut **tx)
-            .await
+            .await?;
+        text.map(|text| serde_json::from_str(&text).map_err(|error| sqlx::Error::Decode(error.into()))).transpose()
     }
 
-    /// The one statement that changes a row.
-    pub(super) async fn update(
-        &self,
-        tx: &mut Tx<'_>,
-        organization: &str,
-        row: &Row<'_>,
-        wanted: &Map<String, Value>,
-    ) -> sqlx::Result<()> {
+    fn look(&self, columns: &[(&String, &str)], lock: bool) -> String {
+        let of = |(index, (_, column)): (usize, &(&String, &str))| {
+            let c = quote(column);
+            let newer = self.version.as_ref().map_or_else(
+                || "false".to_owned(),
+                |Column { name, .. }| {
+                    format!("COALESCE(t.{name}::timestamptz > p.times[{}]::timestamptz, false)", index + 1)
+                },
+            );
+            format!(
+                "jsonb_build_object('now', to_jsonb(t.{c}), 'same', to_jsonb(t.{c}) IS NOT DISTINCT FROM to_jsonb(w.{c}), \
+                 'known', EXISTS (SELECT 1 FROM jsonb_populate_recordset(NULL::{table}, p.known) k \
+                 WHERE to_jsonb(k.{c}) IS NOT DISTINCT FROM to_jsonb(t.{c})), 'newer', {newer})",
+                table = self.quoted
+            )
+        };
+        let all: Vec<_> = columns.iter().enumerate().map(of).collect();
+        format!(
+            "{GIVEN} SELECT to_jsonb(ARRAY[{all}]::jsonb[])::text FROM p, {table} t, \
+             jsonb_populate_record(NULL::{table}, p.wanted) w WHERE {row}{lock}",
+            all = all.join(", "),
+            table = self.quoted,
+            row = self.row(),
+            lock = if lock { " FOR UPDATE OF t" } else { "" },
+        )
+    }
+
+    /// The one statement that changes a row. Its version says when the newest of these was said, and never goes back.
+    pub(super) async fn update(&self, tx: &mut Tx<'_>, row: &Row<'_>, columns: &[(&String, &str)]) -> sqlx::Result<()> {
+        let wanted = said(columns, |name| row.stands.get(name).map(|field| &field.value));
         let mut set: Vec<_> = wanted.keys().map(|column| quote(column)).map(|c| format!("{c} = w.{c}")).collect();
         set.extend(self.version.as_ref().map(|version| {
             let Column { name, type_ } = version;
-            format!("{name} = GREATEST(t.{name}, CAST(p.at AS {type_}))")
+            format!("{name} = GREATEST(t.{name}, CAST(p.times[1]::timestamptz AS {type_}))")
         }));
         let text = format!(
             "{GIVEN} UPDATE {table} t SET {set} FROM p, jsonb_populate_record(NULL::{table}, p.wanted) w WHERE {row}",
@@ -199,10 +200,10 @@ impl Table {
         );
         sqlx::query(AssertSqlSafe(text))
             .bind(&row.key.id)
-            .bind(organization)
-            .bind(Value::Object(wanted.clone()).to_string())
-            .bind(row.at.to_string())
-            .bind("{}")
+            .bind(row.key.organization.as_str())
+            .bind(Value::Object(wanted).to_string())
+            .bind(vec![newest(row, columns).to_string()])
+            .bind("[]")
             .persistent(false)
             .execute(&mut **tx)
             .await
@@ -210,19 +211,14 @@ impl Table {
     }
 
     /// Whether it was made: not if there is such a row after all.
-    pub(super) async fn insert(
-        &self,
-        tx: &mut Tx<'_>,
-        organization: &str,
-        row: &Row<'_>,
-        all: &Map<String, Value>,
-    ) -> sqlx::Result<bool> {
+    pub(super) async fn insert(&self, tx: &mut Tx<'_>, row: &Row<'_>, all: &[(&String, &str)]) -> sqlx::Result<bool> {
+        let (at, all) = (newest(row, all), said(all, |name| row.stands.get(name).map(|field| &field.value)));
         let cast = |column: &Column, given: &str| format!("CAST({given} AS {})", column.type_);
         let mut columns: Vec<_> = all.keys().map(|column| quote(column)).collect();
         let mut values: Vec<_> = columns.iter().map(|column| format!("w.{column}")).collect();
         columns.push(self.key.name.clone());
         values.push(cast(&self.key, "p.id"));
-        for (column, given) in [(&self.organization, "p.organization"), (&self.version, "p.at")] {
+        for (column, given) in [(&self.organization, "p.organization"), (&self.version, "p.times[1]")] {
             if let Some(column) = column {
                 columns.push(column.name.clone());
                 values.push(cast(column, given));
@@ -237,10 +233,10 @@ impl Table {
         );
         let done = sqlx::query(AssertSqlSafe(text))
             .bind(&row.key.id)
-            .bind(organization)
-            .bind(Value::Object(all.clone()).to_string())
-            .bind(row.at.to_string())
-            .bind("{}")
+            .bind(row.key.organization.as_str())
+            .bind(Value::Object(all).to_string())
+            .bind(vec![at.to_string()])
+            .bind("[]")
             .persistent(false)
             .execute(&mut **tx)
             .await?;
@@ -253,6 +249,16 @@ impl Table {
         let organization = self.organization.as_ref().map(|column| format!(" AND {}", of(column, "p.organization")));
         of(&self.key, "p.id") + &organization.unwrap_or_default()
     }
+}
+
+/// Columns with these fields' values; null where there is none.
+pub(super) fn said<'a>(columns: &[(&String, &str)], value: impl Fn(&str) -> Option<&'a Value>) -> Map<String, Value> {
+    columns.iter().map(|(name, column)| ((*column).to_owned(), value(name).cloned().unwrap_or_default())).collect()
+}
+
+fn newest(row: &Row<'_>, columns: &[(&String, &str)]) -> Timestamp {
+    let times = columns.iter().filter_map(|(name, _)| row.stands.get(*name)).map(|field| field.at);
+    times.max().unwrap_or(Timestamp::UNIX_EPOCH)
 }
 
 /// As an identifier: only names that the database lists come here.

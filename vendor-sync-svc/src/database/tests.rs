@@ -1,5 +1,6 @@
 //! Writing to a real PostgreSQL, with the credential sealed in our own store.
 
+mod agree;
 mod hostile;
 
 use std::{
@@ -33,7 +34,7 @@ use crate::{
     event::tests::change,
     integration::{Kind, Settings, tests::settings},
     outbox::Outbox,
-    record::{Links, RecordKind, Records},
+    record::{Links, RecordKind, Records, Source},
     resolve::Resolver,
     sync::{known::Known, read::read},
 };
@@ -161,8 +162,9 @@ impl World {
         row.map_or(Value::Null, |row| serde_json::from_str(row.get(0)).expect("JSON"))
     }
 
-    async fn write(&self, wanted: &Value, base: &Value, at: Timestamp) -> Result<Written, CallError> {
-        write_as(&self.database, &self.integration, ID, wanted, base, at).await
+    /// Has the row say what stands since `at`; what came of each field.
+    async fn write(&self, stands: &Value, base: &Value, at: Timestamp) -> Result<Compared, CallError> {
+        write_as(&self.database, &self.integration, ID, (stands, base, at)).await
     }
 }
 
@@ -170,15 +172,21 @@ async fn write_as(
     database: &Database,
     integration: &Integration,
     id: &str,
-    wanted: &Value,
-    base: &Value,
-    at: Timestamp,
-) -> Result<Written, CallError> {
+    (stands, base, at): (&Value, &Value, Timestamp),
+) -> Result<Compared, CallError> {
     let key = RecordKey::new(integration.organization.clone(), RecordKind::Wedding, id).expect("well-formed");
     let object = |value: &Value| serde_json::from_value::<BTreeMap<String, Value>>(value.clone()).expect("an object");
-    let (fields, base) = (object(wanted), object(base));
-    let changed: Vec<String> = fields.keys().cloned().collect();
-    database.write(integration, &Row { key: &key, fields: &fields, changed: &changed, base: &base, at }).await
+    let field = |value| Field { value, at, source: Source::integration("i1"), over: None };
+    let stands = object(stands).into_iter().map(|(name, value)| (name, field(value))).collect();
+    let row = Row { key: &key, stands: &stands, base: &object(base), said: &BTreeMap::new() };
+    let compared = database.look(integration, &row).await?;
+    if compared.behind.is_empty() { Ok(compared) } else { database.write(integration, &row, &compared.behind).await }
+}
+
+/// How many fields were written, were so, and are somebody else's.
+fn counts(written: Result<Compared, CallError>) -> (usize, usize, usize) {
+    let written = written.expect("it is written");
+    (written.behind.len(), written.same.len(), written.newer.len())
 }
 
 fn minutes(minutes: i64) -> Timestamp {
@@ -194,7 +202,7 @@ async fn a_resolved_change_is_written_in_the_columns_own_types_and_the_second_ti
             "dietary_requirements": ["vegan", "nuts"], "special_requests": {"music": "none"},
             "venue_notes": "it's; DROP TABLE wedding_details --", "budget": 5,
         });
-        assert_eq!(world.write(&wanted, &json!({}), minutes(1)).await, Ok(Written::Updated));
+        assert_eq!(counts(world.write(&wanted, &json!({"guest_count": 100}), minutes(1)).await), (7, 0, 0));
         let row = world.row().await;
         let expected = json!({
             "organization_id": "acme", "wedding_date": "2026-06-20", "ceremony_time": "15:00:00", "guest_count": 120,
@@ -202,9 +210,9 @@ async fn a_resolved_change_is_written_in_the_columns_own_types_and_the_second_ti
             "venue_notes": "it's; DROP TABLE wedding_details --", "updated_at": "2026-05-01T12:01:00",
         });
         assert_eq!(row, expected);
-        assert_eq!(world.write(&wanted, &json!({}), minutes(2)).await, Ok(Written::Unchanged));
+        assert_eq!(counts(world.write(&wanted, &json!({}), minutes(2)).await), (0, 7, 0));
         assert_eq!(world.row().await, row, "not even its version");
-        assert_eq!(world.write(&json!({"budget": 5}), &json!({}), minutes(3)).await, Ok(Written::NotMapped));
+        assert_eq!(counts(world.write(&json!({"budget": 5}), &json!({}), minutes(3)).await), (0, 0, 0));
     })
     .await;
 }
@@ -214,9 +222,16 @@ async fn a_row_that_somebody_changed_since_stays_unless_it_says_what_was_agreed(
     in_a_database(async |world| {
         world.wedding("acme", 100, minutes(5)).await;
         let wanted = json!({"guest_count": 120});
-        assert_eq!(world.write(&wanted, &json!({"guest_count": 90}), minutes(1)).await, Ok(Written::Newer));
-        assert_eq!(world.row().await["guest_count"], json!(100));
-        assert_eq!(world.write(&wanted, &json!({"guest_count": 100}), minutes(1)).await, Ok(Written::Updated));
+        let both = json!({"guest_count": 120, "venue_name": "Barn"});
+        let base = |guests| json!({"guest_count": guests, "venue_name": "Mill"});
+        assert_eq!(
+            counts(world.write(&both, &base(90), minutes(1)).await),
+            (1, 0, 1),
+            "the other is written all the same"
+        );
+        let row = world.row().await;
+        assert_eq!((&row["guest_count"], &row["venue_name"]), (&json!(100), &json!("Barn")));
+        assert_eq!(counts(world.write(&wanted, &base(100), minutes(1)).await), (1, 0, 0));
         let row = world.row().await;
         assert_eq!((&row["guest_count"], &row["updated_at"]), (&json!(120), &json!("2026-05-01T12:05:00")));
     })
@@ -236,12 +251,12 @@ async fn another_organizations_row_is_never_written() {
              version = \"updated_at\"\ninsert = true\nfields = [\"guest_count\", \"venue_name\"]";
         let integration = Integration { settings: integration(inserting).settings, ..world.integration.clone() };
         let at = minutes(1);
-        let refused = write_as(&world.database, &integration, ID, &json!({"guest_count": 1}), &json!({}), at).await;
+        let refused = write_as(&world.database, &integration, ID, (&json!({"guest_count": 1}), &json!({}), at)).await;
         assert_eq!(refused.expect_err("its key is taken").class, Class::Retry);
         assert_eq!(world.row().await["guest_count"], json!(100));
         world.run("DELETE FROM wedding_details").await;
-        let written = write_as(&world.database, &integration, ID, &json!({"guest_count": 7}), &json!({}), at).await;
-        assert_eq!(written, Ok(Written::Inserted));
+        let written = write_as(&world.database, &integration, ID, (&json!({"guest_count": 7}), &json!({}), at)).await;
+        assert_eq!(counts(written), (1, 0, 0));
         let row = world.row().await;
         assert_eq!((&row["guest_count"], &row["organization_id"]), (&json!(7), &json!("acme")));
     })
@@ -283,16 +298,16 @@ async fn each_refusal_is_of_its_class_and_quotes_no_value() {
         );
         assert_eq!(class(json!({"venue_name": "secret, and over twenty characters"})).await.0, Class::Permanent);
         let one = json!({"guest_count": 1});
-        let no_id = write_as(&world.database, &world.integration, "w1", &one, &json!({}), noon()).await;
+        let no_id = write_as(&world.database, &world.integration, "w1", (&one, &json!({}), noon())).await;
         assert_eq!(no_id.expect_err("no uuid").class, Class::Permanent);
 
         let open = world.write(&json!({"guest_count": 100}), &json!({}), minutes(1)).await;
-        assert_eq!(open, Ok(Written::Unchanged));
+        assert_eq!(counts(open), (0, 1, 0));
         world.run("ALTER TABLE wedding_details RENAME COLUMN venue_notes TO notes").await;
         let gone = class(json!({"venue_notes": "secret"})).await;
         assert_eq!(gone.1, "the database refused it: a column is gone (42703)");
         let looked_at_anew = world.write(&json!({"venue_notes": "x"}), &json!({}), minutes(1)).await;
-        assert_eq!(looked_at_anew, Ok(Written::NotMapped));
+        assert_eq!(counts(looked_at_anew), (0, 0, 0));
 
         let mut holder = PgConnection::connect(world.url.as_str()).await.expect("the server is there");
         let mut held = holder.begin().await.expect("begun");
@@ -372,7 +387,7 @@ async fn what_was_written_comes_back_as_a_row_and_is_known_as_our_own() {
             "wedding_date": "2026-06-20", "ceremony_time": "15:00", "guest_count": 120,
             "dietary_requirements": ["vegan", "nuts"], "special_requests": {"music": "none"},
         });
-        assert_eq!(world.write(&wanted, &json!({}), minutes(1)).await, Ok(Written::Updated));
+        assert_eq!(counts(world.write(&wanted, &json!({"guest_count": 100}), minutes(1)).await).0, 5);
         let key = RecordKey::new(world.integration.organization.clone(), RecordKind::Wedding, ID).expect("well-formed");
         let fields = serde_json::from_value(wanted).expect("an object");
         known.intends(&world.integration, &key, &fields).await.expect("it is noted");

@@ -18,11 +18,12 @@ use jiff::{SignedDuration, Timestamp};
 use super::{Integration, Kind, Secrets, Settings};
 
 /// All that is an integration's own. What it said stays with the records that it said it of.
-const DELETES: [&str; 8] = [
+const DELETES: [&str; 9] = [
     "DELETE FROM connections WHERE organization_id = $1 AND integration_id = $2",
     "DELETE FROM authorizations WHERE organization_id = $1 AND integration_id = $2",
     "DELETE FROM record_links WHERE organization_id = $1 AND integration_id = $2",
     "DELETE FROM own_writes WHERE organization_id = $1 AND integration_id = $2",
+    "DELETE FROM makings WHERE organization_id = $1 AND integration_id = $2",
     "DELETE FROM polls WHERE organization_id = $1 AND integration_id = $2",
     "DELETE FROM rereads WHERE organization_id = $1 AND integration_id = $2",
     "DELETE FROM outbox WHERE organization_id = $1 AND lane_id = $2",

@@ -1,5 +1,7 @@
 //! Records, links, conflicts and pins in the store, on each engine.
 
+mod orders;
+
 use std::collections::BTreeMap;
 
 use chassis::{
@@ -9,16 +11,11 @@ use chassis::{
     secret::DataKeys,
     service::Chassis,
     store::Store,
-    testing::{manual_clock, noon, on_each_engine, seeds},
+    testing::{manual_clock, noon, on_each_engine},
     with,
 };
 use futures_util::future::join_all;
 use jiff::SignedDuration;
-use proptest::{
-    prelude::{Just, Strategy as _},
-    strategy::ValueTree as _,
-    test_runner::{Config, RngAlgorithm, TestRng, TestRunner},
-};
 use serde_json::{Value, json};
 
 use super::{
@@ -336,63 +333,6 @@ async fn two_records_never_share_an_external_id_and_those_without_one_may_be_man
         let ids = |links: Vec<Link>| links.into_iter().map(|link| link.record_id).collect::<Vec<_>>();
         assert_eq!(ids(page(None).await), ["c1", "c3"]);
         assert_eq!(ids(page(Some((RecordKind::Client, "c3"))).await), ["c4"]);
-    })
-    .await;
-}
-
-const RECORDS: usize = 50;
-const UPDATES: usize = 1_000;
-
-fn random_updates(runner: &mut TestRunner) -> Vec<(String, Update)> {
-    let source = proptest::sample::select(vec!["wedsync", "person", "a", "b", "c"]);
-    let one = (0..RECORDS, source, 0..30_i64, 0..4_i64, 0..20_u8).prop_map(|(record, source, at, value, kind)| {
-        let fields = if kind < 12 { json!({"guest_count": value}) } else { json!({"guest_count": value, "note": at}) };
-        let update = Update { deleted: kind == 19, ..says(source, at, &fields) };
-        (format!("w{record:02}"), update)
-    });
-    proptest::collection::vec(one, UPDATES).new_tree(runner).expect("made").current()
-}
-
-/// The records and what lost, without the ids and times that the log gives.
-async fn state(world: &World, organization: &OrganizationId) -> (Vec<String>, Vec<String>) {
-    let all = Filter::default();
-    let log = world.records.conflicts(organization, &all, "", 100_000).await.expect("read");
-    let mut log: Vec<_> = log.into_iter().map(|entry| format!("{} {:?}", entry.key.id, entry.conflict)).collect();
-    log.sort();
-    let mut records = Vec::new();
-    for number in 0..RECORDS {
-        let key = RecordKey::new(organization.clone(), RecordKind::Wedding, format!("w{number:02}")).expect("fine");
-        let record = world.records.get(&key).await.expect("read").map(|r| (r.fields, r.others, r.deletion, r.deleted));
-        records.push(format!("{record:?}"));
-    }
-    (records, log)
-}
-
-/// In `WEDSYNC_TEST_SEEDS` orders.
-#[tokio::test]
-async fn a_thousand_updates_of_fifty_records_end_in_one_state_whatever_their_order() {
-    in_each_world(async |world| {
-        let mut runner = TestRunner::new(Config::default());
-        let updates = random_updates(&mut runner);
-        let mut first = None;
-        for seed in seeds(2) {
-            let bytes = [seed.to_le_bytes(); 4].concat();
-            let rng = TestRng::from_seed(RngAlgorithm::ChaCha, &bytes);
-            let mut runner = TestRunner::new_with_rng(Config::default(), rng);
-            let order = Just(updates.clone()).prop_shuffle().new_tree(&mut runner).expect("shuffled").current();
-            let organization = organization(&format!("order-{seed}"));
-            world.records.keys.of(&organization).await.expect("a key");
-            for part in order.chunks(100) {
-                let mut tx = world.store.begin().await.expect("begun");
-                for (id, update) in part {
-                    let key = RecordKey::new(organization.clone(), RecordKind::Wedding, id).expect("fine");
-                    world.records.apply_in(&mut tx, &key, update).await.expect("applied");
-                }
-                tx.commit().await.expect("committed");
-            }
-            let state = state(&world, &organization).await;
-            assert!(*first.get_or_insert_with(|| state.clone()) == state, "order {seed} ends elsewhere");
-        }
     })
     .await;
 }

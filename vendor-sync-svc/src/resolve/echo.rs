@@ -115,6 +115,50 @@ impl OwnWrites<'_> {
         Ok(fields.into_iter().collect())
     }
 
+    /// Whether these are most likely what we wrote, of which nothing has come back: most of what was written, of what they
+    /// speak of, is so.
+    pub(crate) async fn is_like_in(&self, tx: &mut Tx, fields: &BTreeMap<String, Value>) -> Result<bool> {
+        let written: Vec<(String, Vec<u8>)> = with!(tx.on(), c => {
+            sqlx::query_as(
+                "SELECT field, hash FROM own_writes WHERE integration_id = $1 AND kind = $2 AND record_id = $3 AND echoed = 0 \
+                 ORDER BY id LIMIT $4",
+            )
+            .bind(self.integration)
+            .bind(self.record.kind.as_str())
+            .bind(&self.record.id)
+            .bind(MOST)
+            .fetch_all(c)
+            .await
+        })?;
+        // The last of each field; what was cleared tells nothing.
+        let mut last: BTreeMap<String, Vec<u8>> = written.into_iter().collect();
+        last.retain(|field, hash| fields.contains_key(field) && *hash != self.hash(field, &Value::Null));
+        let equal = last.iter().filter(|(field, hash)| self.hash(field, &fields[*field]) == hash.as_slice()).count();
+        Ok(equal * 2 > last.len())
+    }
+
+    /// Which of these fields have a value that we wrote, as far as it is remembered.
+    pub(crate) async fn written_in(&self, tx: &mut Tx, fields: &BTreeMap<String, Value>) -> Result<BTreeSet<String>> {
+        let mut written = BTreeSet::new();
+        for (field, value) in fields {
+            let found: Option<i64> = with!(tx.on(), c => {
+                sqlx::query_scalar(
+                    "SELECT id FROM own_writes WHERE integration_id = $1 AND kind = $2 AND record_id = $3 AND field = $4 \
+                     AND hash = $5 LIMIT 1",
+                )
+                .bind(self.integration)
+                .bind(self.record.kind.as_str())
+                .bind(&self.record.id)
+                .bind(field)
+                .bind(&self.hash(field, value)[..])
+                .fetch_optional(c)
+                .await
+            })?;
+            written.extend(found.map(|_| field.clone()));
+        }
+        Ok(written)
+    }
+
     /// No write of a field up to this one excuses anything any more.
     async fn end_in(&self, tx: &mut Tx, field: &str, newest: i64) -> Result<()> {
         with!(tx.on(), c => {

@@ -1,15 +1,16 @@
 //! Which record a vendor means: the linked one; else the one whose own id it gives; else the only one with its natural key;
-//! else a new one.
+//! else the only one that it was asked to make, and never answered of, with what was written there; else a new one.
 //!
 //! Invariant: an integration of a supplier means no record that isn't that supplier's, whatever it says; nor one that it is
 //! linked with from when it was.
 
 use chassis::{error::Result, id};
 
-use super::{Incoming, Taking, sight::Sight};
+use super::{Incoming, Taking, echo::OwnWrites, sight::Sight};
 use crate::{
     integration::Integration,
     record::{Link, RecordKey},
+    sync::making,
 };
 
 /// The record that is meant.
@@ -38,6 +39,9 @@ impl Taking {
         if let Some(found) = self.by_natural_key(integration, incoming).await? {
             return Ok(found);
         }
+        if let Some(found) = self.by_what_was_written(integration, incoming).await? {
+            return Ok(found);
+        }
         let key = RecordKey::new(organization.clone(), incoming.kind, id::uuid(self.now))?;
         Ok(Found { key, link: None, is_new: true, is_seen: true })
     }
@@ -58,6 +62,26 @@ impl Taking {
         let [id] = ids.as_slice() else { return Ok(None) };
         let key = RecordKey::new(organization.clone(), incoming.kind, id.as_str())?;
         self.unlinked(integration, incoming, key).await
+    }
+
+    /// While one is being made the answer tells more: whoever asks waits for it.
+    async fn by_what_was_written(&mut self, integration: &Integration, incoming: &Incoming) -> Result<Option<Found>> {
+        if self.resolver.making.is_any(&integration.id, incoming.kind) {
+            return Ok(None);
+        }
+        let (data_key, mut like) = (self.key.clone(), Vec::new());
+        for id in making::unknown_in(&mut self.tx, &integration.id, incoming.kind, self.now).await? {
+            let key = RecordKey::new(integration.organization.clone(), incoming.kind, id)?;
+            let own = OwnWrites { key: &data_key, integration: &integration.id, record: &key, word: "" };
+            if own.is_like_in(&mut self.tx, &incoming.fields).await? {
+                like.push(key);
+            }
+        }
+        // Two alike can't be told apart.
+        match <[RecordKey; 1]>::try_from(like) {
+            Ok([key]) => self.unlinked(integration, incoming, key).await,
+            Err(_) => Ok(None),
+        }
     }
 
     /// The record, if the integration may see it and knows it under no other id.

@@ -6,7 +6,10 @@
 
 mod scope;
 
-use std::{collections::BTreeMap, time::Duration};
+use std::{
+    collections::{BTreeMap, BTreeSet},
+    time::Duration,
+};
 
 use chassis::{error::Error, fail, lane::Delivery};
 use jiff::Timestamp;
@@ -19,9 +22,9 @@ use super::{
 };
 use crate::{
     connector::{CallError, Class, RecordSpec, Reply, call::Caller},
-    database::{Database, Row, Written},
+    database::{Compared, Database, Row},
     integration::Integration,
-    record::{Link, Record, RecordKey, Records},
+    record::{Link, RecordKey, Records, Source},
     resolve::{Incoming, Origin, Resolved, Resolver},
 };
 
@@ -83,60 +86,62 @@ impl Carrier {
         letter: &Letter,
         delivery: &Delivery,
     ) -> Result<Carried, CallError> {
-        let case = Case { account, letter, delivery };
         if is_sql(&account.connector) {
-            return self.write(&case).await;
+            return self.write_back(&account.integration, letter).await;
         }
+        let case = Case { account, letter, delivery };
         let instead = self.rules(&case, true).await?;
         let record = if instead { Carried::Known } else { self.record(&case).await? };
         let by_rule = self.follow(&case).await?;
         Ok(by_rule.unwrap_or(record))
     }
 
-    /// WedSync's own database is no vendor: its rows are written.
-    async fn write(&self, case: &Case<'_>) -> Result<Carried, CallError> {
-        let integration = &case.account.integration;
-        let Some(key) = case.letter.key(&integration.organization) else {
+    /// WedSync's own database is no vendor: its rows are to say what stands, whatever the letter says. It only tells that
+    /// something changed.
+    pub(crate) async fn write_back(&self, integration: &Integration, letter: &Letter) -> Result<Carried, CallError> {
+        let Some(key) = letter.key(&integration.organization) else {
             return Ok(Carried::NotWanted("it is about no row".to_owned()));
         };
-        if case.letter.deleted {
-            return Ok(Carried::NotWanted("rows are never deleted".to_owned()));
-        }
         let record = self.records.get(&key).await.map_err(ours)?;
+        let Some(record) = record.filter(|_| !letter.deleted) else {
+            return Ok(Carried::NotWanted("rows are never deleted".to_owned()));
+        };
         let link = self.known.link(integration, &key).await.map_err(ours)?;
         let base = link.map(|link| link.synced).unwrap_or_default();
-        let mut fields = case.letter.fields();
-        let now = record.as_ref().map(Record::values).unwrap_or_default();
-        let allowed = fields.keys().chain(&case.letter.changed).cloned().collect();
-        known::keep_current(&mut fields, &base, &now, &case.letter.changed, &allowed);
-        let news = known::news(&fields, &base);
-        if news.is_empty() {
-            return Ok(Carried::Known);
+        let said = record.last_words(&Source::wedsync());
+        let row = Row { key: &key, stands: &record.fields, base: &base, said: &said };
+        let mut compared = self.database.look(integration, &row).await?;
+        if !compared.behind.is_empty() {
+            compared = self.write_row(integration, &row, &compared.behind).await?;
+            fail::point("sync.answered");
         }
-        let changed: Vec<String> = news.keys().cloned().collect();
-        let times = record.iter().flat_map(|record| changed.iter().filter_map(|name| record.fields.get(name)));
-        let at = times.map(|field| field.at).max().unwrap_or_else(|| self.known.now());
-        let row = Row { key: &key, fields: &fields, changed: &changed, base: &base, at };
-        let noted = self.known.intends(integration, &key, &news).await.map_err(ours)?;
-        let written = self.database.write(integration, &row).await;
-        if !matches!(written, Ok(Written::Updated | Written::Inserted))
-            && !written.as_ref().is_err_and(may_have_arrived)
-        {
-            // Nothing will come back.
-            self.withdraw(integration, &key, &news, noted).await;
+        let has: Fields = compared.same.union(&compared.behind).map(|name| (name.clone(), row.value(name))).collect();
+        if !known::news(&has, &base).is_empty() {
+            // Written again, it finds the row as it is.
+            let reply = Reply { external_id: key.id.clone(), ..Reply::nothing() };
+            self.known.written(integration, &key, &has, &reply).await.map_err(ours)?;
         }
-        match written? {
-            Written::Updated | Written::Inserted | Written::Unchanged => {}
-            Written::Newer => {
-                return Ok(Carried::NotWanted("the row was changed since; that comes by itself".to_owned()));
-            }
-            Written::NotMapped => return Ok(Carried::NotWanted("none of it has a column".to_owned())),
+        Ok(carried(&compared))
+    }
+
+    /// Writes these fields; our own words are noted before, since they may come back before the answer does.
+    async fn write_row(
+        &self,
+        integration: &Integration,
+        row: &Row<'_>,
+        fields: &BTreeSet<String>,
+    ) -> Result<Compared, CallError> {
+        let mut news: Fields = fields.iter().map(|name| (name.clone(), row.value(name))).collect();
+        let noted = self.known.intends(integration, row.key, &news).await.map_err(ours)?;
+        let written = self.database.write(integration, row, fields).await;
+        match &written {
+            Ok(compared) => news.retain(|name, _| !compared.behind.contains(name)),
+            Err(error) if may_have_arrived(error) => news.clear(),
+            Err(_) => {}
         }
-        fail::point("sync.answered");
-        let reply = Reply { external_id: key.id.clone(), ..Reply::nothing() };
-        // Written again, it finds the row as it is.
-        self.known.written(integration, &key, &fields, &reply).await.map_err(ours)?;
-        Ok(Carried::Applied)
+        // Of these nothing will come back.
+        self.withdraw(integration, row.key, &news, noted).await;
+        written
     }
 
     /// Whether some rule takes the place of the record's own operations.
@@ -290,7 +295,11 @@ impl Carrier {
         current: Option<&Value>,
     ) -> Result<Carried, CallError> {
         let (integration, key, news) = (&case.account.integration, &wanted.key, &wanted.news);
-        let noted = self.known.intends(integration, key, news).await.map_err(ours)?;
+        let noted = match wanted.link {
+            Some(_) => self.known.intends(integration, key, news).await,
+            None => self.known.intends_to_make(integration, key, news).await,
+        };
+        let noted = noted.map_err(ours)?;
         match self.call(case, operation, wanted, current).await {
             Ok(reply) => self.remember(case, wanted, &reply).await,
             Err(error) => {
@@ -394,6 +403,19 @@ impl Carrier {
             scope.insert("current".to_owned(), current.clone());
         }
         self.caller.call(&case.account.integration, operation, &scope).await
+    }
+}
+
+/// What came of a row.
+fn carried(compared: &Compared) -> Carried {
+    if !compared.behind.is_empty() {
+        Carried::Applied
+    } else if !compared.newer.is_empty() {
+        Carried::NotWanted("the row was changed since; that comes by itself".to_owned())
+    } else if !compared.same.is_empty() {
+        Carried::Known
+    } else {
+        Carried::NotWanted("none of it has a column".to_owned())
     }
 }
 

@@ -23,6 +23,7 @@ use jiff::{SignedDuration, Timestamp};
 use serde_json::Value;
 use tokio::sync::OwnedMutexGuard;
 
+use super::making;
 use crate::{
     connector::Reply,
     integration::Integration,
@@ -84,6 +85,7 @@ impl Known {
         link.external_version.clone_from(&found.external_version);
         link.synced = has;
         self.links.put_in(&mut tx, &link).await?;
+        making::end_in(&mut tx, &integration.id, key).await?;
         tx.commit().await?;
         Ok(link)
     }
@@ -95,10 +97,33 @@ impl Known {
         key: &RecordKey,
         news: &BTreeMap<String, Value>,
     ) -> Result<Timestamp> {
+        self.notes(integration, key, news, false).await
+    }
+
+    /// The same where the record isn't known to be there: this may make it.
+    pub(crate) async fn intends_to_make(
+        &self,
+        integration: &Integration,
+        key: &RecordKey,
+        news: &BTreeMap<String, Value>,
+    ) -> Result<Timestamp> {
+        self.notes(integration, key, news, true).await
+    }
+
+    async fn notes(
+        &self,
+        integration: &Integration,
+        key: &RecordKey,
+        news: &BTreeMap<String, Value>,
+        makes: bool,
+    ) -> Result<Timestamp> {
         let (now, data_key) = (self.now(), self.keys.of(&key.organization).await?);
         let own = OwnWrites { key: &data_key, integration: &integration.id, record: key, word: "" };
         let mut tx = self.store.begin().await?;
         own.note_in(&mut tx, news, now).await?;
+        if makes {
+            making::note_in(&mut tx, &integration.id, key, now).await?;
+        }
         tx.commit().await?;
         Ok(now)
     }
@@ -115,6 +140,7 @@ impl Known {
         let own = OwnWrites { key: &data_key, integration: &integration.id, record: key, word: "" };
         let mut tx = self.store.begin().await?;
         own.withdraw_in(&mut tx, news, at).await?;
+        making::end_in(&mut tx, &integration.id, key).await?;
         tx.commit().await
     }
 
@@ -142,6 +168,7 @@ impl Known {
         link.synced_at = now;
         link.handed_over = reply.handed_over;
         self.links.put_in(&mut tx, &link).await?;
+        making::end_in(&mut tx, &integration.id, key).await?;
         tx.commit().await
     }
 
@@ -199,7 +226,9 @@ impl Known {
         with!(self.store.writer(), c => {
             sqlx::query("DELETE FROM event_operations WHERE done_at < $1").bind(before).execute(c).await.map(drop)
         })?;
-        Ok(())
+        let mut tx = self.store.begin().await?;
+        making::purge_in(&mut tx, self.now()).await?;
+        tx.commit().await
     }
 }
 

@@ -1,7 +1,9 @@
 //! From an event to offers: what it says is brought into the record, then each integration that is to know gets a letter.
 //!
 //! Who is to know: those of the kinds that the plan names, connected or to be connected again, whose supplier sees the event,
-//! but not the one that it comes from, nor the database whose row it is. Who knows already is found out at the attempt.
+//! but not the one that it comes from. The database whose row it is hears of it where the row doesn't say what stands.
+//! Who knows already is found out at the attempt. A plan that names the kind `record`, which no connector is of, has the
+//! event brought into the record and tells nobody.
 
 use std::{collections::BTreeMap, sync::Arc};
 
@@ -20,7 +22,7 @@ use super::{
 };
 use crate::{
     event::{Event, Payload, Priority},
-    resolve::{Resolver, observe::Seen, sight::Sight},
+    resolve::{Resolver, observe::Observed, sight::Sight},
 };
 
 /// Kinds of integrations that a plan names, each with its priority.
@@ -45,15 +47,21 @@ impl Offers {
             return Ok(Vec::new());
         }
         let mut suppliers: Vec<String> = event.suppliers().map(str::to_owned).collect();
+        let (mut behind, mut is_echo) = (Vec::new(), false);
         let letter = match read(event) {
             Some(said) => {
                 let databases = databases(&accounts);
                 match self.resolver.observe(event, &said, &databases, again).await {
-                    Ok(Some(seen)) if !seen.is_echo => {
+                    Ok(Some(seen)) => {
+                        if seen.is_new {
+                            let all: Vec<_> = accounts.iter().map(|account| &account.integration).collect();
+                            self.resolver.unite(&said.key, &all).await?;
+                        }
                         suppliers.extend_from_slice(&seen.suppliers);
+                        (behind, is_echo) = (seen.behind.clone(), seen.is_echo);
                         of_record(event, &said, &seen)
                     }
-                    Ok(_) => return Ok(Vec::new()),
+                    Ok(None) => return Ok(Vec::new()),
                     // It would come again for ever, and hold back everybody's. What it asks for itself is done all the same.
                     Err(error @ Error::Invalid { .. }) => {
                         tracing::warn!(%error, "an event says more of a record than there is room for; it is told without");
@@ -64,10 +72,12 @@ impl Offers {
             }
             None => of_event(event),
         };
-        let told = accounts.iter().filter(|account| is_for(account, event, &suppliers));
-        let offers = told.filter_map(|account| {
-            let priority = kinds.get(account.connector.kind())?;
-            Some(letter.offer(&account.integration.id, *priority as i64, way))
+        let offers = accounts.iter().filter_map(|account| {
+            let is_behind = account.is_told() && behind.contains(&account.integration.id);
+            let is_told = is_behind || (!is_echo && is_for(account, event, &suppliers));
+            let named = kinds.get(account.connector.kind()).copied();
+            let priority = named.or_else(|| is_behind.then_some(Priority::Normal)).filter(|_| is_told)?;
+            Some(letter.offer(&account.integration.id, priority as i64, way))
         });
         Ok(offers.collect())
     }
@@ -88,8 +98,11 @@ impl Offers {
             return Ok(None);
         }
         let record = self.resolver.records.get(&said.key).await?;
-        let seen = |record| Seen { record, changed: said.changed.clone(), suppliers: Vec::new(), is_echo: false };
-        Ok(record.map(|record| of_record(event, &said, &seen(record)).seal()))
+        let observed = |record| {
+            let (changed, suppliers, behind) = (said.changed.clone(), Vec::new(), Vec::new());
+            Observed { record, changed, suppliers, is_echo: false, behind, is_new: false }
+        };
+        Ok(record.map(|record| of_record(event, &said, &observed(record)).seal()))
     }
 }
 
@@ -110,7 +123,7 @@ fn is_for(account: &Account, event: &Event, suppliers: &[String]) -> bool {
 }
 
 /// What stands of the record, and what of it changed.
-fn of_record(event: &Event, said: &Said, seen: &Seen) -> Letter {
+fn of_record(event: &Event, said: &Said, seen: &Observed) -> Letter {
     let key = &seen.record.key;
     let old: BTreeMap<String, Value> = said
         .old

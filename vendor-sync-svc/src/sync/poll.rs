@@ -20,8 +20,9 @@ use serde_json::{Value, json};
 use super::account::{Account, Accounts};
 use crate::{
     connector::{CallError, Class, IncrementalKind, Position, RecordSpec, call::Caller},
+    integration::Integration,
     record::RecordKind,
-    resolve::{Incoming, MOST_ITEMS, Origin, Resolved, Resolver},
+    resolve::{Incoming, MOST_ITEMS, Origin, Resolved, Resolver, TRIES, Taking},
 };
 
 const LOOK_EVERY: Duration = Duration::from_secs(5);
@@ -271,8 +272,7 @@ impl Polls {
         let parts = items.len().div_ceil(MOST_ITEMS).max(1);
         for part in 0..parts {
             let items = &items[(part * MOST_ITEMS).min(items.len())..((part + 1) * MOST_ITEMS).min(items.len())];
-            let mut taking = self.resolver.begin(&integration.organization).await?;
-            let resolved = taking.take(integration, items).await?;
+            let (mut taking, resolved) = self.taken(integration, items).await?;
             match next {
                 _ if part + 1 < parts => {}
                 Some(next) => note_in(&mut taking.tx, walk, Some(next), self.clock.now() + LEASE).await?,
@@ -286,6 +286,21 @@ impl Polls {
             found.changed += resolved.iter().filter(is_change).count() as u64;
         }
         Ok(())
+    }
+
+    /// Taken, and to be committed. What may be what is being made there waits for it, a few times.
+    async fn taken(&self, integration: &Integration, items: &[Incoming]) -> Result<(Taking, Vec<Resolved>)> {
+        let mut tries = 1;
+        loop {
+            let mut taking = self.resolver.begin(&integration.organization).await?;
+            match taking.take(integration, items).await {
+                Ok(resolved) => return Ok((taking, resolved)),
+                Err(Error::Aborted(_)) if tries < TRIES => tries += 1,
+                Err(error) => return Err(error),
+            }
+            drop(taking);
+            self.resolver.making.ended(&integration.id).await;
+        }
     }
 
     async fn advance_in(&self, tx: &mut Tx, walk: &Walk<'_>) -> Result<()> {

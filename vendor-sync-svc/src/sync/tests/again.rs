@@ -8,12 +8,15 @@ use crate::{rpc::wire::event as read, sync::letter::Letter};
 
 /// As the router hands it out to all that want it.
 fn consumed(event: wire::Event) -> wire::ConsumedEvent {
-    let kinds = ["photography_crm", "database", "configuration"];
-    let destinations = kinds.map(|kind| {
-        let kind = wire::destination::Kind::Integration(wire::Integration { kind: kind.to_owned() });
+    consumed_by(event, &["photography_crm", "database", "configuration"])
+}
+
+fn consumed_by(event: wire::Event, kinds: &[&str]) -> wire::ConsumedEvent {
+    let destinations = kinds.iter().map(|kind| {
+        let kind = wire::destination::Kind::Integration(wire::Integration { kind: (*kind).to_owned() });
         wire::Destination { kind: Some(kind), ..wire::Destination::default() }
     });
-    let plan = wire::Plan { destinations: destinations.to_vec(), priority: 3, ..wire::Plan::default() };
+    let plan = wire::Plan { destinations: destinations.collect(), priority: 3, ..wire::Plan::default() };
     wire::ConsumedEvent { event: Some(event), plan: Some(plan), ..wire::ConsumedEvent::default() }
 }
 
@@ -145,6 +148,75 @@ async fn a_letter_that_waits_when_the_process_stops_is_carried_by_the_next() {
         next.start(broadcast::Sender::new(1).subscribe(), crate::router::Router::new(&to_router), &chassis.tasks);
         let records = world.settled(&integration, 1).await;
         assert_eq!((records[0].state, peer.asked().len()), (Stage::Delivered as i64, 1));
+    })
+    .await;
+}
+
+/// The first row of a table, as the router hands it out.
+fn inserted(number: u64, table: &str, row: &Value, suppliers: &[&str]) -> wire::Event {
+    let mut event = changed(number, "w1", (json!({}), json!({})), suppliers);
+    let Some(wire::event::Payload::Change(change)) = &mut event.payload else { panic!("a change") };
+    change.set_operation(wire::Operation::Insert);
+    (change.table, change.old_record, change.new_record) = (table.to_owned(), Bytes::new(), row.to_string().into());
+    event.r#type = format!("{table}.insert");
+    event
+}
+
+#[tokio::test]
+async fn a_row_is_known_from_its_first_insert_on_and_nobody_is_told() {
+    in_a_world(async |world: World| {
+        let peer = Peer::start().await;
+        let integration = world.account(&peer, "").await;
+        let wedding = json!({"id": "w1", "couple_id": "c1", "guest_count": 90});
+        let couple = json!({"couple_id": "c1", "wedding_id": "w1", "email": "Rosa@example.com"});
+        for (number, table, row) in [(1, "wedding_details", wedding), (2, "core_fields", couple)] {
+            world.takes(consumed_by(inserted(number, table, &row, &[]), &["record"])).await;
+        }
+        assert_eq!((world.deliveries(&integration).await.len(), peer.asked().len()), (0, 0));
+        let resolver = &world.engine.resolver;
+        for (kind, id, field, value) in [
+            (RecordKind::Wedding, "w1", "guest_count", json!(90)),
+            (RecordKind::Client, "c1", "email", json!("rosa@example.com")),
+        ] {
+            let key = RecordKey::new(acme(), kind, id).expect("well-formed");
+            let record = resolver.records.get(&key).await.expect("it is read").expect("it is known");
+            assert_eq!(record.values()[field], value);
+        }
+        // A vendor that calls it so means it.
+        let said = json!({"id": "w1", "version": "1", "guests": 120, "date": null});
+        assert!(matches!(world.says(&integration, &said).await, Answer::Accepted { .. }));
+        let records = resolver.records.list(&acme(), RecordKind::Wedding, "", 10).await.expect("listed");
+        assert_eq!((records.len(), &records[0].values()["guest_count"]), (1, &json!(120)));
+    })
+    .await;
+}
+
+#[tokio::test]
+async fn what_a_vendor_called_by_a_rows_id_before_it_was_known_is_the_rows_unless_it_isnt_theirs() {
+    in_a_world(async |world: World| {
+        let (one, two) = (Peer::start().await, Peer::start().await);
+        let (own, foreign) = (world.account(&one, "").await, world.account(&two, "s2").await);
+        for (integration, guests) in [(&own, 120), (&foreign, 130)] {
+            let said = json!({"id": "w1", "version": "1", "guests": guests, "date": "2026-06-20"});
+            assert!(matches!(world.says(integration, &said).await, Answer::Accepted { .. }));
+        }
+        let row = json!({"id": "w1", "guest_count": 90, "venue_name": "Barn", "updated_at": "2026-01-01T00:00:00Z"});
+        let insert = inserted(1, "wedding_details", &row, &["s1"]);
+        for redelivered in [false, true] {
+            world.takes(wire::ConsumedEvent { redelivered, ..consumed_by(insert.clone(), &["record"]) }).await;
+        }
+        let resolver = &world.engine.resolver;
+        let records = resolver.records.list(&acme(), RecordKind::Wedding, "", 10).await.expect("listed");
+        let values: Vec<_> = records.iter().map(|record| record.values()["guest_count"].clone()).collect();
+        assert_eq!(values.len(), 2, "the row's, and the other supplier's: {records:?}");
+        let known = records.iter().find(|record| record.key.id == "w1").expect("the row's").values();
+        assert_eq!((&known["guest_count"], &known["venue_name"]), (&json!(120), &json!("Barn")));
+        assert_eq!(world.link(&own, "w1").await.external_id, "w1");
+        let said = json!({"id": "w1", "version": "2", "guests": 140, "date": "2026-06-20"});
+        assert!(matches!(world.says(&own, &said).await, Answer::Accepted { .. }));
+        let key = RecordKey::new(acme(), RecordKind::Wedding, "w1").expect("well-formed");
+        let record = resolver.records.get(&key).await.expect("it is read").expect("it is known");
+        assert_eq!(record.values()["guest_count"], json!(140));
     })
     .await;
 }

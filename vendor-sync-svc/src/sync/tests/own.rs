@@ -157,3 +157,53 @@ async fn what_a_vendor_made_while_our_store_was_away_is_not_made_twice() {
     })
     .await;
 }
+
+#[tokio::test]
+async fn what_a_process_that_died_had_made_is_known_by_what_was_written_there() {
+    in_a_world(async |world: World| {
+        let slow = Slow::start().await;
+        assert!(
+            Catalogue::new(world.store.clone(), Clock::System).put(&acme(), &blind(), 1).await.is_ok(),
+            "it parses"
+        );
+        let integration = world.account(&slow.peer, "").await;
+        world.handle(changed(1, "w1", guests(80, 90), &[])).await;
+        slow.asked(1).await;
+        // Its answer reaches nobody: the next process knows what the store knows.
+        let next = with_keys(&world.store, &world.engine.resolver.keys).await;
+        let foreign = json!({"reference": null, "guests": 90, "date": "2026-06-20", "place": "Castle"});
+        slow.peer.shop().jobs.insert("job-7".to_owned(), peer::Job { version: 1, body: foreign });
+        let account = next.accounts.get(&integration.id).expect("known");
+        for changed in [1, 0] {
+            let found = next.polls.poll(&account, RecordKind::Wedding).await.expect("it answers");
+            assert_eq!((found.items, found.changed), (2, changed), "another's job is new, once");
+        }
+        assert_eq!((told(&world).await, world.link(&integration, "w1").await.external_id.as_str()), (1, "job-1"));
+        let records = next.resolver.records.list(&acme(), RecordKind::Wedding, "", 10).await.expect("listed");
+        assert_eq!(records.len(), 2);
+        let moved = json!({"id": "job-1", "version": "5", "guests": 95, "date": null});
+        assert!(matches!(world.says(&integration, &moved).await, Answer::Accepted { .. }));
+    })
+    .await;
+}
+
+#[tokio::test]
+async fn of_two_that_were_made_alike_neither_is_guessed() {
+    in_a_world(async |world: World| {
+        let slow = Slow::start().await;
+        assert!(
+            Catalogue::new(world.store.clone(), Clock::System).put(&acme(), &blind(), 1).await.is_ok(),
+            "it parses"
+        );
+        let integration = world.account(&slow.peer, "").await;
+        for (number, wedding) in [(1, "w1"), (2, "w2")] {
+            world.handle(changed(number, wedding, guests(80, 90), &[])).await;
+        }
+        slow.asked(2).await;
+        let next = with_keys(&world.store, &world.engine.resolver.keys).await;
+        let account = next.accounts.get(&integration.id).expect("known");
+        let found = next.polls.poll(&account, RecordKind::Wedding).await.expect("it answers");
+        assert_eq!((found.items, found.changed), (2, 2), "somebody must say");
+    })
+    .await;
+}
