@@ -4,9 +4,15 @@
 //! its row is durable before the first attempt, and an attempt that a crash interrupted is never repeated, since no
 //! person is to be told twice. The inbox needs no carrying: its record is the delivery.
 
+#[cfg(test)]
+mod contract;
 pub(crate) mod email;
+#[cfg(test)]
+pub(crate) mod foreign;
 pub(crate) mod in_app;
 pub(crate) mod meta;
+#[cfg(test)]
+mod naughty;
 #[cfg(test)]
 mod peer;
 pub(crate) mod preview;

@@ -56,6 +56,12 @@ impl SlackChannel {
             hook: Hook::new(outbound.clone(), clock.clone()),
         }
     }
+
+    #[cfg(test)]
+    pub(super) fn looking_at_once(mut self) -> Self {
+        self.api.look_at_once();
+        self
+    }
 }
 
 impl Channel for SlackChannel {

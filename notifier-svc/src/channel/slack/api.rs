@@ -161,10 +161,13 @@ fn table(answer: &Answer) -> (Class, String) {
         Ok(said) if !said.error.is_empty() => {
             (of_error(&said.error).unwrap_or_else(|| unknown(answer)), code(&said.error))
         }
-        _ => (unknown(answer), String::new()),
+        // Taken or not: it can't be read.
+        _ if answer.status.is_success() => (Class::Unsure, String::new()),
+        _ => (by_status(answer), String::new()),
     }
 }
 
+/// What an error means that Slack has added since: it says no.
 fn unknown(answer: &Answer) -> Class {
     if answer.status.is_success() { Class::Refused } else { by_status(answer) }
 }
@@ -237,7 +240,7 @@ mod tests {
     #[tokio::test]
     async fn every_error_has_its_class() {
         let busy = ["ratelimited", "rate_limited", "message_limit_exceeded"];
-        let down = ["internal_error", "fatal_error", "service_unavailable", "request_timeout"];
+        let down = ["internal_error", "fatal_error", "service_unavailable", "request_timeout", "team_added_to_org"];
         let barred = [
             "invalid_auth",
             "not_authed",
@@ -248,8 +251,17 @@ mod tests {
             "org_login_required",
             "team_access_not_granted",
             "ekm_access_denied",
+            "no_permission",
         ];
-        let dead = ["channel_not_found", "is_archived", "user_not_found", "cannot_dm_bot", "messages_tab_disabled"];
+        let dead = [
+            "channel_not_found",
+            "is_archived",
+            "user_not_found",
+            "users_not_found",
+            "user_disabled",
+            "cannot_dm_bot",
+            "messages_tab_disabled",
+        ];
         let refused = [
             "restricted_action",
             "msg_too_long",
@@ -258,6 +270,7 @@ mod tests {
             "invalid_blocks_format",
             "too_many_attachments",
             "duplicate_channel_not_found",
+            "duplicate_message_not_found",
             "something_new",
         ];
         let peer = Peer::start([]).await;
@@ -325,6 +338,16 @@ mod tests {
         let more = Script::json(200, json!({"ok": true, "messages": [], "has_more": true}));
         let peer = Peer::start([Script::HangUp, more.clone(), more]).await;
         assert_eq!(send(&peer, "C1", 0).await.class, Class::Unsure, "it may be on a later page");
+    }
+
+    #[tokio::test]
+    async fn an_answer_that_cannot_be_read_is_settled_as_one_that_did_not_come() {
+        for unread in [Script::text(200, "<html>"), Script::text(200, ""), Script::json(200, json!({"ok": "yes"}))] {
+            let peer = Peer::start([unread.clone(), history(ours(7))]).await;
+            assert_eq!(send(&peer, "C1", 0).await.class, Class::Taken, "{unread:?}");
+            let peer = Peer::start([unread, history(json!([])), history(json!([]))]).await;
+            assert_eq!(send(&peer, "C1", 0).await.class, Class::Later);
+        }
     }
 
     #[tokio::test]
