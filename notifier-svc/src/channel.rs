@@ -6,6 +6,8 @@
 
 #[cfg(test)]
 mod contract;
+#[cfg(test)]
+mod described;
 pub(crate) mod email;
 #[cfg(test)]
 pub(crate) mod foreign;
@@ -16,6 +18,9 @@ mod naughty;
 #[cfg(test)]
 mod peer;
 pub(crate) mod preview;
+#[cfg(test)]
+#[path = "../../tests/harness/prism.rs"]
+mod prism;
 pub(crate) mod provider;
 mod push;
 mod resend;
