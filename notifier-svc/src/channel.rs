@@ -48,6 +48,8 @@ use chassis::{
 use futures_util::future::BoxFuture;
 use jiff::Timestamp;
 
+#[cfg(test)]
+pub(crate) use self::naughty::naughty;
 pub(crate) use self::slack::{ACKNOWLEDGE, Fault as RoomFault, Found as FoundRoom, Rooms};
 use self::{
     email::Email, in_app::InApp, push::PushChannel, slack::SlackChannel, sms::SmsChannel, teams::TeamsChannel,
