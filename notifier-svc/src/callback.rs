@@ -4,6 +4,8 @@
 //! by the message's own name, which went out with it, so that one that comes before the provider's answer was recorded is
 //! understood too. [`Stage`] is how they add up.
 
+#[cfg(test)]
+mod foreign;
 pub(crate) mod meta;
 pub(crate) mod resend;
 pub(crate) mod slack;

@@ -6,12 +6,23 @@
 
 #[cfg(test)]
 mod certainty;
+#[cfg(test)]
+mod contract;
+#[cfg(test)]
+mod described;
 pub(crate) mod email;
+#[cfg(test)]
+pub(crate) mod foreign;
 pub(crate) mod in_app;
 pub(crate) mod meta;
 #[cfg(test)]
+mod naughty;
+#[cfg(test)]
 pub(crate) mod peer;
 pub(crate) mod preview;
+#[cfg(test)]
+#[path = "../../tests/harness/prism.rs"]
+mod prism;
 pub(crate) mod provider;
 mod push;
 mod resend;
@@ -39,6 +50,8 @@ use chassis::{
 use futures_util::future::{BoxFuture, ready};
 use jiff::Timestamp;
 
+#[cfg(test)]
+pub(crate) use self::naughty::naughty;
 pub(crate) use self::slack::{ACKNOWLEDGE, Fault as RoomFault, Found as FoundRoom, Rooms};
 use self::{
     email::Email,

@@ -22,7 +22,7 @@ use chassis::{
 use jiff::tz::TimeZone;
 use serde::{Deserialize, Serialize};
 
-pub(crate) use self::contact::{Contact, PushTarget, is_e164};
+pub(crate) use self::contact::{Contact, PushTarget, is_e164, mailbox};
 use self::member::{Membership, join};
 use crate::room;
 

@@ -1,6 +1,7 @@
 //! What templates can say: a workflow's variables, taken from an event or from an RPC. Pure.
 //!
-//! Every name that a template uses is there, as null where nothing is known; lists hold maps or texts.
+//! Every name that a template uses is there, as null where nothing is known; lists hold maps or texts. No value holds what
+//! its reader can't see, whichever channel it goes by.
 
 use jiff::civil;
 use serde_json::{Map, Value, json};
@@ -68,6 +69,8 @@ pub(crate) fn of_event(workflow: &Workflow, asked: &str, event: &Event) -> Varia
 
 /// Variables that a caller gave, with every other name that the templates use.
 pub(crate) fn complete(workflow: &Workflow, asked: &str, mut variables: Variables) -> Variables {
+    variables.values_mut().for_each(clean_value);
+    let asked = &*clean(asked);
     for (date, words) in
         [("old_date", "old_date_text"), ("new_date", "new_date_text"), ("wedding_date", "wedding_date_text")]
     {
@@ -100,15 +103,34 @@ pub(crate) fn for_recipient(
     public_name: &str,
 ) -> Variables {
     let mut own = variables.clone();
-    own.insert("public_name".to_owned(), public_name.into());
-    own.insert("recipient_name".to_owned(), recipient.name.clone().into());
-    own.insert("vendor_type".to_owned(), vendor_types.join(", ").into());
+    own.insert("public_name".to_owned(), clean(public_name).into());
+    own.insert("recipient_name".to_owned(), clean(&recipient.name).into());
+    own.insert("vendor_type".to_owned(), clean(&vendor_types.join(", ")).into());
     own.insert("instructions".to_owned(), instructions.lines(vendor_types).into());
     own.insert("locale".to_owned(), recipient.locale.clone().into());
     if own["supplier_name"].is_null() {
-        own.insert("supplier_name".to_owned(), recipient.name.clone().into());
+        own.insert("supplier_name".to_owned(), clean(&recipient.name).into());
     }
     own
+}
+
+/// Without characters that no reader sees and some systems obey: controls other than line ends, and those that turn the
+/// direction of what follows.
+pub(crate) fn clean(text: &str) -> String {
+    let is_unseen = |c: char| {
+        (c.is_control() && c != '\n')
+            || matches!(c, '\u{202a}'..='\u{202e}' | '\u{2066}'..='\u{2069}' | '\u{feff}' | '\u{fffe}' | '\u{ffff}')
+    };
+    text.replace("\r\n", "\n").chars().map(|c| if c == '\t' { ' ' } else { c }).filter(|c| !is_unseen(*c)).collect()
+}
+
+fn clean_value(value: &mut Value) {
+    match value {
+        Value::String(text) => *text = clean(text),
+        Value::Array(values) => values.iter_mut().for_each(clean_value),
+        Value::Object(fields) => fields.values_mut().for_each(clean_value),
+        Value::Null | Value::Bool(_) | Value::Number(_) => {}
+    }
 }
 
 /// The same change, from another old date.

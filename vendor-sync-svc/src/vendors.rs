@@ -8,6 +8,7 @@ mod forged;
 mod golden;
 mod marketing;
 mod peers;
+#[path = "../../tests/harness/prism.rs"]
 mod prism;
 mod rig;
 mod table;

@@ -148,9 +148,7 @@ fn slack(peer: &Peer) -> SlackChannel {
         per_second: 0,
         ..config::Slack::default()
     };
-    let mut channel = SlackChannel::new(&settings, "WedSync", &way_out(), &Clock::System);
-    channel.look_at_once();
-    channel
+    SlackChannel::new(&settings, "WedSync", &way_out(), &Clock::System).looking_at_once()
 }
 
 #[tokio::test]

@@ -34,9 +34,14 @@ use super::{
     provider::{Class, Verdict},
     resend::Resend,
     smtp::Relay,
-    words::one_line,
+    words::{clean, one_line},
 };
-use crate::{calendar, config::Config, event::plain, recipient::Recipient};
+use crate::{
+    calendar,
+    config::Config,
+    event::plain,
+    recipient::{Recipient, mailbox},
+};
 
 /// A letter as it waits: whom it goes to, and as each way carries it.
 #[derive(Serialize, Deserialize)]
@@ -67,13 +72,18 @@ impl Email {
         Ok(Self {
             resend: resend.is_configured().then(|| Resend::new(resend, outbound.clone(), clock.clone())),
             relay: smtp.is_configured().then(relay).transpose()?,
-            from: Mailbox::new(Some(config.public_name.clone()), address),
+            from: named(&config.public_name, address),
         })
     }
 
+    #[cfg(test)]
+    pub(super) fn at_once(mut self) -> Self {
+        self.resend.iter_mut().for_each(Resend::at_once);
+        self
+    }
+
     fn compose(&self, message: &Message<'_>, to: Address, parts: Parts) -> Result<Vec<u8>, lettre::error::Error> {
-        let name = one_line(&message.recipient.name);
-        let to = Mailbox::new(Some(name).filter(|name| !name.is_empty()), to);
+        let to = named(&one_line(&clean(&message.recipient.name)), to);
         let id = format!("<{}@{}>", uuid_text(message.uid), self.from.email.domain());
         let mut letter = lettre::Message::builder()
             .from(self.from.clone())
@@ -130,6 +140,13 @@ impl Email {
     }
 }
 
+/// An address with whose it is. A word with a dot in it has to be quoted, as a space has a name be (RFC 5322, 4.1).
+fn named(name: &str, address: Address) -> Mailbox {
+    let is_bare = name.bytes().all(|b| b.is_ascii_alphanumeric() || b"-_.".contains(&b));
+    let name = if is_bare && name.contains('.') { format!("{name} ") } else { name.to_owned() };
+    Mailbox::new(Some(name).filter(|name| !name.is_empty()), address)
+}
+
 /// Where one click ends such mail (RFC 8058), which takes https; only what can be ended has a link.
 fn unsubscribe(message: &Message<'_>) -> Option<String> {
     let url = message.variables.get("unsubscribe_url").and_then(plain).filter(|url| url.starts_with("https://"))?;
@@ -158,25 +175,26 @@ impl Channel for Email {
     }
 
     fn address(&self, recipient: &Recipient) -> Result<String, &'static str> {
-        match recipient.contact.email.parse::<Address>() {
+        match mailbox(&recipient.contact.email) {
             _ if recipient.contact.email.is_empty() => Err("there is no e-mail address"),
             // Local parts may differ by case in theory; no provider lets them.
-            Ok(address) => Ok(address.to_string().to_lowercase()),
-            Err(_) => Err("the e-mail address is malformed"),
+            Some(address) => Ok(address.to_string().to_lowercase()),
+            None => Err("the e-mail address is malformed"),
         }
     }
 
     fn render(&self, message: &Message<'_>) -> Result<Bytes, ExpressionError> {
         let texts = message.texts;
         let parts = Parts {
-            subject: texts.line("email.subject", message.variables)?,
+            // What looks encoded is decoded by whoever shows it (RFC 2047), and may be anything.
+            subject: texts.line("email.subject", message.variables)?.replace("=?", "= ?"),
             text: texts.render("email.text", message.variables)?,
             html: texts.document("email.html", message.variables)?,
             calendar: calendar::ics(message.variables, self.from.email.as_ref(), message.at),
         };
         let refused = |reason: String| ExpressionError { at: Some("email".to_owned()), line: 1, reason };
         let to: Address =
-            message.recipient.contact.email.parse().map_err(|_| refused("the address is malformed".to_owned()))?;
+            mailbox(&message.recipient.contact.email).ok_or_else(|| refused("the address is malformed".to_owned()))?;
         let api = if self.resend.is_some() { self.for_api(message, &to, &parts) } else { Value::Null };
         let text = match &self.relay {
             Some(_) => self.compose(message, to.clone(), parts).map_err(|error| refused(error.to_string()))?,
@@ -301,5 +319,7 @@ impl header::Header for OneClick {
     }
 }
 
+#[cfg(test)]
+mod hostile;
 #[cfg(test)]
 mod tests;

@@ -39,3 +39,26 @@ impl Channel for InApp {
         Carriage::Record
     }
 }
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+    use crate::channel::{
+        naughty::{Rendered, naughty, rendered_with},
+        words::{clean, one_line},
+    };
+
+    #[test]
+    fn no_text_breaks_a_notice_holds_what_nobody_sees_or_is_left_out() {
+        for text in naughty() {
+            for Rendered { workflow, case, content } in rendered_with(&InApp, &text) {
+                let words: Words = serde_json::from_slice(&content).unwrap();
+                let of = format!("{workflow}, {case}: {text:?}\n{words:?}");
+                assert_eq!(words.title, one_line(&clean(&words.title)), "{of}");
+                assert_eq!(words.body, clean(&words.body), "{of}");
+                let plain = !text.contains(|c: char| c.is_control() || c.is_whitespace()) && text == clean(&text);
+                assert!(!plain || case != "own words" || words.body.contains(&text), "{of}");
+            }
+        }
+    }
+}

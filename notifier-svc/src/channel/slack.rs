@@ -58,8 +58,9 @@ impl SlackChannel {
     }
 
     #[cfg(test)]
-    pub(super) fn look_at_once(&mut self) {
+    pub(super) fn looking_at_once(mut self) -> Self {
         self.api.look_at_once();
+        self
     }
 }
 

@@ -1,7 +1,7 @@
 //! Microsoft Teams: an Adaptive Card to the webhook of somebody's workflow (learn.microsoft.com, "Create incoming webhooks
 //! with Workflows"). The URL holds its own signature, and so is a secret.
 //!
-//! Whatever people wrote stands in text runs, which know no Markdown. An acceptance is all that comes back: no id, no
+//! Whatever people wrote stands in text runs, which know no Markdown, and nowhere else. An acceptance is all that comes back: no id, no
 //! receipt, and nothing to look up, so what was cut or failed on their side stays unknown.
 
 use bytes::Bytes;
@@ -17,7 +17,7 @@ use serde_json::{Value, json};
 
 use super::{
     Carriage, Carrier, Channel, Message,
-    provider::{Ask, Class, Provider, Verdict, by_status, is_at},
+    provider::{Ask, Class, Provider, Verdict, by_status_of_gateway, is_at},
     words::{Words, cut},
 };
 use crate::{config::Teams as Settings, recipient::Recipient};
@@ -135,13 +135,18 @@ pub(super) fn card(words: &Words, public_name: &str, body: usize, facts: usize) 
         "$schema": "http://adaptivecards.io/schemas/adaptive-card.json",
         "type": "AdaptiveCard",
         "version": "1.4",
-        "fallbackText": cut(&words.line(), TITLE),
+        "fallbackText": fallback(public_name),
         "body": blocks,
     });
     if let Some(link) = &words.link {
         card["actions"] = json!([{"type": "Action.OpenUrl", "title": "Acknowledge", "url": link}]);
     }
     card
+}
+
+/// For whoever is too old for the card: read as Markdown, so that nothing stands there that people wrote.
+fn fallback(public_name: &str) -> String {
+    format!("{public_name} has a message for you. This version of Teams is too old to show it.")
 }
 
 /// What a workflow's answer means. There are no credentials of ours: 401, 403 and 404 are about that one webhook.
@@ -152,7 +157,7 @@ fn table(answer: &Answer) -> (Class, String) {
         // Behind an older webhook: taken by its front, and throttled behind it.
         (200..=299, _) if said.contains("HTTP error 429") => Class::Busy,
         (401 | 403 | 404 | 410, _) | (_, Some("WorkflowTriggerIsNotEnabled")) => Class::Dead,
-        _ => by_status(answer),
+        _ => by_status_of_gateway(answer),
     };
     (class, known.unwrap_or_default().to_owned())
 }
@@ -164,8 +169,9 @@ mod tests {
 
     use super::*;
     use crate::channel::{
-        peer::{Peer, Script, assert_described, delivery, naughty, vendor_description, way_out},
-        tests::{message_to, reachable, rendered_with},
+        naughty::{HARMLESS, LINK, Rendered, naughty, rendered_to},
+        peer::{Peer, Script, assert_described, assert_valid, delivery, schema, vendor_description, way_out},
+        tests::{message_to, reachable},
     };
 
     fn channel() -> TeamsChannel {
@@ -249,21 +255,52 @@ mod tests {
         assert_eq!(address(""), Err("there is no Teams webhook"));
     }
 
-    #[test]
-    fn no_text_makes_markup_or_an_action() {
-        let channel = channel();
+    /// Every text of a card but a run, which knows no markup, is one of ours.
+    fn assert_plain(card: &Value, of: &str) {
+        let blocks = card["body"].as_array().unwrap();
+        for block in blocks {
+            let known = ["type", "inlines", "spacing"];
+            assert!(block["type"] == "RichTextBlock" && keys(block).all(|key| known.contains(&key)), "{of}: {block}");
+            for run in block["inlines"].as_array().unwrap() {
+                let known = ["type", "text", "size", "weight"];
+                assert!(run["type"] == "TextRun" && keys(run).all(|key| known.contains(&key)), "{of}: {run}");
+                assert!(!run["text"].as_str().unwrap().is_empty(), "{of}: {block}");
+            }
+        }
+        assert!(!blocks.is_empty() && !card["fallbackText"].as_str().unwrap().is_empty(), "{of}");
+        let actions = card.get("actions").cloned().unwrap_or_else(|| json!([]));
+        let ours = |action: &Value| action["type"] == "Action.OpenUrl" && action["url"] == LINK;
+        assert!(actions.as_array().unwrap().iter().all(ours), "{of}: {actions}");
+    }
+
+    fn keys(value: &Value) -> impl Iterator<Item = &str> {
+        value.as_object().unwrap().keys().map(String::as_str)
+    }
+
+    #[tokio::test]
+    async fn no_text_makes_markup_an_action_or_a_card_that_is_none() {
+        let (channel, person) = (channel(), person(&Peer::start([]).await));
+        let description = vendor_description("adaptive-cards/adaptive-card-1.4.0.schema.json");
+        let schema = description.map(|description| schema(&description, ""));
+        let usual = rendered_to(&channel, &person, HARMLESS);
         for text in naughty() {
-            for (_, content) in rendered_with(&channel, &text) {
+            for (usual, Rendered { workflow, case, content }) in usual.iter().zip(rendered_to(&channel, &person, &text))
+            {
                 let post: Post = serde_json::from_slice(&content).unwrap();
-                let card = &post.message["attachments"][0]["content"];
-                assert!(card.get("actions").is_none());
-                let blocks = card["body"].as_array().unwrap();
-                assert!(blocks.iter().all(|block| block["type"] == "RichTextBlock"));
-                let runs = blocks.iter().flat_map(|block| block["inlines"].as_array().unwrap());
-                assert!(
-                    runs.clone().count() > 0
-                        && runs.into_iter().all(|run| run["type"] == "TextRun" && run.get("selectAction").is_none())
+                let usual: Post = serde_json::from_slice(&usual.content).unwrap();
+                let (card, usual) =
+                    (&post.message["attachments"][0]["content"], &usual.message["attachments"][0]["content"]);
+                let of = format!("{workflow}, {case}: {text:?}");
+                assert_plain(card, &of);
+                assert_eq!(
+                    (&card["fallbackText"], &card["actions"]),
+                    (&usual["fallbackText"], &usual["actions"]),
+                    "{of}"
                 );
+                assert!(post.message.to_string().len() <= BYTES, "{of}");
+                if let Some(schema) = &schema {
+                    assert_valid(schema, card);
+                }
             }
         }
     }

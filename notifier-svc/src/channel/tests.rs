@@ -7,14 +7,17 @@ use chassis::{
 };
 use serde_json::Value;
 
-use super::{Channel, Channels, Message, peer::filled_with};
+use super::{
+    Channel, Channels, Message,
+    naughty::{INSTRUCTIONS, TEMPLATES},
+};
 use crate::{
     config::Config,
     event::tests::content,
     recipient::{Contact, PushTarget, Recipient, tests::supplier},
-    template::{Templates, Texts},
+    template::Texts,
     variable::{Variables, for_recipient, of_event},
-    workflow::{VendorInstructions, all, find},
+    workflow::find,
 };
 
 /// Somebody whom every channel reaches.
@@ -36,10 +39,9 @@ pub(super) fn message_to(channel: &dyn Channel, recipient: &Recipient, workflow:
     let workflow = find(workflow);
     let variables = of_event(workflow, workflow.name, &content("something.happened", data.clone()));
     let types = ["florist".to_owned()];
-    let mut variables = for_recipient(&variables, recipient, &types, &VendorInstructions::load(), "WedSync");
+    let mut variables = for_recipient(&variables, recipient, &types, &INSTRUCTIONS, "WedSync");
     link(&mut variables, &data);
-    let templates = Templates::load().expect("what is shipped");
-    let texts = Texts::shipped(&templates, workflow);
+    let texts = Texts::shipped(&TEMPLATES, workflow);
     let message =
         Message { uid: [7; 16], workflow, texts: &texts, variables: &variables, recipient, at: Clock::System.now() };
     channel.render(&message).expect("it renders")
@@ -54,15 +56,6 @@ pub(super) fn link(variables: &mut Variables, data: &Value) {
 
 pub(super) fn message_of(channel: &dyn Channel, workflow: &str, data: Value) -> Bytes {
     message_to(channel, &reachable("Ada"), workflow, data)
-}
-
-/// What `channel` makes of every kind of workflow when every text in it is `text`.
-pub(super) fn rendered_with(channel: &dyn Channel, text: &str) -> Vec<(&'static str, Bytes)> {
-    let mut folders = std::collections::HashSet::new();
-    let of_each = all().filter(|workflow| folders.insert(workflow.templates));
-    of_each
-        .map(|workflow| (workflow.name, message_to(channel, &reachable(text), workflow.name, filled_with(text))))
-        .collect()
 }
 
 fn channels(change: impl FnOnce(&mut Config)) -> Result<Vec<&'static str>, String> {

@@ -307,7 +307,9 @@ mod tests {
             (404, 20404, Class::Refused),
             (429, 20429, Class::Busy),
             (429, 14107, Class::Busy),
+            (400, 63017, Class::Busy),
             (400, 63018, Class::Busy),
+            (403, 20005, Class::Barred),
             (400, 99999, Class::Refused),
         ];
         let peer = Peer::start([]).await;

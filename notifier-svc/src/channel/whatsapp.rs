@@ -158,8 +158,10 @@ mod tests {
 
     use super::*;
     use crate::channel::{
-        peer::{Peer, Script, assert_described, delivery, naughty, vendor_description, way_out},
-        tests::{message_of, message_to, reachable, rendered_with},
+        naughty::{Rendered, naughty, rendered_to},
+        peer::{Peer, Script, assert_described, delivery, vendor_description, way_out},
+        tests::{message_of, message_to, reachable},
+        words::clean,
     };
 
     fn channel(meta: Option<&Peer>, twilio: Option<&Peer>) -> WhatsappChannel {
@@ -222,6 +224,26 @@ mod tests {
     }
 
     #[tokio::test]
+    async fn a_template_that_was_cut_is_looked_up_by_its_words_and_never_sent_twice() {
+        let listed = |body: &str| {
+            let at = Clock::System.now().to_zoned(jiff::tz::TimeZone::UTC);
+            let at = jiff::fmt::rfc2822::to_string(&at).unwrap();
+            let message = json!({"sid": "SM1", "to": "whatsapp:+15005550010", "body": body, "date_created": at});
+            Script::json(200, json!({"messages": [message]}))
+        };
+        for (is_there, class) in [(true, "delivered"), (false, "unsettled")] {
+            let peer = Peer::start([Script::HangUp]).await;
+            let channel = channel(None, Some(&peer));
+            let content = message_of(&channel, "wedding_date_change", dates());
+            let words: Chat = serde_json::from_slice(&content).unwrap();
+            let body = if is_there { format!("{}: {}", words.title, words.body) } else { words.title };
+            peer.then([listed(&body), listed(&body)]);
+            assert_eq!(channel.carry(&delivery(content, 0)).await.class, class);
+            assert_eq!(peer.asked().iter().filter(|asked| asked.method == "POST").count(), 1);
+        }
+    }
+
+    #[tokio::test]
     async fn free_text_is_for_those_who_wrote_within_a_day() {
         let peer = Peer::start([Script::json(200, json!({})), Script::json(200, json!({}))]).await;
         let channel = channel(Some(&peer), None);
@@ -234,19 +256,58 @@ mod tests {
         }
     }
 
+    /// A variable, or a text, that Meta takes: it refuses line ends, tabs and runs of spaces in a variable.
+    fn assert_fits(said: &str, limit: usize, of: &str) {
+        assert!(!said.is_empty() && said.chars().count() <= limit, "{of}");
+        assert_eq!(said, one_line(&clean(said)), "{of}");
+    }
+
     #[test]
-    fn no_text_breaks_a_template() {
-        let channel = channel(None, None);
+    fn no_text_breaks_a_template_or_holds_what_nobody_sees() {
+        let (channel, mut person) = (channel(None, None), reachable("Ada"));
         for text in naughty() {
-            for (_, content) in rendered_with(&channel, &text) {
-                let chat: Chat = serde_json::from_slice(&content).unwrap();
-                for (said, limit) in [(&chat.title, TITLE), (&chat.body, BODY)] {
-                    // Meta refuses line ends, tabs and runs of spaces in a variable.
-                    assert!(!said.is_empty() && said.chars().count() <= limit, "{text:?}");
-                    assert!(!said.contains(['\n', '\r', '\t']) && !said.contains("    "), "{text:?}");
+            for until in [0, i64::MAX] {
+                person.contact.whatsapp_open_until = until;
+                for Rendered { workflow, case, content } in rendered_to(&channel, &person, &text) {
+                    let chat: Chat = serde_json::from_slice(&content).unwrap();
+                    let of = format!("{workflow}, {case}: {text:?}");
+                    assert_fits(&chat.title, TITLE, &of);
+                    assert_fits(&chat.body, BODY, &of);
+                    assert_eq!(chat.text.is_some(), until > 0);
+                    if let Some(text) = &chat.text {
+                        assert_fits(text, TEXT, &of);
+                    }
+                    assert_eq!(chat.to, "+15005550010");
                 }
-                assert_eq!(chat.to, "+15005550010");
             }
+        }
+    }
+
+    #[tokio::test]
+    async fn no_text_changes_what_either_provider_is_asked_but_for_the_words() {
+        let (meta, twilio) = (Peer::start([]).await, Peer::start([]).await);
+        let (by_meta, by_twilio) = (channel(Some(&meta), None), channel(None, Some(&twilio)));
+        for text in naughty() {
+            let rendered = rendered_to(&by_meta, &reachable("Ada"), &text);
+            let Some(Rendered { content, .. }) = rendered.into_iter().find(|one| one.case == "own words") else {
+                continue;
+            };
+            let chat: Chat = serde_json::from_slice(&content).unwrap();
+            meta.then([Script::json(200, json!({}))]);
+            twilio.then([Script::json(201, json!({}))]);
+            by_meta.carry(&delivery(content.clone(), 0)).await;
+            by_twilio.carry(&delivery(content, 0)).await;
+            let parameters = json!([{"type": "text", "text": chat.title}, {"type": "text", "text": chat.body}]);
+            let asked = meta.asked().pop().unwrap().json();
+            assert_eq!(
+                asked["template"]["components"],
+                json!([{"type": "body", "parameters": parameters}]),
+                "{text:?}"
+            );
+            let form = twilio.asked().pop().unwrap().form();
+            let variables: Value = serde_json::from_str(form["ContentVariables"].as_str().unwrap()).unwrap();
+            assert_eq!(variables, json!({"1": chat.title, "2": chat.body}), "{text:?}");
+            assert_eq!(form.as_object().unwrap().len(), 4, "{text:?}");
         }
     }
 }

@@ -6,6 +6,7 @@ use chassis::expression::ExpressionError;
 use serde_json::Value;
 
 use super::Message;
+pub(super) use crate::variable::clean;
 use crate::{event::plain, template::Texts, variable::Variables};
 
 /// How many facts are shown, and how many characters of each are.
@@ -78,16 +79,6 @@ fn facts(variables: &Variables) -> Vec<(String, String)> {
     let short = |text: String| cut(&one_line(&clean(&text)), FACT_CHARS);
     let facts = facts.into_iter().map(|(name, value)| (short(name), short(value)));
     facts.filter(|(name, value)| !name.is_empty() && !value.is_empty()).take(FACTS).collect()
-}
-
-/// Without characters that no reader sees and some systems obey: controls other than line ends, and those that turn the
-/// direction of what follows.
-pub(super) fn clean(text: &str) -> String {
-    let is_unseen = |c: char| {
-        (c.is_control() && c != '\n')
-            || matches!(c, '\u{202a}'..='\u{202e}' | '\u{2066}'..='\u{2069}' | '\u{feff}' | '\u{fffe}' | '\u{ffff}')
-    };
-    text.replace("\r\n", "\n").chars().map(|c| if c == '\t' { ' ' } else { c }).filter(|c| !is_unseen(*c)).collect()
 }
 
 /// On one line, with one space between words.

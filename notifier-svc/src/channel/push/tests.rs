@@ -15,8 +15,10 @@ use super::{encrypt::tests::Browser, *};
 use crate::{
     MIGRATIONS,
     channel::{
-        peer::{Peer, Script, delivery, naughty, vendor_description, way_out},
-        tests::{message_to, reachable, rendered_with},
+        naughty::{LINK, Rendered, naughty, rendered_to},
+        peer::{Peer, Script, delivery, vendor_description, way_out},
+        tests::{message_to, reachable},
+        words::clean,
     },
 };
 
@@ -33,6 +35,18 @@ fn channel(peer: &Peer) -> PushChannel {
 fn target(peer: &Peer, browser: &Browser) -> PushTarget {
     let encode = |bytes: &[u8]| BASE64_URL_SAFE_NO_PAD.encode(bytes);
     PushTarget::Web { endpoint: peer.url("/push/1"), p256dh: encode(&browser.public), auth: encode(&browser.secret) }
+}
+
+/// Keys that push services know us by.
+pub(in super::super) fn settings() -> crate::config::WebPush {
+    vapid::tests::settings()
+}
+
+/// Somebody's browser, at this address.
+pub(in super::super) fn browser(endpoint: &str) -> PushTarget {
+    let encode = |bytes: &[u8]| BASE64_URL_SAFE_NO_PAD.encode(bytes);
+    let browser = Browser::new();
+    PushTarget::Web { endpoint: endpoint.to_owned(), p256dh: encode(&browser.public), auth: encode(&browser.secret) }
 }
 
 fn person(targets: Vec<PushTarget>) -> Recipient {
@@ -267,17 +281,39 @@ async fn only_push_services_are_written_to() {
 }
 
 #[tokio::test]
-async fn no_text_is_longer_than_a_push_may_be() {
-    let peer = Peer::start([]).await;
+async fn no_text_is_longer_than_a_push_may_be_or_changes_more_than_its_words() {
+    let peer = Peer::start([granted()]).await;
     let channel = channel(&peer);
     let mut texts = naughty();
     texts.extend(["\"".repeat(5_000), "\\".repeat(5_000), "田".repeat(5_000), "👍".repeat(5_000)]);
     for text in texts {
-        for (_, content) in rendered_with(&channel, &text) {
-            let Push { notice, .. } = serde_json::from_slice(&content).unwrap();
-            let shown = serde_json::to_vec(&notice).unwrap();
-            assert!(shown.len() < 1_800, "{} bytes", shown.len());
-            assert!(!notice.title.contains('\n') && !notice.body.contains('\n'));
+        let browser = Browser::new();
+        let person = person(vec![device(), target(&peer, &browser)]);
+        for Rendered { workflow, case, content } in rendered_to(&channel, &person, &text) {
+            let of = format!("{workflow}, {case}: {text:?}");
+            let Push { notice, targets } = serde_json::from_slice(&content).unwrap();
+            assert_eq!(targets, person.contact.push, "{of}");
+            assert!(serde_json::to_vec(&notice).unwrap().len() < 1_800, "{of}");
+            for said in [&notice.title, &notice.body] {
+                assert_eq!(*said, one_line(&clean(said)), "{of}");
+            }
+            assert!(["", LINK].contains(&&*notice.url), "{of}");
+            // One of each text goes all the way.
+            if workflow == "wedding_date_change" && case == "everything" {
+                goes_all_the_way(&channel, &peer, &notice, content).await;
+                break;
+            }
         }
     }
+}
+
+/// To a device and to a browser, both of which take it.
+async fn goes_all_the_way(channel: &PushChannel, peer: &Peer, notice: &Notice, content: Bytes) {
+    let before = peer.asked().len();
+    peer.then([Script::json(200, json!({"name": "x"})), Script::status(201)]);
+    assert_eq!(channel.carry(&delivery(content, 0)).await.outcome, Outcome::Delivered);
+    let asked = peer.asked().split_off(before);
+    let sent = asked.iter().find(|asked| asked.target.ends_with("messages:send")).unwrap();
+    assert!(sent.body.len() <= 4_096 && asked.iter().all(|asked| asked.body.len() <= 4_096));
+    assert_eq!(sent.json()["message"]["notification"], json!({"title": notice.title, "body": notice.body}));
 }

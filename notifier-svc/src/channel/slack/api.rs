@@ -271,8 +271,17 @@ mod tests {
             "org_login_required",
             "team_access_not_granted",
             "ekm_access_denied",
+            "no_permission",
         ];
-        let dead = ["channel_not_found", "is_archived", "user_not_found", "cannot_dm_bot", "messages_tab_disabled"];
+        let dead = [
+            "channel_not_found",
+            "is_archived",
+            "user_not_found",
+            "users_not_found",
+            "user_disabled",
+            "cannot_dm_bot",
+            "messages_tab_disabled",
+        ];
         let refused = [
             "restricted_action",
             "msg_too_long",
@@ -281,6 +290,7 @@ mod tests {
             "invalid_blocks_format",
             "too_many_attachments",
             "duplicate_channel_not_found",
+            "duplicate_message_not_found",
             "something_new",
         ];
         let peer = Peer::start([]).await;
@@ -349,6 +359,16 @@ mod tests {
         let peer = Peer::start([Script::HangUp, page(true), page(false)]).await;
         assert_eq!(send(&peer, "C1", 0).await.class, Class::Taken, "it is on the second page");
         assert!(peer.asked()[2].target.ends_with("&cursor=a%3D"), "{}", peer.asked()[2].target);
+    }
+
+    #[tokio::test]
+    async fn an_answer_that_cannot_be_read_is_settled_as_one_that_did_not_come() {
+        for unread in [Script::text(200, "<html>"), Script::text(200, ""), Script::json(200, json!({"ok": "yes"}))] {
+            let peer = Peer::start([unread.clone(), history(ours(7))]).await;
+            assert_eq!(send(&peer, "C1", 0).await.class, Class::Taken, "{unread:?}");
+            let peer = Peer::start([unread, history(json!([])), history(json!([]))]).await;
+            assert_eq!(send(&peer, "C1", 0).await.class, Class::Unsettled);
+        }
     }
 
     #[tokio::test]

@@ -8,7 +8,7 @@ use chassis::{
 };
 use serde_json::Value;
 
-use super::super::provider::{Ask, Class, Provider, Verdict, by_status, code};
+use super::super::provider::{Ask, Class, Provider, Verdict, by_status_of_gateway, code};
 
 pub(super) struct Hook(Provider);
 
@@ -33,7 +33,7 @@ fn table(answer: &Answer) -> (Class, String) {
 
 /// A webhook has no credentials of ours: 401 and 403 are about that one.
 fn unknown(answer: &Answer) -> Class {
-    match by_status(answer) {
+    match by_status_of_gateway(answer) {
         Class::Barred => Class::Refused,
         class => class,
     }
@@ -77,6 +77,7 @@ mod tests {
             (400, "no_text", Class::Refused),
             (400, "too_many_attachments", Class::Refused),
             (400, "invalid_blocks", Class::Refused),
+            (400, "invalid_blocks_format", Class::Refused),
             (403, "action_prohibited", Class::Refused),
             (403, "invalid_token", Class::Dead),
             (403, "posting_to_general_channel_denied", Class::Refused),
@@ -86,6 +87,7 @@ mod tests {
             (404, "no_service_id", Class::Dead),
             (404, "no_active_hooks", Class::Dead),
             (404, "no_team", Class::Dead),
+            (404, "team_disabled", Class::Dead),
             (404, "user_not_found", Class::Dead),
             (410, "channel_is_archived", Class::Dead),
             (429, "", Class::Busy),

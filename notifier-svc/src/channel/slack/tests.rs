@@ -5,8 +5,10 @@ use serde_json::json;
 
 use super::*;
 use crate::channel::{
-    peer::{Peer, Script, assert_described, delivery, naughty, vendor_description, way_out},
-    tests::{message_of, message_to, reachable, rendered_with},
+    foreign::python,
+    naughty::{HARMLESS, Rendered, naughty, rendered_to},
+    peer::{Peer, Script, assert_described, delivery, vendor_description, way_out},
+    tests::{message_of, message_to, reachable},
 };
 
 fn channel(peer: &Peer, token: &str) -> SlackChannel {
@@ -17,9 +19,7 @@ fn channel(peer: &Peer, token: &str) -> SlackChannel {
         per_second: 0,
         ..Settings::default()
     };
-    let mut channel = SlackChannel::new(&settings, "WedSync", &way_out(), &Clock::System);
-    channel.api.look_at_once();
-    channel
+    SlackChannel::new(&settings, "WedSync", &way_out(), &Clock::System).looking_at_once()
 }
 
 #[tokio::test]
@@ -81,15 +81,45 @@ async fn a_person_is_reached_as_a_member_then_in_a_channel_then_by_a_webhook_of_
     assert_eq!(without.address(&person), Err("the Slack webhook is none of Slack's"));
 }
 
-#[tokio::test]
-async fn no_text_mentions_links_or_marks_anything_up() {
-    let peer = Peer::start([]).await;
-    let channel = channel(&peer, "xoxb-1");
-    for text in naughty() {
-        for (_, content) in rendered_with(&channel, &text) {
-            let Post::Api { to, message } = serde_json::from_slice(&content).unwrap() else { panic!("by the API") };
-            assert_eq!(to, "C012AB3CD");
+/// The blocks of every message that `person` gets, of the harmless text and of the naughty ones, each held to the limits.
+fn posted(channel: &SlackChannel, person: &Recipient) -> Vec<Value> {
+    let mut texts = naughty();
+    texts.insert(0, HARMLESS.to_owned());
+    let mut posted = Vec::new();
+    for text in texts {
+        for Rendered { workflow, case, content } in rendered_to(channel, person, &text) {
+            let message = match serde_json::from_slice(&content).unwrap() {
+                Post::Api { to, message } => {
+                    assert_eq!((&*to, &message["channel"]), ("C012AB3CD", &json!("C012AB3CD")), "{text:?}");
+                    message
+                }
+                Post::Hook { url, message } => {
+                    assert_eq!(url, person.contact.slack_webhook, "{workflow}, {case}: {text:?}");
+                    message
+                }
+            };
             block::assert_within_limits(&message);
+            posted.push(message["blocks"].clone());
         }
     }
+    posted
+}
+
+#[tokio::test]
+async fn no_text_mentions_links_or_marks_anything_up() {
+    let channel = channel(&Peer::start([]).await, "xoxb-1");
+    let posted = posted(&channel, &reachable("Ada"));
+    let Some(built) = python("blocks.py", &posted) else { return };
+    assert_eq!(built, posted, "what a public library makes of the same");
+}
+
+#[tokio::test]
+async fn no_text_marks_anything_up_that_a_webhook_posts() {
+    let peer = Peer::start([]).await;
+    let (channel, mut person) = (channel(&peer, ""), reachable("Ada"));
+    person.contact.slack_channel.clear();
+    person.contact.slack_webhook = peer.url("/services/T/B/X");
+    let posted = posted(&channel, &person);
+    let Some(built) = python("blocks.py", &posted) else { return };
+    assert_eq!(built, posted, "what a public library makes of the same");
 }

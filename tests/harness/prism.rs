@@ -1,6 +1,7 @@
 //! Stoplight's Prism with a vendor's own description: it holds requests against it and refuses what breaks it.
 //!
 //! One process serves a description for as long as the test binary runs, and ends with it: its standard input closes then.
+//! A part of the tests of every crate that asks others.
 
 use std::{
     collections::BTreeMap,
