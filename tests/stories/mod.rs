@@ -40,6 +40,7 @@ mod people;
 mod provider;
 mod receiver;
 mod refused;
+mod spooled;
 mod story;
 mod tab;
 mod tenancy;
