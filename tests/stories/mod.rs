@@ -41,6 +41,7 @@ mod provider;
 mod receiver;
 mod refused;
 mod secure;
+mod spooled;
 mod story;
 mod tab;
 mod tenancy;

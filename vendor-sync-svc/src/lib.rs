@@ -249,7 +249,8 @@ pub async fn start(config: Config, chassis: &Chassis) -> Result<Service> {
         Inbound::new(integrations.clone(), &store, &keys, &peer, clock.clone()).with_vendors(engine.vendors());
     inbound.start(&tasks);
 
-    let connectors = rpc::connectors::Service::new(catalogue.clone(), clock.clone());
+    let connectors =
+        rpc::connectors::Service::new(catalogue.clone(), clock.clone()).with_accounts(engine.accounts.clone());
     let import_rpc = rpc::imports::Service::new(imports, integrations, rows, tasks.clone());
     let replays = Replays {
         endpoints: endpoints.clone(),

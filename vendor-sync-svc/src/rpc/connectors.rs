@@ -24,21 +24,29 @@ use crate::{
         catalogue::{Catalogue, Entry, Refused},
     },
     record::RecordKind,
+    sync::account::Accounts,
 };
 
 /// A sample may be as large as a webhook's body.
 const SAMPLE_BYTES: usize = 1024 * 1024;
 
 /// Connectors over gRPC.
-#[derive(Clone, Debug)]
+#[derive(Clone)]
 pub(crate) struct Service {
     catalogue: Catalogue,
     clock: Clock,
+    /// Who goes by the connectors that are put.
+    accounts: Option<Accounts>,
 }
 
 impl Service {
     pub(crate) fn new(catalogue: Catalogue, clock: Clock) -> Self {
-        Self { catalogue, clock }
+        Self { catalogue, clock, accounts: None }
+    }
+
+    /// Tells these of a connector's new text.
+    pub(crate) fn with_accounts(self, accounts: Accounts) -> Self {
+        Self { accounts: Some(accounts), ..self }
     }
 
     /// The text that is given, or the connector that is named.
@@ -84,6 +92,9 @@ impl ConnectorService for Service {
             Refused::Faults(faults) => invalid(&faults),
             Refused::Error(error) => error,
         })?;
+        if let Some(accounts) = &self.accounts {
+            accounts.renew(&organization, entry.connector.name()).await?;
+        }
         Ok(Response::new(wire::PutConnectorResponse { connector: Some(print(&entry)) }))
     }
 

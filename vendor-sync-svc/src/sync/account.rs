@@ -139,6 +139,20 @@ impl Accounts {
         }
     }
 
+    /// Has the accounts of a connector go by its new text.
+    ///
+    /// # Errors
+    /// Those of the store.
+    pub(crate) async fn renew(&self, organization: &OrganizationId, connector: &str) -> Result<()> {
+        for account in self.all() {
+            let Integration { id, organization: owner, settings, .. } = &account.integration;
+            if owner == organization && settings.connector == connector {
+                self.refresh(organization, id).await?;
+            }
+        }
+        Ok(())
+    }
+
     /// Follows what `changed` tells of connections, until the process stops. What can't be read now is read again each
     /// second.
     pub(crate) async fn follow(self, mut changed: broadcast::Receiver<Changed>, tasks: Tasks) {

@@ -1,6 +1,6 @@
 //! A vendor that sends each webhook once: nothing that it is believed for is refused, whatever we can make of it.
 
-use chassis::{clock::Clock, error::Error, store::Store, with};
+use chassis::{clock::Clock, store::Store, with};
 use serde_json::json;
 
 use super::{World, acme, connector, in_a_world, peer::Peer, webhook};
@@ -38,35 +38,6 @@ async fn a_webhook_that_comes_once_is_kept_sealed_for_people_if_it_cant_be_read(
         let mut forged = webhook(&integration, body);
         forged.body = "another".into();
         assert_eq!(world.inbound.receive(&forged).await, Answer::Unverified);
-    })
-    .await;
-}
-
-#[tokio::test]
-async fn what_was_kept_is_taken_as_of_when_it_came_once_its_connector_can_read_it() {
-    in_a_world(async |world: World| {
-        let integration = never_again(&world).await;
-        let answer = world
-            .sends(&integration, r#"{"event":"job.updated","job":{"number":"x1","guests":7,"version":"1"}}"#)
-            .await;
-        assert!(matches!(answer, Answer::Accepted { .. }), "{answer:?}");
-        let kept = world.inbound.set_aside(&acme(), "", 0, 10).await.expect("listed").remove(0);
-        let why = world.inbound.try_again(&acme(), kept.sequence).await.expect("it is tried");
-        assert!(why.is_some_and(|why| why.contains("body")), "it still can't be read");
-
-        let text =
-            connector().replace("[inbound]\n", "[inbound]\nspool = true\n").replace("item.job.id", "item.job.number");
-        let catalogue = Catalogue::new(world.store.clone(), Clock::System);
-        assert!(catalogue.put(&acme(), &text, 2).await.is_ok(), "it parses");
-        world.engine.accounts.refresh(&acme(), &integration.id).await.expect("known");
-        let acme = acme();
-        let tries = (0..5).map(|_| world.inbound.try_again(&acme, kept.sequence));
-        let tried = futures_util::future::join_all(tries).await;
-        let taken = tried.iter().filter(|tried| matches!(tried, Ok(None))).count();
-        assert!(taken >= 1 && tried.iter().all(|it| matches!(it, Ok(None) | Err(Error::NotFound(_)))), "{tried:?}");
-        assert!(world.inbound.set_aside(&acme, "", 0, 10).await.expect("listed").is_empty());
-        let (events, _) = world.engine.resolver.outbox.look(&acme).await;
-        assert_eq!(events.len(), 1, "{events:?}");
     })
     .await;
 }
