@@ -4,9 +4,9 @@
 //! to date with it, and what they wrote themselves is recognised when it comes back by replication, however late. An image
 //! of the row that is older than the one last seen (an event that comes again) says nothing about either.
 //!
-//! Invariant: whenever a row comes to say something else than what stands, a letter to its database is on its way. Three
-//! cases, each of which sends one: a record changed (its event does), a row's word lost, a row's word won while a write of
-//! ours was under way (both here). What the letter then finds is compared in `database::compare`.
+//! Invariant: whenever a row comes to say something else than what stands, a letter to its database is on its way. The
+//! cases: a record changed (its event sends one); a row's word lost, or won while a write of ours was under way; a write
+//! of ours that nobody noted came back (these send one here). What the letter finds is compared in `database::compare`.
 
 use std::collections::{BTreeMap, BTreeSet};
 
@@ -21,7 +21,7 @@ use super::{
 };
 use crate::{
     erase,
-    event::Event,
+    event::{Event, Operation, Payload},
     record::{Link, Record, RecordKey, Source, Update},
     sync::read::{Said, origin},
 };
@@ -110,7 +110,7 @@ impl Taking {
             }));
         };
         let (own, rows) = self.rows(event, said, databases, again).await?;
-        let update = without(update, &own, known.as_ref(), said);
+        let update = without(event, said, update, &own, known.as_ref());
         let is_echo = !again && !own.is_empty() && update.fields.is_empty() && !update.deleted;
         let mut changed: BTreeSet<String> = update.fields.keys().cloned().collect();
         let applied = records.apply_in(&mut self.tx, &said.key, &update).await?;
@@ -209,10 +209,8 @@ impl Seen {
             said.update.as_ref().and_then(|update| update.fields.get(name)).or_else(|| said.rest.get(name))
         };
         let stands = |name: &String| record.fields.get(name).map(|field| &field.value);
-        let touched = words.iter().chain(&self.news);
-        touched
-            .into_iter()
-            .any(|name| self.waiting.contains(name) || !equal(stands(name), image(name).unwrap_or(&Value::Null)))
+        let differs = |name: &String| !equal(stands(name), image(name).unwrap_or(&Value::Null));
+        words.iter().chain(&self.news).any(|name| self.waiting.contains(name) || differs(name))
     }
 }
 
@@ -244,12 +242,14 @@ fn link_of(integration: &str, key: &RecordKey, now: Timestamp) -> Link {
     }
 }
 
-/// Without what is our own, and what WedSync said before where the event doesn't tell that it changed; and with what other columns say that we didn't know: one that we never heard of only fills a
-/// gap; one that isn't what WedSync last said was changed by a statement that concerned nobody.
-fn without(mut update: Update, own: &BTreeSet<String>, known: Option<&Record>, said: &Said) -> Update {
+/// Without what is our own, and what WedSync said before where an UPDATE doesn't tell that it changed. With what other
+/// columns say that we didn't know: one that we never heard of only fills a gap; one that isn't what WedSync last said was
+/// changed by a statement that concerned nobody.
+fn without(event: &Event, said: &Said, mut update: Update, own: &BTreeSet<String>, known: Option<&Record>) -> Update {
     let last = |name: &String| known.and_then(|record| record.last_word(&Source::wedsync(), name));
+    let is_update = matches!(event.payload, Payload::Change { operation: Operation::Update, .. });
     let is_repeated =
-        |name: &String, value: &Value| said.is_row && !said.old.contains_key(name) && last(name) == Some(value);
+        |name: &String, value: &Value| is_update && !said.old.contains_key(name) && last(name) == Some(value);
     update.fields.retain(|name, value| !own.contains(name) && !is_repeated(name, value));
     for (name, value) in said.rest.iter().filter(|(name, _)| !own.contains(*name)) {
         match last(name) {
