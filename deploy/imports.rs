@@ -142,7 +142,7 @@ impl ImportCommand {
         let upload = upload(sender, start, file);
         let followed = async {
             let told = imports.import(ReceiverStream::new(receiver)).await?.into_inner();
-            follow(told.map(|told| Ok(told?.import))).await
+            follow(told.map(|told| told.map(|told| told.import))).await
         };
         tokio::select! {
             followed = followed => followed,
@@ -186,7 +186,7 @@ impl ReconcileCommand {
         let mut imports = ImportServiceClient::new(self.system.vendor_sync().await?);
         let request = ReconcileRequest { integration_id: self.integration, dry_run: self.dry_run };
         let told = imports.reconcile(request).await?.into_inner();
-        follow(told.map(|told| Ok(told?.import))).await
+        follow(told.map(|told| told.map(|told| told.import))).await
     }
 }
 
@@ -218,7 +218,7 @@ async fn upload(sender: mpsc::Sender<ImportRequest>, start: StartImport, file: O
 
 async fn watch(imports: &mut ImportServiceClient<Authorized>, id: String) -> Result<ExitCode> {
     let told = imports.watch_import(WatchImportRequest { id }).await?.into_inner();
-    follow(told.map(|told| Ok(told?.import))).await
+    follow(told.map(|told| told.map(|told| told.import))).await
 }
 
 /// Shows how an import is until it has stopped, or somebody presses Ctrl-C.
