@@ -19,9 +19,12 @@ async fn no_name_and_no_address_lies_open_in_the_database() {
     // One is sent, one waits, one was refused with its address in the answer.
     world.smtp.next([Mood::Recipient(550), Mood::Recipient(450)]);
     world.event(moved("e1", "2026-06-20", "2026-06-27"), tells("wedding_date_change", &["email", "in_app"], "")).await;
-    while client.of_event("e1").await[0].messages.iter().filter(|message| message.attempts > 0).count() < 2 {
-        tokio::time::sleep(Duration::from_millis(10)).await;
-    }
+    let tried = async {
+        while client.of_event("e1").await[0].messages.iter().filter(|message| message.attempts > 0).count() < 2 {
+            tokio::time::sleep(Duration::from_millis(10)).await;
+        }
+    };
+    tokio::time::timeout(Duration::from_secs(120), tried).await.expect("each is tried");
     world.event(moved("e2", "2026-06-27", "2026-07-04"), tells("wedding_date_change", &["email"], "")).await;
     client.until("e2", "ph", "email", MessageState::Sent).await;
     assert!(world.chassis.drain().await);
