@@ -90,6 +90,12 @@ pub fn random<const N: usize>() -> [u8; N] {
     bytes
 }
 
+/// From 0 to 1, by chance: what began together is spread by it.
+#[must_use]
+pub fn random_share() -> f64 {
+    f64::from(u32::from_le_bytes(random())) / f64::from(u32::MAX)
+}
+
 /// The master keys. Cheap to clone.
 #[derive(Clone)]
 pub struct Keyring(Arc<[MasterKey]>);

@@ -10,7 +10,7 @@ use std::{
 };
 
 use futures_util::FutureExt as _;
-use tokio::{task::AbortHandle, time::timeout};
+use tokio::{sync::oneshot, task::AbortHandle, time::timeout};
 use tokio_util::{sync::CancellationToken, task::TaskTracker};
 use tracing::Instrument as _;
 
@@ -39,6 +39,18 @@ impl Tasks {
         let traced = trace::carry(guarded).in_current_span();
         #[expect(clippy::disallowed_methods, reason = "the one place that spawns")]
         tokio::spawn(self.tracker.track_future(traced)).abort_handle()
+    }
+
+    /// Runs `future` to its end, whether or not its caller waits for it; what comes of it, or none if it panicked.
+    pub fn through<T: Send + 'static>(
+        &self,
+        name: &'static str,
+        future: impl Future<Output = T> + Send + 'static,
+    ) -> impl Future<Output = Option<T>> + Send {
+        let (sender, receiver) = oneshot::channel();
+        // Who has left isn't told.
+        self.spawn(name, async move { drop(sender.send(future.await)) });
+        async move { receiver.await.ok() }
     }
 
     /// What every long-lived task waits for beside its work.
@@ -110,6 +122,16 @@ pub(crate) fn panic_text(panic: &(dyn std::any::Any + Send)) -> &str {
 #[cfg(test)]
 mod tests {
     use super::*;
+
+    #[tokio::test]
+    async fn what_runs_through_ends_without_its_caller_and_tells_one_who_waits() {
+        let tasks = Tasks::default();
+        let (sender, receiver) = oneshot::channel();
+        drop(tasks.through("left", async move { sender.send(1) }));
+        assert_eq!(receiver.await, Ok(1));
+        assert_eq!(tasks.through("awaited", async { 2 }).await, Some(2));
+        assert_eq!(tasks.through("broken", async { panic!("no answer") }).await, None::<u8>);
+    }
 
     #[tokio::test]
     async fn a_stop_waits_for_tasks_that_end_by_themselves() {

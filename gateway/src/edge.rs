@@ -32,6 +32,7 @@ use crate::{
     Config,
     address::{self, Network},
     limit::Limit,
+    oauth,
     problem::Problem,
 };
 
@@ -82,7 +83,11 @@ impl Edge {
         check_head(&request)?;
         let _working = self.in_flight.try_acquire().map_err(|_| Problem::unavailable(RETRY_AFTER))?;
         request.extensions_mut().insert(Sender(sender));
-        timeout(self.request_within, next.run(request)).await.map_err(|_elapsed| Problem::unavailable(RETRY_AFTER))
+        let within = match request.uri().path() {
+            oauth::CALLBACK => self.request_within.max(oauth::COMPLETED_WITHIN),
+            _ => self.request_within,
+        };
+        timeout(within, next.run(request)).await.map_err(|_elapsed| Problem::unavailable(RETRY_AFTER))
     }
 
     fn sender(&self, request: &Request) -> IpAddr {

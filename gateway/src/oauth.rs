@@ -5,6 +5,8 @@
 //! browser that has one keeps it, so that two connections at a time don't end each other. What a vendor sends along is never
 //! shown, and a browser is only ever sent on to the vendor or to the configured dashboard.
 
+use std::time::Duration;
+
 use anyhow::{Context as _, Result, ensure};
 use axum::{
     extract::{
@@ -30,6 +32,10 @@ use tonic::Status;
 
 use crate::{Gateway, links::say, problem::Problem};
 
+/// Where vendors send browsers back to.
+pub(crate) const CALLBACK: &str = "/oauth/callback";
+/// As long as that may take at least: vendor-sync asks the vendor for tokens, and then whether they work, 10 s each.
+pub(crate) const COMPLETED_WITHIN: Duration = Duration::from_secs(25);
 const COOKIE_NAME: &str = "__Host-wedsync-oauth";
 /// As long as a state is good.
 const COOKIE_SECONDS: u32 = 600;

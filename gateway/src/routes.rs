@@ -37,7 +37,7 @@ fn table() -> Vec<Route> {
         post("/unsubscribe/{token}", links::unsubscribe),
         // Where a browser goes to a vendor, and comes back, when somebody connects an account.
         get("/oauth/start/{ticket}", oauth::start),
-        get("/oauth/callback", oauth::callback),
+        get(oauth::CALLBACK, oauth::callback),
         // What an organization asks for with its API key.
         get("/webhooks/delivery-status", delivery_status::list).aliased(),
         post("/integrations/channel-config", channel_config::configure).aliased(),

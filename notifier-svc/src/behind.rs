@@ -1,12 +1,13 @@
 //! Integrations that are behind with a wedding, and that caught up: what told of it is over then.
 //!
-//! Guarantee: what caught up is marked as resolved in every inbox that was told, whatever still waits to be said of it is
-//! withdrawn, and nobody is told anything else.
+//! Guarantee: what caught up, or was given up, is marked as resolved in every inbox that was told, whatever still waits to be
+//! said of it is withdrawn, for its time or for a server that is away, and nobody is told anything else.
 
 use chassis::{error::Result, with};
 
 use crate::{
     event::{Event, text},
+    fact::still_waits,
     inbox::Changed,
     tell::Notifier,
 };
@@ -19,6 +20,14 @@ pub(crate) const CAUGHT_UP: &str = "vendor_caught_up";
 fn about(event: &Event) -> Option<String> {
     let integration = text(&event.new, &["integration_id"])?;
     Some(format!("{}:{integration}:{}", integration.len(), event.wedding.as_deref().unwrap_or_default()))
+}
+
+/// Why what still waits isn't said.
+fn ended(event: &Event) -> &'static str {
+    match text(&event.new, &["outcome"]).as_deref() {
+        Some("given_up") => "it was given up before this was sent",
+        _ => "it caught up before this was sent",
+    }
 }
 
 impl Notifier {
@@ -42,12 +51,12 @@ impl Notifier {
                  AND event_uid IN (SELECT event_uid FROM behinds WHERE organization_id = $1 AND about = $2)
              RETURNING recipient_id, id",
         ).bind(organization.as_str()).bind(&about).bind(now).bind(BEHIND).fetch_all(c).await)?;
-        with!(tx.on(), c => sqlx::query(
-            "UPDATE messages SET cancelled = 1, due_at = NULL, ended = 'it caught up before this was sent'
-             WHERE organization_id = $1 AND fate = 3 AND cancelled = 0 AND notification_id IN (SELECT n.id FROM notifications AS n
+        with!(tx.on(), c => sqlx::query(concat!(
+            "UPDATE messages SET cancelled = 1, content = NULL, due_at = NULL, ended = $4
+             WHERE organization_id = $1 AND notification_id IN (SELECT n.id FROM notifications AS n
                  JOIN behinds AS b ON b.organization_id = n.organization_id AND b.event_uid = n.event_uid
-                 WHERE n.organization_id = $1 AND n.workflow = $3 AND b.about = $2)",
-        ).bind(organization.as_str()).bind(&about).bind(BEHIND).execute(c).await.map(drop))?;
+                 WHERE n.organization_id = $1 AND n.workflow = $3 AND b.about = $2) AND ", still_waits!(),
+        )).bind(organization.as_str()).bind(&about).bind(BEHIND).bind(ended(event)).execute(c).await.map(drop))?;
         with!(tx.on(), c => sqlx::query("DELETE FROM behinds WHERE organization_id = $1 AND about = $2")
             .bind(organization.as_str()).bind(&about).execute(c).await.map(drop))?;
         tx.commit().await?;

@@ -101,13 +101,20 @@ enum Said {
     Waits,
 }
 
+/// Holds of a message that still waits: for its time, for its lane, or in it.
+macro_rules! still_waits {
+    () => {
+        "messages.cancelled = 0 AND (messages.fate = 3 OR messages.fate = 0 AND NOT EXISTS
+             (SELECT 1 FROM deliveries WHERE deliveries.event = messages.uid AND deliveries.state NOT IN (0, 2)))"
+    };
+}
+pub(crate) use still_waits;
+
 /// Withdraws a message that still waits; false if it was sent, or is being sent, meanwhile.
 pub(crate) async fn withdraw(tx: &mut Tx, uid: &[u8; 16], why: &str) -> Result<bool> {
-    let withdrawn = with!(tx.on(), c => sqlx::query(
-        "UPDATE messages SET cancelled = 1, content = NULL, due_at = NULL, ended = $2 WHERE uid = $1 AND cancelled = 0
-             AND (fate = 3 OR fate = 0 AND NOT EXISTS
-                 (SELECT 1 FROM deliveries WHERE deliveries.event = messages.uid AND deliveries.state NOT IN (0, 2)))",
-    ).bind(&uid[..]).bind(why).execute(c).await.map(|done| done.rows_affected()))?;
+    let withdrawn = with!(tx.on(), c => sqlx::query(concat!(
+        "UPDATE messages SET cancelled = 1, content = NULL, due_at = NULL, ended = $2 WHERE uid = $1 AND ", still_waits!(),
+    )).bind(&uid[..]).bind(why).execute(c).await.map(|done| done.rows_affected()))?;
     Ok(withdrawn > 0)
 }
 

@@ -97,18 +97,18 @@ impl Notifier {
     /// Goes on with everything urgent that failed.
     ///
     /// # Errors
-    /// Those of the store; what came before the one that failed is done.
+    /// Those of the store; one message's failure holds up no other.
     pub(crate) async fn fail_over(&self) -> Result<()> {
+        let (mut after, mut failed) = ((i64::MIN, Vec::new()), None);
         loop {
-            let failed: Vec<Row> = with!(self.store.reader(), c => sqlx::query_as(
-                "SELECT uid, notification_id, recipient_id, channel, failed_at AS since FROM messages WHERE failed_at IS NOT NULL
-                 ORDER BY failed_at LIMIT $1",
-            ).bind(PAGE).fetch_all(c).await)?;
-            if failed.is_empty() {
-                return Ok(());
-            }
-            for row in failed {
-                self.go_on(row).await?;
+            let page: Vec<Row> = with!(self.store.reader(), c => sqlx::query_as(
+                "SELECT uid, notification_id, recipient_id, channel, failed_at AS since FROM messages
+                 WHERE failed_at IS NOT NULL AND (failed_at, uid) > ($1, $2) ORDER BY failed_at, uid LIMIT $3",
+            ).bind(after.0).bind(&after.1).bind(PAGE).fetch_all(c).await)?;
+            let Some(last) = page.last() else { return failed.map_or(Ok(()), Err) };
+            after = (last.since, last.uid.clone());
+            for row in page {
+                failed = self.go_on(row).await.err().or(failed);
             }
         }
     }

@@ -92,6 +92,8 @@ const END: &[&str] = &[
      WHERE notification_id = $1 AND cancelled = 0 AND (fate = 3 OR fate = 0 AND (content IS NOT NULL OR EXISTS
          (SELECT 1 FROM deliveries AS d WHERE d.event = messages.uid AND d.state IN (0, 2))))",
     "UPDATE messages SET failed_at = NULL WHERE notification_id = $1 AND failed_at IS NOT NULL",
+    "DELETE FROM behinds WHERE (organization_id, event_uid) IN
+         (SELECT organization_id, event_uid FROM notifications WHERE id = $1)",
     "UPDATE notifications SET kept = NULL WHERE id = $1",
 ];
 
@@ -131,6 +133,9 @@ mod tests {
             "INSERT INTO confirmations (notification_id, recipient_id, organization_id, fact, asked_at, step, wait, due_at, acknowledged_by, how)
              VALUES ($1, 'r', 'o', '', $2, 0, 1, $2, '', '')",
         ).bind(id).bind(at).execute(c).await.map(drop)).unwrap();
+        with!(store.writer(), c => sqlx::query("INSERT INTO behinds (organization_id, about, event_uid) VALUES ('o', 'a', $1)")
+            .bind(id).execute(c).await.map(drop))
+        .unwrap();
         for (channel, fate, state) in
             [("sms", 3, None), ("email", 0, Some(0)), ("push", 0, Some(4)), ("slack", 0, Some(3))]
         {
@@ -170,6 +175,7 @@ mod tests {
             assert_eq!(step(&store, before, noon()).await.unwrap(), 0, "once");
             for (claim, query) in [
                 ("variables", "SELECT COUNT(*) FROM notifications WHERE kept IS NOT NULL"),
+                ("what it is behind with", "SELECT COUNT(*) FROM behinds"),
                 ("words", "SELECT COUNT(*) FROM notices WHERE LENGTH(content) > 0 AND archived_at IS NULL"),
                 ("what is confirmed later", "SELECT COUNT(*) FROM confirmations WHERE due_at IS NOT NULL"),
                 ("what waits for its time", "SELECT COUNT(*) FROM messages WHERE fate = 3 AND cancelled = 0"),

@@ -52,12 +52,14 @@ pub(crate) async fn run(keeper: Arc<Keeper>, stopping: CancellationToken) {
 }
 
 impl Keeper {
-    /// Takes the step of each room that is due.
+    /// Takes the step of each room that is due; one room's failure holds up no other.
     async fn due(&self) -> Result<()> {
+        let mut failed = None;
         for (organization, wedding) in row::due(&self.store, self.clock.now(), PAGE).await? {
-            self.attend(&OrganizationId::parse(&organization)?, &wedding).await?;
+            let attended = self.attend(&OrganizationId::parse(&organization)?, &wedding).await;
+            failed = attended.err().or(failed);
         }
-        Ok(())
+        failed.map_or(Ok(()), Err)
     }
 }
 

@@ -39,6 +39,15 @@ impl Default for Settings {
     }
 }
 
+type Row = (String, String, i64, i64, i64, i64);
+
+impl From<Row> for Settings {
+    fn from((time_zone, locale, weddings, slack_archive_days, notices, updated_at): Row) -> Self {
+        let (slack_weddings, slack_notices, updated_at) = (weddings != 0, notices != 0, from_micros(updated_at));
+        Self { time_zone, locale, slack_weddings, slack_archive_days, slack_notices, updated_at }
+    }
+}
+
 impl Settings {
     /// Holds what a caller gives to every limit.
     ///
@@ -79,32 +88,38 @@ pub(crate) fn check_locale(field: &'static str, locale: &str) -> Result<()> {
 
 /// An organization's settings; those that hold for everybody where it has none.
 pub(crate) async fn read(store: &Store, organization: &OrganizationId) -> Result<Settings> {
-    let row: Option<(String, String, i64, i64, i64, i64)> = with!(store.reader(), c => sqlx::query_as(
+    let row: Option<Row> = with!(store.reader(), c => sqlx::query_as(
         "SELECT time_zone, locale, slack_weddings, slack_archive_days, slack_notices, updated_at FROM organization_settings
          WHERE organization_id = $1",
     ).bind(organization.as_str()).fetch_optional(c).await)?;
-    let settings = |(time_zone, locale, weddings, slack_archive_days, notices, updated_at)| Settings {
-        time_zone,
-        locale,
-        slack_weddings: weddings != 0,
-        slack_archive_days,
-        slack_notices: notices != 0,
-        updated_at: from_micros(updated_at),
-    };
-    Ok(row.map_or_else(Settings::default, settings))
+    Ok(row.map_or_else(Settings::default, Settings::from))
+}
+
+/// The same, of which nobody else makes anything else before `tx` has ended.
+async fn hold(tx: &mut Tx, organization: &OrganizationId) -> Result<Settings> {
+    let none = Settings::default();
+    let row: Row = with!(tx.on(), c => sqlx::query_as(
+        "INSERT INTO organization_settings (organization_id, time_zone, locale, slack_weddings, slack_archive_days, slack_notices,
+             updated_at)
+         VALUES ($1, $2, $3, 0, $4, 0, 0) ON CONFLICT (organization_id) DO UPDATE SET updated_at = organization_settings.updated_at
+         RETURNING time_zone, locale, slack_weddings, slack_archive_days, slack_notices, updated_at",
+    )
+    .bind(organization.as_str())
+    .bind(&none.time_zone)
+    .bind(&none.locale)
+    .bind(none.slack_archive_days)
+    .fetch_one(c).await)?;
+    Ok(row.into())
 }
 
 /// Replaces an organization's settings, and notes which key changed which of them.
 pub(crate) async fn write(store: &Store, organization: &OrganizationId, settings: &Settings, by: &str) -> Result<()> {
-    let changed = settings.changed_from(&read(store, organization).await?).join(", ");
     let mut tx = store.begin().await?;
+    let changed = settings.changed_from(&hold(&mut tx, organization).await?).join(", ");
     with!(tx.on(), c => sqlx::query(
-        "INSERT INTO organization_settings (organization_id, time_zone, locale, slack_weddings, slack_archive_days, slack_notices,
-             updated_at)
-         VALUES ($1, $2, $3, $4, $5, $6, $7)
-         ON CONFLICT (organization_id) DO UPDATE SET time_zone = excluded.time_zone, locale = excluded.locale,
-             slack_weddings = excluded.slack_weddings, slack_archive_days = excluded.slack_archive_days,
-             slack_notices = excluded.slack_notices, updated_at = excluded.updated_at",
+        "UPDATE organization_settings SET time_zone = $2, locale = $3, slack_weddings = $4, slack_archive_days = $5,
+             slack_notices = $6, updated_at = $7
+         WHERE organization_id = $1",
     )
     .bind(organization.as_str())
     .bind(&settings.time_zone)

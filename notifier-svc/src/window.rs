@@ -1,6 +1,7 @@
 //! Until when free text reaches somebody on WhatsApp: a day after they last wrote.
 //!
-//! What they write names no message, so it concerns every organization that wrote to their number: a window is kept by the
+//! It is counted from when we hear of it: no report of Twilio's says when they wrote. One that is repeated counts once, by its
+//! id (`effect.rs`). What they write names no message, so it concerns every organization that wrote to their number: a window is kept by the
 //! number's hash, and goes as its day ends.
 
 use chassis::{

@@ -1,8 +1,10 @@
-//! Rows of WedSync's own configuration tables: what they ask for. Pure; `keep` has endpoints and integrations follow them.
+//! Rows of WedSync's own configuration tables: what they ask for. Pure; `keep` has endpoints and integrations follow them,
+//! `again` tries those that were refused.
 //!
 //! Tables, columns and names of connectors are a TOML text (`configuration.toml`, or the operator's own). Secrets are
 //! [`Secret`]s from here on: they are sealed where they are kept, and no reason that a row is refused for quotes a value.
 
+mod again;
 pub(crate) mod keep;
 #[cfg(test)]
 #[path = "configuration/tests.rs"]

@@ -2,9 +2,10 @@
 //!
 //! [`Credentials`] hands the credential out that counts now, and knows what else to try when a vendor refuses it: the key
 //! before the last rotation, or a fresh token. [`store`] keeps them, [`renew`] refreshes tokens, [`connect`] is what people ask
-//! for. How tokens are granted is `oauth`'s.
+//! for, [`end`] how they end. How tokens are granted is `oauth`'s.
 
 pub(crate) mod connect;
+mod end;
 mod held;
 mod lease;
 mod renew;

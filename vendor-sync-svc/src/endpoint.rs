@@ -264,7 +264,9 @@ impl Endpoint {
     /// `Error::FailedPrecondition` while too many still sign.
     pub(crate) fn rotate(&mut self, secret: WebhookSecret, overlap: Duration, now: Timestamp) -> Result<Timestamp> {
         let ends = now + SignedDuration::try_from(overlap).unwrap_or(SignedDuration::ZERO);
-        self.secrets.retain(|kept| kept.expires_at.is_none_or(|at| now < at));
+        // One that comes again takes its own place.
+        let is_other = |kept: &KeptSecret| kept.secret.expose() != secret.expose();
+        self.secrets.retain(|kept| is_other(kept) && kept.expires_at.is_none_or(|at| now < at));
         if self.secrets.len() >= SECRETS {
             return Err(Error::FailedPrecondition(format!(
                 "{SECRETS} secrets still sign: wait until one of them ends"

@@ -180,6 +180,7 @@ pub async fn start(config: Config, chassis: &Chassis) -> Result<Service> {
     engine.start(changed.subscribe(), router.clone(), &tasks);
     let configuration = Keeper::new(endpoints.clone(), tables(&config.configuration_tables_file)?, &engine);
     let rows = configuration.rows.clone();
+    tasks.spawn("configuration.again", configuration.clone().run(tasks.stopping()));
     let deliver = Deliver {
         book,
         renderer: renderer.clone(),
@@ -206,7 +207,7 @@ pub async fn start(config: Config, chassis: &Chassis) -> Result<Service> {
         credentials,
         integrations: integrations.clone(),
         probe,
-        clock: clock.clone(),
+        clock: clock.steady(),
     };
     tasks.spawn("health.probe", prober.run(tasks.stopping()));
     let marketing_outbox = outbox.clone();
@@ -232,7 +233,8 @@ pub async fn start(config: Config, chassis: &Chassis) -> Result<Service> {
     let health_rpc = rpc::health::Service::new(view, tasks.clone(), chassis.draining());
 
     // Bulk: imports, and comparisons once a day.
-    let imports = Imports::new(store.clone(), keys.clone(), clock.clone());
+    // They wait for times that are written down.
+    let imports = Imports::new(store.clone(), keys.clone(), clock.steady());
     let worker = Worker::new(imports.clone(), integrations.clone(), &engine);
     tasks.spawn("imports", worker.clone().run(tasks.clone()));
     tasks.spawn("reconcile", worker.reconcile().run(tasks.clone()));

@@ -208,12 +208,27 @@ impl Endpoints {
         id: &str,
         overlap: Duration,
     ) -> Result<(WebhookSecret, Timestamp)> {
+        let secret = WebhookSecret::generate();
+        let ends = self.rotate_to(organization, id, secret.clone(), overlap).await?;
+        Ok((secret, ends))
+    }
+
+    /// The same with a secret that the caller has. Gives when the one before ends.
+    ///
+    /// # Errors
+    /// Likewise.
+    pub(crate) async fn rotate_to(
+        &self,
+        organization: &OrganizationId,
+        id: &str,
+        secret: WebhookSecret,
+        overlap: Duration,
+    ) -> Result<Timestamp> {
         let changing = self.changing.lock().await;
         let mut endpoint = (*self.book.of(organization, id)?).clone();
-        let secret = WebhookSecret::generate();
-        let ends = endpoint.rotate(secret.clone(), overlap, self.clock.now())?;
+        let ends = endpoint.rotate(secret, overlap, self.clock.now())?;
         self.keep(&changing, endpoint).await?;
-        Ok((secret, ends))
+        Ok(ends)
     }
 
     /// Removes an endpoint and cancels what waits for it. Gives the number cancelled.

@@ -119,16 +119,21 @@ impl Index {
 
     /// The endpoints that want `event`, each once, in the order of their ids.
     pub(crate) fn find(&self, event: &Event) -> Vec<Arc<Endpoint>> {
-        let Some(suppliers) = self.0.get(&event.organization) else { return Vec::new() };
+        let scope = OnceCell::new();
+        let wanting = self.candidates(event).into_values().filter(|endpoint| wants(endpoint, event, &scope));
+        wanting.cloned().collect()
+    }
+
+    /// Those that it looks at.
+    fn candidates(&self, event: &Event) -> BTreeMap<&str, &Arc<Endpoint>> {
         let mut found = BTreeMap::new();
+        let Some(suppliers) = self.0.get(&event.organization) else { return found };
         for supplier in std::iter::once("").chain(event.suppliers()) {
             if let Some(subscribers) = suppliers.get(supplier) {
                 subscribers.find(&event.type_, &mut found);
             }
         }
-        let scope = OnceCell::new();
-        let wanting = found.into_values().filter(|endpoint| wants(endpoint, event, &scope));
-        wanting.cloned().collect()
+        found
     }
 }
 
@@ -150,8 +155,6 @@ fn wants(endpoint: &Endpoint, event: &Event, scope: &OnceCell<Value>) -> bool {
 
 #[cfg(test)]
 mod tests {
-    use std::time::Instant;
-
     use proptest::prelude::*;
 
     use super::*;
@@ -250,7 +253,7 @@ mod tests {
     }
 
     #[test]
-    fn a_hundred_thousand_endpoints_cost_one_event_next_to_nothing() {
+    fn of_a_hundred_thousand_endpoints_one_event_looks_at_those_that_it_may_concern_alone() {
         let mut index = Index::default();
         for number in 0..100_000 {
             let (supplier, type_) =
@@ -259,14 +262,7 @@ mod tests {
         }
         let mut event = change(r#"{"guest_count":1}"#, r#"{"guest_count":2}"#);
         event.metadata.supplier_id = "s77".to_owned();
-        assert_eq!(index.find(&event).len(), 2);
-        let fastest = (0..200).map(|_| {
-            let start = Instant::now();
-            std::hint::black_box(index.find(&event));
-            start.elapsed()
-        });
-        let fastest = fastest.min().expect("200 runs");
-        assert!(fastest.as_micros() < 20, "{fastest:?}");
+        assert_eq!((index.candidates(&event).len(), index.find(&event).len()), (2, 2));
     }
 
     proptest! {

@@ -1,6 +1,7 @@
 //! Events about integrations: how one is written. They wait in the outbox, put there with the change that they tell of.
 //!
-//! Each is told once: its id is made of what changed, so that the router drops a repeat. They tell of changes of state
+//! Each is told once: its id is made of what changed, so that the router drops a repeat, and of when its integration was
+//! made, since one that is made anew may have the id of the one before it. They tell of changes of state
 //! alone, never of a delivery, so that none can be the cause of the next.
 
 use jiff::Timestamp;
@@ -19,7 +20,7 @@ pub(crate) fn event(
     let content =
         wire::Content { content_type: "application/json".to_owned(), data: content.to_string().into_bytes().into() };
     wire::Event {
-        id: format!("{type_}:{}:{change}", integration.id),
+        id: format!("{type_}:{}.{}:{change}", integration.id, integration.created_at.as_microsecond()),
         organization_id: integration.organization.to_string(),
         r#type: type_.to_owned(),
         source: "vendor-sync".to_owned(),

@@ -174,16 +174,19 @@ impl World {
                 }
             }
         };
-        match timeout(Duration::from_secs(10), settle).await {
+        match timeout(LONG, settle).await {
             Ok(record) => record,
             Err(_) => panic!("not {state:?}: {:?}", self.deliveries().await),
         }
     }
 
     async fn stop(self) {
-        assert!(self.chassis.tasks.stop(Duration::from_secs(5)).await);
+        assert!(self.chassis.tasks.stop(LONG).await);
     }
 }
+
+/// Something is broken, and not slow.
+const LONG: Duration = Duration::from_secs(120);
 
 fn acme() -> OrganizationId {
     OrganizationId::parse("acme").expect("well-formed")

@@ -87,36 +87,37 @@ pub(crate) struct Member {
     pub(crate) said: String,
 }
 
-/// Something about a wedding changed: its room is looked at again, and there is one if the organization wants that.
-pub(crate) async fn touch(tx: &mut Tx, organization: &OrganizationId, wedding: &str, now: i64) -> Result<()> {
-    Ok(with!(tx.on(), c => sqlx::query(
-        "INSERT INTO rooms (organization_id, wedding_id, stage, room_id, name, taken, asked_at, tries, said, touched, due_at)
-         SELECT organization_id, $2, 0, '', '', 0, NULL, 0, '', 0, $3 FROM organization_settings
-         WHERE organization_id = $1 AND slack_weddings = 1
-         ON CONFLICT (organization_id, wedding_id) DO UPDATE SET due_at = excluded.due_at, tries = 0, touched = rooms.touched + 1",
-    ).bind(organization.as_str()).bind(wedding).bind(now).execute(c).await.map(drop))?)
+/// What makes a room of each row that `$rows` selects, or has one that there is looked at again.
+macro_rules! touching {
+    ($rows:literal) => {
+        concat!(
+            "INSERT INTO rooms (organization_id, wedding_id, stage, room_id, name, taken, asked_at, tries, said, touched, due_at) ",
+            $rows,
+            " ON CONFLICT (organization_id, wedding_id) DO UPDATE SET due_at = excluded.due_at, tries = 0, touched = rooms.touched + 1"
+        )
+    };
 }
 
-/// The same of every wedding of a person.
+/// Something about a wedding changed: its room is looked at again, and there is one if the organization wants that.
+pub(crate) async fn touch(tx: &mut Tx, organization: &OrganizationId, wedding: &str, now: i64) -> Result<()> {
+    Ok(with!(tx.on(), c => sqlx::query(touching!(
+        "SELECT organization_id, $2, 0, '', '', 0, CAST(NULL AS BIGINT), 0, '', 0, $3 FROM organization_settings
+         WHERE organization_id = $1 AND slack_weddings = 1"
+    )).bind(organization.as_str()).bind(wedding).bind(now).execute(c).await.map(drop))?)
+}
+
+/// The same of every wedding of a person; of the organization where nobody is named.
 pub(crate) async fn touch_of(tx: &mut Tx, organization: &OrganizationId, recipient: &str, now: i64) -> Result<()> {
-    Ok(with!(tx.on(), c => sqlx::query(
-        "INSERT INTO rooms (organization_id, wedding_id, stage, room_id, name, taken, asked_at, tries, said, touched, due_at)
-         SELECT DISTINCT w.organization_id, w.wedding_id, 0, '', '', 0, CAST(NULL AS BIGINT), 0, '', 0, $3
+    Ok(with!(tx.on(), c => sqlx::query(touching!(
+        "SELECT DISTINCT w.organization_id, w.wedding_id, 0, '', '', 0, CAST(NULL AS BIGINT), 0, '', 0, $3
          FROM wedding_recipients AS w JOIN organization_settings AS s ON s.organization_id = w.organization_id
-         WHERE w.organization_id = $1 AND w.recipient_id = $2 AND s.slack_weddings = 1
-         ON CONFLICT (organization_id, wedding_id) DO UPDATE SET due_at = excluded.due_at, tries = 0, touched = rooms.touched + 1",
-    ).bind(organization.as_str()).bind(recipient).bind(now).execute(c).await.map(drop))?)
+         WHERE w.organization_id = $1 AND ($2 = '' OR w.recipient_id = $2) AND s.slack_weddings = 1"
+    )).bind(organization.as_str()).bind(recipient).bind(now).execute(c).await.map(drop))?)
 }
 
 /// The same of every wedding of an organization.
 pub(crate) async fn touch_all(tx: &mut Tx, organization: &OrganizationId, now: i64) -> Result<()> {
-    Ok(with!(tx.on(), c => sqlx::query(
-        "INSERT INTO rooms (organization_id, wedding_id, stage, room_id, name, taken, asked_at, tries, said, touched, due_at)
-         SELECT DISTINCT w.organization_id, w.wedding_id, 0, '', '', 0, CAST(NULL AS BIGINT), 0, '', 0, $2
-         FROM wedding_recipients AS w JOIN organization_settings AS s ON s.organization_id = w.organization_id
-         WHERE w.organization_id = $1 AND s.slack_weddings = 1
-         ON CONFLICT (organization_id, wedding_id) DO UPDATE SET due_at = excluded.due_at, tries = 0, touched = rooms.touched + 1",
-    ).bind(organization.as_str()).bind(now).execute(c).await.map(drop))?)
+    touch_of(tx, organization, "", now).await
 }
 
 /// The rooms that are due: organization and wedding.
@@ -265,4 +266,12 @@ pub(super) async fn drop_member(store: &Store, organization: &OrganizationId, we
     Ok(with!(store.writer(), c => sqlx::query(
         "DELETE FROM room_members WHERE organization_id = $1 AND wedding_id = $2 AND user_id = $3",
     ).bind(organization.as_str()).bind(wedding).bind(user).execute(c).await.map(drop))?)
+}
+
+/// We have to do with nobody there any more.
+pub(super) async fn drop_members(store: &Store, organization: &OrganizationId, wedding: &str) -> Result<()> {
+    Ok(
+        with!(store.writer(), c => sqlx::query("DELETE FROM room_members WHERE organization_id = $1 AND wedding_id = $2")
+        .bind(organization.as_str()).bind(wedding).execute(c).await.map(drop))?,
+    )
 }

@@ -45,7 +45,13 @@ impl Keeper {
                 (room.tries, room.said) = (0, String::new());
                 next
             }
-            Err(Stop::Store(error)) => return Err(error),
+            Err(Stop::Store(error)) => {
+                // What can't be handled isn't the first in line again.
+                let tries = room.tries;
+                room.tries = tries + 1;
+                row::settle(&self.store, organization, &room, Some(again(now, tries, None))).await?;
+                return Err(error);
+            }
             Err(Stop::Slack(fault)) => {
                 let (after, said) = match fault {
                     Fault::Refused(said) => (Some(HOURS), said),
@@ -71,6 +77,9 @@ impl Keeper {
         let (day, zone) = wedding::day(&self.store, organization, &room.wedding).await?.unwrap_or_default();
         let ends = ends(&day, &zone, settings.slack_archive_days);
         let is_over = ends.is_some_and(|ends| ends <= now);
+        if settings.slack_weddings && room.stage == Stage::Archived && ends.is_some_and(|ends| ends > now) {
+            self.begin_anew(organization, room).await?;
+        }
         if !settings.slack_weddings || room.stage == Stage::Archived || is_over && room.id.is_empty() {
             return Ok(None);
         }
@@ -101,6 +110,14 @@ impl Keeper {
     async fn wanted(&self, organization: &OrganizationId, wedding: &str) -> Result<BTreeSet<String>> {
         let people = self.directory.list(organization, wedding, "", MEMBERS).await?;
         Ok(people.into_iter().map(|person| person.contact.slack_user_id).filter(|id| !id.is_empty()).collect())
+    }
+
+    /// Its day was corrected after it was archived: Slack lets no bot open that one again, so there is another, by the next
+    /// name.
+    async fn begin_anew(&self, organization: &OrganizationId, room: &mut Room) -> Result<(), Stop> {
+        row::drop_members(&self.store, organization, &room.wedding).await?;
+        (room.stage, room.id, room.taken, room.asked_at) = (Stage::Wanted, String::new(), room.taken + 1, None);
+        Ok(row::save(&self.store, organization, room).await?)
     }
 
     /// Makes the room, or finds that it was made.
@@ -147,14 +164,17 @@ impl Keeper {
         for user in come {
             self.bring_in(organization, room, user).await?;
         }
+        // Whoever can't be taken out keeps nobody else in.
+        let mut refused = None;
         for user in go {
             let was_skipped = members.iter().any(|member| member.user == user && member.standing == Standing::Skipped);
-            if !was_skipped {
-                self.take_out(organization, room, &user).await?;
+            let stays = if was_skipped { None } else { self.take_out(organization, room, &user).await? };
+            if stays.is_none() {
+                row::drop_member(&self.store, organization, &room.wedding, &user).await?;
             }
-            row::drop_member(&self.store, organization, &room.wedding, &user).await?;
+            refused = refused.or(stays);
         }
-        Ok(())
+        refused.map_or(Ok(()), |said| Err(Fault::Refused(said).into()))
     }
 
     async fn bring_in(&self, organization: &OrganizationId, room: &Room, user: String) -> Result<(), Stop> {
@@ -170,10 +190,17 @@ impl Keeper {
         Ok(())
     }
 
-    async fn take_out(&self, organization: &OrganizationId, room: &Room, user: &str) -> Result<(), Stop> {
-        let member = Member { user: user.to_owned(), standing: Standing::Leaving, said: String::new() };
+    /// Gives why somebody can't be taken out, where that is about them.
+    async fn take_out(&self, organization: &OrganizationId, room: &Room, user: &str) -> Result<Option<String>, Stop> {
+        let mut member = Member { user: user.to_owned(), standing: Standing::Leaving, said: String::new() };
         row::put_member(&self.store, organization, &room.wedding, &member).await?;
-        Ok(self.rooms.remove(&room.id, user).await?)
+        match self.rooms.remove(&room.id, user).await {
+            Ok(()) => return Ok(None),
+            Err(Fault::Refused(said)) if !is_about_the_room(&said) => member.said = said,
+            Err(fault) => return Err(fault.into()),
+        }
+        row::put_member(&self.store, organization, &room.wedding, &member).await?;
+        Ok(Some(member.said))
     }
 }
 

@@ -52,8 +52,10 @@ impl SettingsService for OfOrganizations {
             updated_at: self.0.clock.now(),
         };
         settings.check().map_err(|error| error.within("settings"))?;
-        settings::write(&self.0.store, &organization, &settings, &caller.name).await?;
+        let written = settings::write(&self.0.store, &organization, &settings, &caller.name).await;
+        // What wasn't answered may be in force all the same.
         self.0.wordings.forget(&organization);
+        written?;
         Ok(Response::new(UpdateOrganizationSettingsResponse { settings: Some(print(settings)) }))
     }
 }

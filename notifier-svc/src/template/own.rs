@@ -16,18 +16,21 @@ use chassis::{
     store::{Store, Tx},
     with,
 };
-use jiff::Timestamp;
+use jiff::{SignedDuration, Timestamp};
 
 use crate::{
     audit,
     settings::{self, Settings},
 };
 
-/// How many texts of its own an organization may have, and how many versions of each are kept.
+/// How many texts of its own an organization may have, those that it took back among them, of which the first makes room
+/// for a new one; and how many versions of each are kept.
 pub(crate) const TEXTS: i64 = 200;
 const VERSIONS: i64 = 50;
 /// How many compiled texts are kept at hand; over it, all are compiled anew as they are needed.
 const AT_HAND: usize = 2_000;
+/// As long as they are believed without a look at the store: a change whose commit was never answered counts after that.
+const HELD_FOR: SignedDuration = SignedDuration::from_mins(5);
 
 /// What a text is for.
 #[derive(Debug, Clone, PartialEq, Eq, Hash)]
@@ -104,7 +107,7 @@ pub(crate) struct Wordings {
 #[derive(Default)]
 struct AtHand {
     changes: u64,
-    of: HashMap<OrganizationId, Arc<Wording>>,
+    of: HashMap<OrganizationId, (Timestamp, Arc<Wording>)>,
 }
 
 impl Wordings {
@@ -114,9 +117,12 @@ impl Wordings {
 
     /// How an organization puts things now.
     pub(crate) async fn of(&self, organization: &OrganizationId) -> Result<Arc<Wording>> {
+        let now = self.clock.now();
         let changes = {
             let at_hand = self.at_hand.lock().unwrap_or_else(|poisoned| poisoned.into_inner());
-            if let Some(wording) = at_hand.of.get(organization) {
+            if let Some((read_at, wording)) = at_hand.of.get(organization)
+                && now.duration_since(*read_at).abs() < HELD_FOR
+            {
                 return Ok(Arc::clone(wording));
             }
             at_hand.changes
@@ -124,11 +130,11 @@ impl Wordings {
         let wording = Arc::new(self.read(organization).await?);
         let mut at_hand = self.at_hand.lock().unwrap_or_else(|poisoned| poisoned.into_inner());
         if at_hand.changes == changes {
-            let held: usize = at_hand.of.values().map(|wording| 1 + wording.texts.len()).sum();
+            let held: usize = at_hand.of.values().map(|(_, wording)| 1 + wording.texts.len()).sum();
             if held + wording.texts.len() >= AT_HAND {
                 at_hand.of.clear();
             }
-            at_hand.of.insert(organization.clone(), Arc::clone(&wording));
+            at_hand.of.insert(organization.clone(), (now, Arc::clone(&wording)));
         }
         Ok(wording)
     }
@@ -224,8 +230,10 @@ impl Wordings {
         let detail = format!("version {version}: {what}");
         let entry = audit::Entry { action: audit::Action::Template, by: author, subject: &subject, detail: &detail };
         audit::note(&mut tx, organization, &entry, now).await?;
-        tx.commit().await?;
+        let committed = tx.commit().await;
+        // What wasn't answered may be in force all the same.
         self.forget(organization);
+        committed?;
         let (key, source, author) = (key.clone(), source.map(str::to_owned), author.to_owned());
         Ok(Version { key, version, source, author, created_at: now })
     }
@@ -244,7 +252,17 @@ async fn has_room(tx: &mut Tx, organization: &OrganizationId) -> Result<()> {
     let known: i64 = with!(tx.on(), c => sqlx::query_scalar(
         "SELECT COUNT(*) FROM (SELECT DISTINCT workflow, part, locale FROM templates WHERE organization_id = $1) AS texts",
     ).bind(organization.as_str()).fetch_one(c).await)?;
-    if known >= TEXTS {
+    if known < TEXTS {
+        return Ok(());
+    }
+    let made = with!(tx.on(), c => sqlx::query(
+        "DELETE FROM templates WHERE organization_id = $1 AND (workflow, part, locale) = (SELECT workflow, part, locale
+             FROM templates AS t WHERE organization_id = $1 AND source IS NULL AND version = (SELECT MAX(version)
+                 FROM templates AS l WHERE l.organization_id = t.organization_id AND l.workflow = t.workflow
+                     AND l.part = t.part AND l.locale = t.locale)
+             ORDER BY created_at LIMIT 1)",
+    ).bind(organization.as_str()).execute(c).await.map(|done| done.rows_affected()))?;
+    if made == 0 {
         return Err(Error::FailedPrecondition(format!("an organization may have {TEXTS} texts of its own")));
     }
     Ok(())
@@ -282,4 +300,59 @@ async fn insert(
     .bind(version - VERSIONS)
     .execute(c).await.map(drop))?;
     Ok(inserted > 0)
+}
+
+#[cfg(test)]
+mod tests {
+    use chassis::testing::{manual_clock, on_each_engine};
+
+    use super::*;
+    use crate::MIGRATIONS;
+
+    fn key(number: i64) -> Key {
+        let (workflow, part) = ("wedding_date_change".to_owned(), "sms.text".to_owned());
+        Key { workflow, part, locale: format!("x-{number}") }
+    }
+
+    async fn put(wordings: &Wordings, number: i64, source: Option<&str>, expected: i64) -> Result<Version> {
+        let organization = OrganizationId::parse("o").unwrap();
+        wordings.put(&organization, &key(number), source, expected, "me").await
+    }
+
+    #[tokio::test]
+    async fn what_was_taken_back_makes_room_for_what_is_new_and_nothing_else_does() {
+        on_each_engine(&[&chassis::store::MIGRATIONS, &chassis::lane::MIGRATIONS, &MIGRATIONS], async |store| {
+            let wordings = Wordings::new(store, Clock::System);
+            for number in 0..TEXTS {
+                put(&wordings, number, Some("a text"), 0).await.unwrap();
+            }
+            let full = put(&wordings, TEXTS, Some("one too many"), 0).await;
+            assert!(matches!(full, Err(Error::FailedPrecondition(_))), "{full:?}");
+            put(&wordings, 7, None, 1).await.unwrap();
+            put(&wordings, TEXTS, Some("there is room"), 0).await.unwrap();
+            let full = put(&wordings, 7, Some("once more"), 0).await;
+            assert!(matches!(full, Err(Error::FailedPrecondition(_))), "{full:?}");
+        })
+        .await;
+    }
+
+    #[tokio::test]
+    async fn a_change_that_nobody_was_told_of_counts_after_some_minutes() {
+        on_each_engine(&[&chassis::store::MIGRATIONS, &chassis::lane::MIGRATIONS, &MIGRATIONS], async |store| {
+            let (manual, clock) = manual_clock();
+            let (wordings, elsewhere) = (Wordings::new(store.clone(), clock.clone()), Wordings::new(store, clock));
+            let organization = OrganizationId::parse("o").unwrap();
+            let has = async || {
+                wordings.of(&organization).await.unwrap().get("wedding_date_change", "sms.text", "x-1").is_some()
+            };
+            assert!(!has().await);
+            // As if the commit had never been answered.
+            put(&elsewhere, 1, Some("a text"), 0).await.unwrap();
+            manual.advance(std::time::Duration::from_secs(299));
+            assert!(!has().await);
+            manual.advance(std::time::Duration::from_secs(1));
+            assert!(has().await);
+        })
+        .await;
+    }
 }

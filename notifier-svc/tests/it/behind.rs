@@ -1,10 +1,15 @@
 //! An integration that is behind: its supplier hears of it once, with an entry for the calendar, and that it is over.
 
+use std::time::Duration;
+
 use base64::{Engine as _, prelude::BASE64_STANDARD};
 use proto::notifier::v1::{ListNoticesRequest, MessageState, Notice, WatchInboxRequest};
 use serde_json::{Value, json};
 
-use crate::world::{Client, World, content, in_each_world, tells};
+use crate::{
+    smtp::Mood,
+    world::{Client, World, content, in_each_world, tells},
+};
 
 fn behind(date: &str) -> Value {
     json!({
@@ -100,6 +105,30 @@ async fn what_caught_up_is_resolved_in_the_inbox_and_told_to_nobody() {
         resolved.sort_unstable();
         assert_eq!(resolved, [("uid-of-b1", true, true), ("uid-of-b2", false, false)]);
         assert!(client.of_event("c1").await.is_empty() && world.smtp.kept().is_empty());
+        assert!(world.chassis.drain().await);
+    })
+    .await;
+}
+
+#[tokio::test]
+async fn what_caught_up_is_not_mailed_once_the_mail_server_is_back() {
+    in_each_world(|world| async move {
+        let client = world.client("wsk_a").await;
+        client.supplier("ph", "photographer").await;
+        world.smtp.next([Mood::Recipient(450)]);
+        happens(&world, "b1", "integration.behind", "vendor_behind", &["email"], 1, behind("2026-06-20")).await;
+        while client.message("b1", "ph", "email").await.is_none_or(|mail| mail.attempts == 0) {
+            tokio::time::sleep(Duration::from_millis(10)).await;
+        }
+        let over = json!({"integration_id": "i1", "supplier_id": "ph", "wedding_id": "w1", "outcome": "given_up"});
+        happens(&world, "c1", "integration.caught_up", "vendor_caught_up", &["in_app"], 2, over).await;
+        let mail = client.until("b1", "ph", "email", MessageState::Cancelled).await;
+        assert!(mail.reason.contains("given up"), "{}", mail.reason);
+        // Its lane comes to it in its time.
+        world.time.advance(Duration::from_secs(3_600));
+        client.tell("k1", "ph", &["email"], "Gate B").await;
+        client.until("k1", "ph", "email", MessageState::Sent).await;
+        assert_eq!(world.smtp.kept().len(), 1);
         assert!(world.chassis.drain().await);
     })
     .await;

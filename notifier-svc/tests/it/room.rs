@@ -209,3 +209,65 @@ async fn two_organizations_with_a_wedding_of_one_name_never_share_a_room() {
         assert!(world.chassis.drain().await);
     }
 }
+
+async fn day(world: &World, id: &str, wedding: &str, days: i64) {
+    let day = world.chassis.clock.now().to_zoned(jiff::tz::TimeZone::UTC).date() + jiff::Span::new().days(days);
+    let row = json!({"id": wedding, "wedding_date": day.to_string(), "time_zone": "UTC"});
+    let event = change(id, "wedding_details", router::Operation::Insert, Value::Null, row);
+    world.event(event, router::Plan::default()).await;
+}
+
+#[tokio::test]
+async fn whoever_cant_be_taken_out_keeps_nobody_else_in() {
+    let (_folder, engines) = engines();
+    for store in engines {
+        let (world, workspace, client) = start(store).await;
+        people(&client, &["one", "two"]).await;
+        switch(&client, true).await;
+        until(&client, "full", |room| is_in(room, "U1") && is_in(room, "U2")).await;
+        workspace.sticks("U1");
+        people(&client, &[]).await;
+        let room = until(&client, "refused", |room| !room.said.is_empty()).await;
+        assert_eq!(members(&workspace, 0), set(&[BOT, "U1"]), "U2 is out");
+        let left: Vec<_> = room.members.iter().map(|member| (&*member.slack_user_id, &*member.said)).collect();
+        assert_eq!(left, [("U1", "cant_kick_from_general")]);
+        assert!(world.chassis.drain().await);
+    }
+}
+
+#[tokio::test]
+async fn a_day_that_is_corrected_after_the_end_makes_another_room() {
+    let (_folder, engines) = engines();
+    for store in engines {
+        let (world, workspace, client) = start(store).await;
+        people(&client, &["one"]).await;
+        switch(&client, true).await;
+        until(&client, "open", |room| room.stage() == RoomStage::Open && is_in(room, "U1")).await;
+        day(&world, "wrong", "W 1", -400).await;
+        until(&client, "archived", |room| room.stage() == RoomStage::Archived).await;
+        day(&world, "right", "W 1", 30).await;
+        let room = until(&client, "open again", |room| room.stage() == RoomStage::Open && is_in(room, "U1")).await;
+        assert!(room.name.starts_with("wedding-w-1-"), "{}", room.name);
+        assert_eq!((workspace.rooms().len(), members(&workspace, 1)), (2, set(&[BOT, "U1"])));
+        assert!(world.chassis.drain().await);
+    }
+}
+
+#[tokio::test]
+async fn a_person_who_cant_be_read_holds_up_no_other_weddings_room() {
+    let (_folder, engines) = engines();
+    for store in engines {
+        let (world, workspace, client) = start(store).await;
+        people(&client, &["one"]).await;
+        let request =
+            SetWeddingRecipientsRequest { wedding_id: "W 2".to_owned(), recipient_ids: vec!["two".to_owned()] };
+        client.recipients().set_wedding_recipients(request).await.unwrap();
+        // Nothing opens what is said of the first.
+        let broken = "UPDATE recipients SET contact = substr(contact, 1, 5) WHERE id = 'one'";
+        let world = world.restart_after(&[broken]).await;
+        let client = world.client("wsk_a").await;
+        switch(&client, true).await;
+        poll("the other room", async || workspace.rooms().iter().any(|room| room.members.contains("U2"))).await;
+        assert!(world.chassis.drain().await);
+    }
+}

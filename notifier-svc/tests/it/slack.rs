@@ -54,6 +54,8 @@ struct State {
     /// Where messages were posted, and what they say.
     posts: Vec<(String, String)>,
     troubles: HashMap<String, VecDeque<Trouble>>,
+    /// Members whom nobody takes out.
+    stuck: BTreeSet<String>,
     now: i64,
 }
 
@@ -101,6 +103,11 @@ impl Workspace {
     /// The next call of this method goes wrong.
     pub(crate) fn next(&self, method: &str, trouble: Trouble) {
         self.state.lock().unwrap().troubles.entry(method.to_owned()).or_default().push_back(trouble);
+    }
+
+    /// This member can't be taken out of a room.
+    pub(crate) fn sticks(&self, user: &str) {
+        self.state.lock().unwrap().stuck.insert(user.to_owned());
     }
 
     /// Somebody else's room.
@@ -240,6 +247,9 @@ impl State {
             }
             "conversations.kick" => {
                 let user = text("user");
+                if self.stuck.contains(&user) {
+                    return Err("cant_kick_from_general");
+                }
                 let room = self.open(&text("channel"))?;
                 if user == BOT {
                     return Err("cant_kick_self");

@@ -5,9 +5,12 @@ use std::{net::SocketAddr, time::Duration};
 use chassis::{
     clock::{Clock, ManualClock},
     config::StoreSettings,
+    lane,
     service::Chassis,
+    store::{self, Store},
     tasks::Tasks,
     testing::{engines, manual_clock},
+    with,
 };
 use notifier_svc::{Config, Smtp as SmtpSettings, Tls};
 use proto::{
@@ -259,6 +262,24 @@ impl World {
     /// Stops it in order and starts it anew on the same store, with the same keys.
     pub(crate) async fn restart(self) -> Self {
         assert!(self.chassis.drain().await);
+        self.again().await
+    }
+
+    /// The same, with statements in between.
+    pub(crate) async fn restart_after(self, statements: &[&'static str]) -> Self {
+        assert!(self.chassis.drain().await);
+        let migrations = [&store::MIGRATIONS, &lane::MIGRATIONS, &notifier_svc::MIGRATIONS];
+        let store = Store::open(&self.config.store, &migrations).await.unwrap();
+        for statement in statements {
+            with!(store.writer(), c => sqlx::query(*statement).execute(c).await.map(drop)).unwrap();
+        }
+        store.close().await;
+        // It is this one's until it is gone.
+        drop(store);
+        self.again().await
+    }
+
+    async fn again(self) -> Self {
         let chassis = Chassis::new((*self.chassis.shared).clone(), Clock::Manual(self.time.clone())).unwrap();
         let config = self.config.clone();
         let again = |fresh: &mut Config| {

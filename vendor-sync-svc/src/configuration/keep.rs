@@ -17,10 +17,11 @@ use chassis::{
 use jiff::SignedDuration;
 use serde_json::{Map, Value, json};
 use sha2::{Digest as _, Sha256};
+use tokio::sync::Mutex;
 
 use super::{
     Becomes, Tables, Wanted,
-    rows::{Row, Rows},
+    rows::{Noted, Row, Rows},
 };
 use crate::{
     connector::{Auth, Connector, catalogue::Catalogue},
@@ -48,15 +49,17 @@ pub(crate) struct Keeper {
     pub(crate) catalogue: Catalogue,
     pub(crate) accounts: Accounts,
     pub(crate) clock: chassis::clock::Clock,
+    /// One row at a time.
+    pub(super) turn: Arc<Mutex<()>>,
 }
 
 /// A row that is being followed.
-struct Case<'a> {
-    organization: &'a OrganizationId,
-    table: &'a str,
-    id: String,
-    before: Option<Row>,
-    since: Since,
+pub(super) struct Case<'a> {
+    pub(super) organization: &'a OrganizationId,
+    pub(super) table: &'a str,
+    pub(super) id: String,
+    pub(super) before: Option<Row>,
+    pub(super) since: Since,
 }
 
 impl Keeper {
@@ -73,6 +76,7 @@ impl Keeper {
             catalogue: Catalogue::new(resolver.store.clone(), resolver.clock.clone()),
             accounts: engine.accounts.clone(),
             clock: resolver.clock.clone(),
+            turn: Arc::default(),
         }
     }
 
@@ -83,24 +87,30 @@ impl Keeper {
     pub(crate) async fn take(&self, event: &Event) -> Result<()> {
         let Payload::Change { table, old, new, .. } = &event.payload else { return Ok(()) };
         let (old, new) = (self.row(event, old.as_deref())?, self.row(event, new.as_deref())?);
-        let row = new.as_ref().or(old.as_ref());
-        let Some(id) = row.and_then(|row| self.tables.id(table, row)) else { return Ok(()) };
-        let organization = &event.organization;
-        if self.is_a_suppliers(event).await? {
-            tracing::warn!(
-                table,
-                row.id = id,
-                "a supplier's own database can't configure its organization; not followed"
-            );
+        let id = |row: &Option<Map<String, Value>>| row.as_ref().and_then(|row| self.tables.id(table, row));
+        let (was, is) = (id(&old), id(&new));
+        if was.is_none() && is.is_none() {
             return Ok(());
         }
-        let before = self.rows.get(organization, table, &id).await?;
-        let since = Since { log_id: event.log_id.clone(), sequence: event.sequence };
-        let case = Case { organization, table, id, before, since };
-        match new {
-            Some(row) => self.follow(&case, &row).await,
-            None => self.forget(&case).await,
+        if self.is_a_suppliers(event).await? {
+            tracing::warn!(table, "a supplier's own database can't configure its organization; not followed");
+            return Ok(());
         }
+        let _turn = self.turn.lock().await;
+        // One whose own id was changed is another row.
+        if let Some(gone) = was.filter(|was| is.as_ref() != Some(was)) {
+            self.forget(&self.case(event, table, gone).await?).await?;
+        }
+        match (new, is) {
+            (Some(row), Some(id)) => self.follow(&self.case(event, table, id).await?, &row).await,
+            _ => Ok(()),
+        }
+    }
+
+    async fn case<'a>(&self, event: &'a Event, table: &'a str, id: String) -> Result<Case<'a>> {
+        let before = self.rows.get(&event.organization, table, &id).await?;
+        let since = Since { log_id: event.log_id.clone(), sequence: event.sequence };
+        Ok(Case { organization: &event.organization, table, id, before, since })
     }
 
     /// Whether it came by an integration that speaks for one supplier, or did: it may be gone by now.
@@ -120,10 +130,12 @@ impl Keeper {
         Ok(serde_json::from_slice(opened.as_deref().unwrap_or(row)).ok())
     }
 
-    async fn follow(&self, case: &Case<'_>, row: &Map<String, Value>) -> Result<()> {
+    pub(super) async fn follow(&self, case: &Case<'_>, row: &Map<String, Value>) -> Result<()> {
         let key = self.keys.of(case.organization).await?;
         let hash = key.mac("configured row", json!(row).to_string().as_bytes()).to_vec();
-        if case.before.as_ref().is_some_and(|before| before.hash == hash) {
+        let before = case.before.as_ref();
+        // What it was refused for may be over.
+        if before.is_some_and(|before| before.hash == hash && before.refused.is_empty()) {
             return Ok(());
         }
         let target = match self.tables.read(case.table, row) {
@@ -131,14 +143,16 @@ impl Keeper {
             Err(reason) => Err(Error::invalid("row", reason)),
         };
         match target {
-            Ok((became, target_id)) => self.note(case, became, target_id, hash, String::new()).await,
+            Ok((became, target_id)) => self.note(case, (became, &target_id), &hash, "", None).await,
             Err(error) if error.is_retryable() || matches!(error, Error::Internal(_)) => Err(error),
             Err(error) => {
                 let reason = reason(&error);
+                if before.is_some_and(|before| before.hash == hash && before.refused == reason) {
+                    return Ok(());
+                }
                 tracing::warn!(reason, table = case.table, row.id = case.id, "a configuration row is refused");
-                let before = case.before.clone();
-                let (became, target_id) = before.map(|row| (row.became, row.target_id)).unwrap_or_default();
-                self.note(case, &became, target_id, hash, reason).await
+                let became = before.map(|row| (&*row.became, &*row.target_id)).unwrap_or_default();
+                self.note(case, became, &hash, &reason, Some(self.seal(case, row).await?)).await
             }
         }
     }
@@ -146,13 +160,12 @@ impl Keeper {
     async fn note(
         &self,
         case: &Case<'_>,
-        became: &str,
-        target_id: String,
-        hash: Vec<u8>,
-        refused: String,
+        (became, target_id): (&str, &str),
+        hash: &[u8],
+        refused: &str,
+        kept: Option<Vec<u8>>,
     ) -> Result<()> {
-        let (table, id, became) = (case.table.to_owned(), case.id.clone(), became.to_owned());
-        let row = Row { table, id, became, target_id, hash, refused, updated_at: self.clock.now() };
+        let row = Noted { table: case.table, id: &case.id, became, target_id, hash, refused, kept };
         self.rows.put(case.organization, &row).await
     }
 
@@ -171,6 +184,10 @@ impl Keeper {
         match self.endpoints.book.of(organization, &id) {
             Ok(endpoint) => {
                 self.endpoints.update(organization, &id, endpoint.version, settings).await?;
+                let newest = endpoint.secrets.first().map(|kept| kept.secret.expose());
+                if let Some(secret) = secret.filter(|secret| newest != Some(secret.expose())) {
+                    self.endpoints.rotate_to(organization, &id, secret, DEFAULT_OVERLAP).await?;
+                }
             }
             Err(_) => self
                 .endpoints
@@ -193,8 +210,7 @@ impl Keeper {
             .map_err(|error| if matches!(error, Error::NotFound(_)) { unknown(error) } else { error })?
             .connector;
         let settings = integration_settings(&connector, wanted).check()?;
-        let checked = connector.check_settings(&settings.parameters);
-        checked.map_err(|(setting, reason)| Error::invalid(format!("settings.{setting}"), reason))?;
+        self.accounts.check(case.organization, &settings).await?;
         let id = case.target(connector.name());
         let secret = wanted.secret.as_ref().map_or("", Secret::expose);
         let integration = match self.integrations.get(case.organization, &id).await {
@@ -262,7 +278,7 @@ impl Keeper {
     async fn remove(&self, case: &Case<'_>, row: &Row) -> Result<()> {
         let removed = match row.became.as_str() {
             "endpoint" => self.endpoints.delete(case.organization, &row.target_id).await.map(drop),
-            "integration" => self.integrations.delete(case.organization, &row.target_id).await,
+            "integration" => self.delete(case.organization, &row.target_id).await,
             _ => return Ok(()),
         };
         match removed {
@@ -270,6 +286,12 @@ impl Keeper {
             Ok(()) | Err(Error::NotFound(_)) => self.accounts.refresh(case.organization, &row.target_id).await,
             Err(error) => Err(error),
         }
+    }
+
+    async fn delete(&self, organization: &OrganizationId, id: &str) -> Result<()> {
+        let integration = self.integrations.get(organization, id).await?;
+        self.credentials.let_go(&integration).await?;
+        self.integrations.delete(organization, id).await
     }
 }
 

@@ -98,7 +98,7 @@ impl Caller {
         given: &Json,
         position: &Position,
     ) -> Result<(Called, String, Answer), CallError> {
-        let mut called = self.called(integration).await?;
+        let (mut called, mut tried) = (self.called(integration).await?, Vec::new());
         for renewed in [false, true] {
             let (url, answer) = self.exchange(&called, operation, given, position).await?;
             let refused =
@@ -106,7 +106,8 @@ impl Caller {
             if !refused {
                 return Ok((called, url, answer));
             }
-            let newer = self.credentials.refused(integration, &called.credential).await.map_err(no_credential)?;
+            tried.push(called.credential.clone());
+            let newer = self.credentials.refused(integration, &tried).await.map_err(no_credential)?;
             if renewed {
                 break;
             }

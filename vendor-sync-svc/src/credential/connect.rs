@@ -10,6 +10,7 @@ use chassis::{
 };
 use futures_util::future::BoxFuture;
 use jiff::{SignedDuration, Timestamp};
+use tokio::time::timeout;
 use url::Url;
 
 use super::{App, Connection, Credential, CredentialError, Credentials, Kept, State, renew::refresh_at};
@@ -17,7 +18,7 @@ use crate::{
     connector::Grant,
     integration::{Integration, Integrations, check_overlap},
     oauth::{
-        Provider,
+        ANSWER_WITHIN, Provider,
         authorize::{Authorizations, Flow},
         grant::{self, Refused},
     },
@@ -172,7 +173,9 @@ impl Connecting {
 
     /// Only what the vendor takes.
     async fn put_in_force(&self, integration: &Integration, kept: &Kept) -> Result<(), Refusal> {
-        let yielded = self.probe.probe(integration, &kept.credential()).await?;
+        let credential = kept.credential();
+        let probed = timeout(ANSWER_WITHIN, self.probe.probe(integration, &credential)).await;
+        let yielded = probed.unwrap_or_else(|_| Err(Refusal::Unavailable("no answer in time".to_owned())))?;
         let refresh_at = refresh_at(kept, self.credentials.clock.now());
         let stored = self.credentials.connections.connect(integration, kept, &yielded, refresh_at).await;
         self.credentials.forget(integration);
@@ -184,17 +187,27 @@ impl Connecting {
     /// # Errors
     /// `Error::NotFound` for a ticket that isn't good, or any more.
     pub(crate) async fn open(&self, ticket: &str, browser: &str) -> Result<Url> {
-        let (flow, state) = self.authorizations.open(ticket, browser).await?;
+        // Read before the ticket is used up: whoever begins again in a moment needs it.
+        let flow = self.authorizations.peek(ticket).await?;
         let integration = self.integrations.get(&flow.organization, &flow.integration_id).await?;
         let (provider, app) = self.client(&integration, &flow).await?;
+        let state = self.authorizations.open(ticket, browser).await?;
         grant::authorization_url(provider.declared(), &app, &self.url(CALLBACK)?, &state, &flow.verifier)
     }
 
-    /// A browser comes back from the vendor, with a code or (empty) without.
+    /// A browser comes back from the vendor, with a code or (empty) without. A code is good once, and what the vendor grants
+    /// for it is known to nobody else: it is seen through even if the browser leaves.
     ///
     /// # Errors
     /// `Error::Unavailable` while the store is away.
     pub(crate) async fn complete(&self, state: &str, code: &str, browser: &str) -> Result<Completed> {
+        let (this, state, code, browser) = (self.clone(), state.to_owned(), code.to_owned(), browser.to_owned());
+        let seen_through = async move { this.come_back(&state, &code, &browser).await };
+        let completed = self.credentials.tasks.through("credential.complete", seen_through).await;
+        completed.unwrap_or(Ok(Completed::Failed))
+    }
+
+    async fn come_back(&self, state: &str, code: &str, browser: &str) -> Result<Completed> {
         let flow = match self.authorizations.take(state, browser).await {
             Ok(flow) => flow,
             Err(Error::NotFound(_)) => return Ok(Completed::Unknown),
@@ -230,43 +243,6 @@ impl Connecting {
         self.credentials.provider(integration, flow.app.as_ref()).await.map_err(precondition)
     }
 
-    /// Ends the access at the vendor where that can be done, and forgets it here in any case. What the vendor couldn't be
-    /// told is given back, for people.
-    ///
-    /// # Errors
-    /// `Error::Unavailable` while the store is away.
-    pub(crate) async fn disconnect(&self, integration: &Integration) -> Result<Option<String>> {
-        let connection = self.credentials.connections.get(integration).await?;
-        let kept = connection.and_then(|connection| connection.kept);
-        let untold = match kept {
-            Some(Kept::Tokens { tokens, app }) => {
-                // The refresh token: with it goes all that was granted (RFC 7009, section 2.1).
-                let token = if tokens.refresh.is_empty() { &tokens.access } else { &tokens.refresh };
-                match self.credentials.provider(integration, app.as_ref()).await {
-                    Ok((provider, app)) => self.credentials.oauth.revoke(provider.declared(), &app, token).await.err(),
-                    Err(error) => Some(error.to_string()),
-                }
-            }
-            _ => None,
-        };
-        self.credentials.connections.disconnect(integration).await?;
-        self.credentials.forget(integration);
-        Ok(untold)
-    }
-
-    /// Disconnects an integration that is about to be deleted, and leaves nothing of what it authenticated with.
-    ///
-    /// # Errors
-    /// `Error::Unavailable` while the store is away.
-    pub(crate) async fn remove(&self, integration: &Integration) -> Result<()> {
-        if let Some(reason) = self.disconnect(integration).await? {
-            tracing::info!(integration.id, reason, "a deleted integration's access lives on at its vendor");
-        }
-        self.credentials.connections.remove(integration).await?;
-        self.credentials.forget(integration);
-        Ok(())
-    }
-
     /// Whether `integration` works now, as a request of its own would.
     pub(crate) async fn test(&self, integration: &Integration) -> Result<(), Refusal> {
         let refusal = |error: CredentialError| match error {
@@ -276,7 +252,7 @@ impl Connecting {
         let credential = self.credentials.of(integration).await.map_err(refusal)?;
         match self.probe.probe(integration, &credential).await {
             Err(Refusal::Credential(_)) => {
-                let other = self.credentials.refused(integration, &credential).await.map_err(refusal)?;
+                let other = self.credentials.refused(integration, &[credential]).await.map_err(refusal)?;
                 self.probe.probe(integration, &other).await.map(drop)
             }
             tried => tried.map(drop),

@@ -44,7 +44,7 @@ pub(crate) struct Credentials {
     /// Configured clients, by built-in connector.
     pub(super) apps: Arc<BTreeMap<String, App>>,
     pub(super) oauth: Client,
-    pub(super) tasks: Tasks,
+    pub(crate) tasks: Tasks,
     pub(super) clock: Clock,
     pub(super) flights: Flights,
     pub(super) fresh: Cache<String, ()>,
@@ -98,21 +98,21 @@ impl Credentials {
         }
     }
 
-    /// The vendor refused `credential`: what to try instead, once. Without anything to try, the integration must be
-    /// connected again from here on.
+    /// The vendor refused all that one call has `tried`: what to try next. Without anything to try, the integration must be
+    /// connected again from here on. Late news of the key before a rotation says nothing of the one that is in force.
     ///
     /// # Errors
     /// Why there is nothing else.
     pub(crate) async fn refused(
         &self,
         integration: &Integration,
-        credential: &Credential,
+        tried: &[Credential],
     ) -> Result<Credential, CredentialError> {
         self.forget(integration);
         let connection = self.connection(integration).await?;
         let kept = in_force(&connection)?;
         let old = connection.old.as_ref().map(|(old, _)| old.credential());
-        if kept.credential() != *credential && old.as_ref() != Some(credential) {
+        if !tried.contains(&kept.credential()) {
             return Ok(kept.credential());
         }
         match (kept, old) {
@@ -120,7 +120,7 @@ impl Credentials {
                 let newer = self.newer(integration, connection.version).await?;
                 Ok(in_force(&newer)?.credential())
             }
-            (_, Some(old)) if old != *credential => {
+            (_, Some(old)) if !tried.contains(&old) => {
                 self.connections.old_was_needed(integration).await?;
                 self.forget(integration);
                 Ok(old)

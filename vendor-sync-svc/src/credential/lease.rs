@@ -18,6 +18,11 @@ use crate::integration::Integration;
 /// A vendor answers within half of it; the other half is for the store, and for clocks that differ.
 pub(super) const LEASE: Duration = Duration::from_secs(20);
 
+/// A lease that ends after this was taken before the clock stepped back, and is over. Half of it is for clocks that differ.
+fn too_far(now: Timestamp) -> i64 {
+    now.as_microsecond() + 2 * LEASE.as_micros() as i64
+}
+
 impl Connections {
     /// Takes the lease, if `connection` is still as it was read and nobody holds it; gives its epoch.
     ///
@@ -30,7 +35,7 @@ impl Connections {
             sqlx::query(
                 "UPDATE connections SET lease_epoch = lease_epoch + 1, lease_until = $5 WHERE organization_id = $1 \
                  AND integration_id = $2 AND version = $3 AND lease_epoch = $4 AND state = 'connected' \
-                 AND (lease_until IS NULL OR lease_until <= $6)",
+                 AND (lease_until IS NULL OR lease_until <= $6 OR lease_until > $7)",
             )
             .bind(integration.organization.as_str())
             .bind(&integration.id)
@@ -38,6 +43,7 @@ impl Connections {
             .bind(connection.lease_epoch)
             .bind(until.as_microsecond())
             .bind(now.as_microsecond())
+            .bind(too_far(now))
             .execute(c)
             .await
             .map(|done| done.rows_affected())
@@ -60,7 +66,7 @@ impl Connections {
         let changed = with!(self.store.writer(), c => {
             sqlx::query(
                 "UPDATE connections SET version = version + 1, credential = $4, expires_at = $5, refresh_at = $6, failures = 0, \
-                 lease_until = NULL WHERE organization_id = $1 AND integration_id = $2 AND version = $3 AND state = 'connected'",
+                 reason = '', lease_until = NULL WHERE organization_id = $1 AND integration_id = $2 AND version = $3 AND state = 'connected'",
             )
             .bind(integration.organization.as_str())
             .bind(&integration.id)
@@ -133,13 +139,15 @@ impl Connections {
     /// # Errors
     /// `Error::Unavailable` while the store is away.
     pub(super) async fn due(&self, limit: i64) -> Result<Vec<(OrganizationId, String)>> {
+        let now = self.clock.now();
         let due: Vec<(String, String)> = with!(self.store.reader(), c => {
             sqlx::query_as(
                 "SELECT organization_id, integration_id FROM connections WHERE refresh_at <= $1 \
-                 AND (lease_until IS NULL OR lease_until <= $1) ORDER BY refresh_at LIMIT $2",
+                 AND (lease_until IS NULL OR lease_until <= $1 OR lease_until > $3) ORDER BY refresh_at LIMIT $2",
             )
-            .bind(self.clock.now_micros())
+            .bind(now.as_microsecond())
             .bind(limit)
+            .bind(too_far(now))
             .fetch_all(c)
             .await
         })?;

@@ -219,20 +219,15 @@ pub(super) fn refresh_at(kept: &Kept, now: Timestamp) -> Option<Timestamp> {
 }
 
 fn part(whole: SignedDuration) -> SignedDuration {
-    let share = 0.75 + 0.1 * random_share();
+    let share = 0.75 + 0.1 * secret::random_share();
     SignedDuration::from_millis((whole.as_secs_f64().max(0.0) * share * 1e3) as i64)
-}
-
-/// From 0 to 1.
-fn random_share() -> f64 {
-    f64::from(u32::from_le_bytes(secret::random())) / f64::from(u32::MAX)
 }
 
 /// Doubling, with up to a quarter more by chance; a vendor's own wish counts for up to an hour.
 fn delay(failures: u32, retry_after: Option<Duration>) -> SignedDuration {
     let doubled = FIRST_DELAY.saturating_mul(1 << failures.min(16)).min(LONGEST_DELAY);
     let wished = retry_after.unwrap_or_default().min(LONGEST_RETRY_AFTER);
-    let delay = doubled.max(wished).mul_f64(1.0 + 0.25 * random_share());
+    let delay = doubled.max(wished).mul_f64(1.0 + 0.25 * secret::random_share());
     SignedDuration::try_from(delay).unwrap_or(SignedDuration::ZERO)
 }
 

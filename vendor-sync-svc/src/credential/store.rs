@@ -19,9 +19,16 @@ use serde::{Deserialize, Serialize};
 use tokio::sync::broadcast;
 
 use super::{App, Changed, Kept, State, Tokens};
-use crate::{integration::Integration, notice, outbox::Outbox};
+use crate::{
+    health::behind::{self, Outcome},
+    integration::Integration,
+    notice,
+    outbox::Outbox,
+};
 
 const TABLE: &str = "connections";
+/// Weddings that are told to be over in one step.
+const GIVEN_UP: i64 = 100;
 
 /// How one integration is connected.
 #[derive(Clone, Debug)]
@@ -292,34 +299,36 @@ impl Connections {
         Ok(changed == 1)
     }
 
-    /// Forgets every credential.
+    /// Forgets every credential, if `version` is still in force; whether it is.
     ///
     /// # Errors
     /// `Error::Unavailable` while the store is away.
-    pub(crate) async fn disconnect(&self, integration: &Integration) -> Result<()> {
-        with!(self.store.writer(), c => {
+    pub(crate) async fn disconnect(&self, integration: &Integration, version: u64) -> Result<bool> {
+        let changed = with!(self.store.writer(), c => {
             sqlx::query(
                 "UPDATE connections SET state = 'disconnected', reason = '', since = $3, changes = changes + 1, \
                  version = version + 1, credential = NULL, old_credential = NULL, old_expires_at = NULL, old_used_at = NULL, \
                  yielded = '{}', expires_at = NULL, refresh_at = NULL, failures = 0, lease_until = NULL \
-                 WHERE organization_id = $1 AND integration_id = $2 AND state <> 'disconnected'",
+                 WHERE organization_id = $1 AND integration_id = $2 AND version = $4 AND state <> 'disconnected'",
             )
             .bind(integration.organization.as_str())
             .bind(&integration.id)
             .bind(self.clock.now_micros())
+            .bind(version.cast_signed())
             .execute(c)
             .await
-            .map(drop)
+            .map(|done| done.rows_affected())
         })?;
         self.show(integration);
-        Ok(())
+        Ok(changed == 1)
     }
 
-    /// Leaves nothing of an integration that is deleted.
+    /// Leaves nothing of an integration that is deleted; what is told to be behind there is told to be over.
     ///
     /// # Errors
     /// `Error::Unavailable` while the store is away.
     pub(crate) async fn remove(&self, integration: &Integration) -> Result<()> {
+        while self.give_up(integration).await? {}
         let mut tx = self.store.begin().await?;
         for statement in [
             "DELETE FROM connections WHERE organization_id = $1 AND integration_id = $2",
@@ -333,6 +342,30 @@ impl Connections {
             })?;
         }
         tx.commit().await
+    }
+
+    /// A step of it; whether there may be more.
+    async fn give_up(&self, integration: &Integration) -> Result<bool> {
+        let mut tx = self.store.begin().await?;
+        let told: Vec<(String, i64, i64)> = with!(tx.on(), c => {
+            sqlx::query_as(
+                "DELETE FROM integration_behind WHERE integration_id = $1 AND wedding_id IN (SELECT wedding_id \
+                 FROM integration_behind WHERE integration_id = $1 ORDER BY wedding_id LIMIT $2) \
+                 RETURNING wedding_id, delivery, told",
+            )
+            .bind(&integration.id)
+            .bind(GIVEN_UP)
+            .fetch_all(c)
+            .await
+        })?;
+        let (key, now) = (self.keys.of(&integration.organization).await?, self.clock.now());
+        for (wedding, delivery, _) in told.iter().filter(|(.., told)| *told == 1) {
+            let event = behind::over(integration, wedding, *delivery, Outcome::GivenUp, now);
+            self.outbox.put_in(&mut tx, &key, &event).await?;
+        }
+        tx.commit().await?;
+        self.outbox.wake();
+        Ok(told.len() as i64 == GIVEN_UP)
     }
 
     async fn tell(
@@ -370,9 +403,13 @@ impl Connections {
         Ok(())
     }
 
-    /// Nobody may listen.
     fn show(&self, integration: &Integration) {
-        drop(self.changed.send(Changed::of(integration)));
+        self.tell_of(Changed::of(integration));
+    }
+
+    /// Tells those who watch of a change. Nobody may listen.
+    pub(crate) fn tell_of(&self, changed: Changed) {
+        drop(self.changed.send(changed));
     }
 
     /// Those that are connected or in the state `or`, of all organizations, after the id `after`.

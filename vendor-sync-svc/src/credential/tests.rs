@@ -288,13 +288,13 @@ async fn an_old_key_is_tried_once_where_the_new_one_is_refused_until_the_overlap
 
         // The vendor goes back to the old one.
         keys.set(&["old"]);
-        assert_eq!(world.credentials.refused(&integration, &shown("new")).await, Ok(shown("old")));
+        assert_eq!(world.credentials.refused(&integration, &[shown("new")]).await, Ok(shown("old")));
         assert!(world.connection(&integration).await.old_used_at.is_some(), "it is visible");
         assert_eq!(world.connecting.test(&integration).await, Ok(()));
         clock.advance(overlap);
         world.credentials.forget(&integration);
         assert!(matches!(
-            world.credentials.refused(&integration, &shown("new")).await,
+            world.credentials.refused(&integration, &[shown("new")]).await,
             Err(CredentialError::NeedsReconnect(_))
         ));
         assert_eq!(world.state(&integration).await, State::NeedsReconnect);
@@ -309,7 +309,7 @@ async fn both_keys_refused_is_told_once_and_so_is_the_recovery() {
         let world = World::open(&store, &chassis, vendor).await;
         let integration = world.integration("acme").await;
         world.connecting.connect(&integration, key("right")).await.expect("it is taken");
-        let wrong = shown("right");
+        let wrong = [shown("right")];
         let callers = (0..20).map(|_| world.credentials.refused(&integration, &wrong));
         let answers = future::join_all(callers).await;
         assert!(answers.iter().all(|answer| matches!(answer, Err(CredentialError::NeedsReconnect(_)))), "{answers:?}");
@@ -318,7 +318,7 @@ async fn both_keys_refused_is_told_once_and_so_is_the_recovery() {
             world.connecting.connect(&integration, key("right")).await.expect("it is taken");
         }
         assert_eq!(world.told().await, ["integration.needs_reconnect", "integration.recovered"]);
-        world.connecting.disconnect(&integration).await.expect("it is forgotten");
+        world.credentials.disconnect(&integration).await.expect("it is forgotten");
         assert_eq!(world.state(&integration).await, State::Disconnected);
         assert!(world.connection(&integration).await.kept.is_none());
         assert_eq!(world.told().await.len(), 2, "what somebody asked for is no news");
@@ -370,7 +370,7 @@ async fn a_deleted_integration_leaves_nothing_that_it_authenticated_with() {
         for integration in [&gone, &kept] {
             world.connecting.connect(integration, key("one")).await.expect("it is taken");
         }
-        world.connecting.remove(&gone).await.expect("it is removed");
+        world.credentials.let_go(&gone).await.expect("it is removed");
         assert!(world.credentials.of(&gone).await.is_err());
         let left: Vec<String> =
             with!(store.reader(), c => sqlx::query_scalar("SELECT integration_id FROM connections").fetch_all(c).await)
@@ -424,6 +424,90 @@ async fn connections_that_cannot_be_refreshed_are_not_first_in_line_for_ever() {
         }
         clock.advance(Duration::from_secs(30));
         assert_eq!(world.credentials.connections.due(64).await.expect("read").len(), 1, "each failure waits longer");
+    })
+    .await;
+}
+
+#[tokio::test]
+async fn late_news_of_the_key_before_a_rotation_does_not_end_the_one_in_force() {
+    on_each(async |store, chassis, _| {
+        let (keys, vendor) = Keys::start(&["old", "new"]).await;
+        let world = World::open(&store, &chassis, vendor).await;
+        let integration = world.integration("acme").await;
+        world.connecting.connect(&integration, key("old")).await.expect("it is taken");
+        world.connecting.rotate(&integration, key("new"), Duration::from_secs(3_600)).await.expect("it is taken");
+        // The vendor ends a key as another is made, and a call was under way with the first.
+        keys.set(&["new"]);
+        assert_eq!(world.credentials.refused(&integration, &[shown("old")]).await, Ok(shown("new")));
+        assert_eq!(world.state(&integration).await, State::Connected);
+        let both = world.credentials.refused(&integration, &[shown("old"), shown("new")]).await;
+        assert!(matches!(both, Err(CredentialError::NeedsReconnect(_))), "{both:?}");
+    })
+    .await;
+}
+
+#[tokio::test]
+async fn only_the_credential_that_somebody_saw_is_disconnected() {
+    on_each(async |store, chassis, _| {
+        let (_, vendor) = Keys::start(&["one", "two"]).await;
+        let world = World::open(&store, &chassis, vendor).await;
+        let integration = world.integration("acme").await;
+        world.connecting.connect(&integration, key("one")).await.expect("it is taken");
+        let seen = world.connection(&integration).await.version;
+        world.connecting.connect(&integration, key("two")).await.expect("it is taken");
+        let connections = &world.credentials.connections;
+        assert!(!connections.disconnect(&integration, seen).await.expect("the store"), "another is in force");
+        assert_eq!(world.credentials.of(&integration).await, Ok(shown("two")));
+        assert_eq!(world.credentials.disconnect(&integration).await.expect("it is forgotten"), None);
+        assert_eq!(world.state(&integration).await, State::Disconnected);
+    })
+    .await;
+}
+
+#[tokio::test]
+async fn one_that_is_made_anew_under_its_id_tells_of_itself_anew() {
+    on_each(async |store, chassis, clock| {
+        let (_, vendor) = Keys::start(&["right"]).await;
+        let world = World::open(&store, &chassis, vendor).await;
+        let integrations = &world.connecting.integrations;
+        let mut integration = world.integration("acme").await;
+        for _ in 0..2 {
+            world.connecting.connect(&integration, key("right")).await.expect("it is taken");
+            let refused = world.credentials.refused(&integration, &[shown("right")]).await;
+            assert!(matches!(refused, Err(CredentialError::NeedsReconnect(_))), "{refused:?}");
+            world.credentials.let_go(&integration).await.expect("it is forgotten");
+            integrations.delete(&integration.organization, &integration.id).await.expect("it is deleted");
+            clock.advance(Duration::from_secs(1));
+            let (id, organization) = (integration.id.clone(), integration.organization.clone());
+            let secret = Secret::from("a secret of its webhooks, unused".to_owned());
+            let again = integrations.create_as(id, organization, settings(Kind::Connector), &secret).await;
+            integration = again.expect("it is created");
+        }
+        let ids: BTreeSet<String> = world.events().await.into_iter().map(|event| event.id).collect();
+        assert_eq!(ids.len(), 2, "{ids:?}");
+    })
+    .await;
+}
+
+#[tokio::test]
+async fn a_lease_from_before_the_clock_stepped_back_holds_nobody_up() {
+    on_each(async |store, chassis, clock| {
+        let world = World::open(&store, &chassis, Vendor::without_oauth("http://127.0.0.1:9/me")).await;
+        let integration = world.integration("acme").await;
+        let (connections, now) = (&world.credentials.connections, chassis.clock.now());
+        let secret = |text: &str| Secret::from(text.to_owned());
+        let tokens = Tokens { access: secret("a"), refresh: secret("r"), expires_at: None };
+        let kept = Kept::Tokens { tokens, app: None };
+        let due = now - jiff::SignedDuration::from_hours(2);
+        connections.connect(&integration, &kept, &BTreeMap::new(), Some(due)).await.expect("it is kept");
+        let lease = async || {
+            let connection = world.connection(&integration).await;
+            connections.lease(&integration, &connection).await.expect("the store")
+        };
+        assert!(lease().await.is_some() && lease().await.is_none(), "one at a time");
+        clock.set(now - jiff::SignedDuration::from_hours(1));
+        assert_eq!(connections.due(9).await.expect("the store").len(), 1);
+        assert!(lease().await.is_some());
     })
     .await;
 }

@@ -2,13 +2,18 @@
 //!
 //! Each change is told once: what was told is kept by the newest delivery that waited then, and written with the event. A
 //! newer change of the same wedding is told when it has waited for as long itself; so a wedding is told of at most once in
-//! the stated time. Only integrations that were ever connected are looked at, a key at a time.
+//! the stated time. What was told ends in any case: delivered, or given up. Only integrations that were ever connected are
+//! looked at, a key at a time; what is no wedding's is noted as looked at, and told to nobody.
 
-use std::{collections::BTreeMap, time::Duration};
+use std::{
+    collections::{BTreeMap, HashMap},
+    time::Duration,
+};
 
 use chassis::{
     clock::Clock,
     error::{Error, Result},
+    id::OrganizationId,
     lane::{
         self,
         overdue::{self, Overdue},
@@ -78,24 +83,28 @@ impl Behind {
     /// One look at all integrations.
     ///
     /// # Errors
-    /// Those of the store.
+    /// Those of the store; one integration's failure holds up no other.
     pub(crate) async fn look(&self) -> Result<()> {
-        let mut after = String::new();
+        let (mut after, mut failed) = (String::new(), None);
         loop {
             let page = self.connections.list(State::NeedsReconnect, &after, PAGE).await?;
-            let Some((_, last)) = page.last() else { return Ok(()) };
+            let Some((_, last)) = page.last() else { return failed.map_or(Ok(()), Err) };
             after = last.clone();
             for (organization, id) in page {
-                match self.integrations.get(&organization, &id).await {
-                    Ok(integration) => {
-                        self.tell_of_late(&integration).await?;
-                        self.tell_of_caught_up(&integration).await?;
-                    }
-                    Err(Error::NotFound(_)) => self.forget(&id).await?,
-                    Err(error) => return Err(error),
-                }
+                failed = self.look_at(&organization, &id).await.err().or(failed);
             }
         }
+    }
+
+    async fn look_at(&self, organization: &OrganizationId, id: &str) -> Result<()> {
+        let integration = match self.integrations.get(organization, id).await {
+            Ok(integration) => integration,
+            // It was deleted just now.
+            Err(Error::NotFound(_)) => return Ok(()),
+            Err(error) => return Err(error),
+        };
+        let late = self.tell_of_late(&integration).await;
+        self.tell_of_caught_up(&integration).await.and(late)
     }
 
     async fn tell_of_late(&self, integration: &Integration) -> Result<()> {
@@ -103,26 +112,32 @@ impl Behind {
         let mut after = String::new();
         loop {
             let page = overdue::keys(&self.store, &integration.id, before, &after, PAGE).await?;
-            let Some(last) = page.last() else { return Ok(()) };
+            let (Some(first), Some(last)) = (page.first(), page.last()) else { return Ok(()) };
+            let seen = self.seen(integration, first, last).await?;
             after = last.ordering_key.clone();
             for late in page {
                 // A newer change than what was told counts once it is late itself.
-                let told = self.told(integration, &late.ordering_key).await?;
-                if told.is_none_or(|told| told < late.late) {
+                if seen.get(&late.ordering_key).is_none_or(|seen| *seen < late.late) {
                     self.tell(integration, &late).await?;
                 }
             }
         }
     }
 
-    async fn told(&self, integration: &Integration, wedding: &str) -> Result<Option<i64>> {
-        Ok(with!(self.store.reader(), c => {
-            sqlx::query_scalar("SELECT delivery FROM integration_behind WHERE integration_id = $1 AND wedding_id = $2")
-                .bind(&integration.id)
-                .bind(wedding)
-                .fetch_optional(c)
-                .await
-        })?)
+    /// Up to which delivery each key of a page was looked at.
+    async fn seen(&self, integration: &Integration, first: &Overdue, last: &Overdue) -> Result<HashMap<String, i64>> {
+        let seen: Vec<(String, i64)> = with!(self.store.reader(), c => {
+            sqlx::query_as(
+                "SELECT wedding_id, delivery FROM integration_behind \
+                 WHERE integration_id = $1 AND wedding_id >= $2 AND wedding_id <= $3",
+            )
+            .bind(&integration.id)
+            .bind(&first.ordering_key)
+            .bind(&last.ordering_key)
+            .fetch_all(c)
+            .await
+        })?;
+        Ok(seen.into_iter().collect())
     }
 
     async fn tell(&self, integration: &Integration, late: &Overdue) -> Result<()> {
@@ -131,32 +146,36 @@ impl Behind {
         let letters: Vec<Letter> =
             waiting.into_iter().filter_map(|waiting| Letter::open(waiting.content).ok()).collect();
         // What is no wedding's is nothing that a calendar entry could tell.
-        let Some(content) = content(integration, &letters, late.since) else { return Ok(()) };
-        let event = self.event(integration, "integration.behind", late, &content);
+        let content = content(integration, &letters, late.since);
         let mut tx = self.store.begin().await?;
         with!(tx.on(), c => {
             sqlx::query(
-                "INSERT INTO integration_behind (integration_id, wedding_id, organization_id, delivery, since) \
-                 VALUES ($1, $2, $3, $4, $5) ON CONFLICT (integration_id, wedding_id) DO UPDATE SET delivery = $4, since = $5",
+                "INSERT INTO integration_behind (integration_id, wedding_id, organization_id, delivery, since, told) \
+                 VALUES ($1, $2, $3, $4, $5, $6) ON CONFLICT (integration_id, wedding_id) DO UPDATE SET delivery = $4, since = $5, \
+                 told = CASE WHEN integration_behind.told = 1 THEN 1 ELSE $6 END",
             )
             .bind(&integration.id)
             .bind(&late.ordering_key)
             .bind(integration.organization.as_str())
             .bind(late.newest)
             .bind(late.since.as_microsecond())
+            .bind(i64::from(content.is_some()))
             .execute(c)
             .await
             .map(drop)
         })?;
+        let Some(content) = content else { return tx.commit().await };
+        let event =
+            event(integration, "integration.behind", (&late.ordering_key, late.newest), self.clock.now(), &content);
         self.put(tx, integration, &event).await
     }
 
     async fn tell_of_caught_up(&self, integration: &Integration) -> Result<()> {
         let mut after = String::new();
         loop {
-            let page: Vec<(String, i64)> = with!(self.store.reader(), c => {
+            let page: Vec<(String, i64, i64)> = with!(self.store.reader(), c => {
                 sqlx::query_as(
-                    "SELECT wedding_id, delivery FROM integration_behind WHERE integration_id = $1 AND wedding_id > $2 \
+                    "SELECT wedding_id, delivery, told FROM integration_behind WHERE integration_id = $1 AND wedding_id > $2 \
                      ORDER BY wedding_id LIMIT $3",
                 )
                 .bind(&integration.id)
@@ -165,21 +184,26 @@ impl Behind {
                 .fetch_all(c)
                 .await
             })?;
-            let Some((last, _)) = page.last() else { return Ok(()) };
+            let Some((last, ..)) = page.last() else { return Ok(()) };
             after = last.clone();
-            for (wedding, delivery) in page {
-                match overdue::ended(&self.store, &integration.id, &wedding, delivery).await? {
-                    None => {}
-                    ended => {
-                        self.settle(integration, &wedding, delivery, ended == Some(lane::State::Delivered)).await?
-                    }
-                }
+            for (wedding, delivery, told) in page {
+                let outcome = match overdue::ended(&self.store, &integration.id, &wedding, delivery).await? {
+                    None => continue,
+                    Some(lane::State::Delivered) => Outcome::Delivered,
+                    Some(_) => Outcome::GivenUp,
+                };
+                self.settle(integration, (&wedding, delivery), (told == 1).then_some(outcome)).await?;
             }
         }
     }
 
-    /// The vendor has it, or never will: that is a dead letter, and shown as such.
-    async fn settle(&self, integration: &Integration, wedding: &str, delivery: i64, delivered: bool) -> Result<()> {
+    /// The vendor has it, or never will: then it is a dead letter, and shown as such. No outcome: nobody was told.
+    async fn settle(
+        &self,
+        integration: &Integration,
+        (wedding, delivery): (&str, i64),
+        outcome: Option<Outcome>,
+    ) -> Result<()> {
         let mut tx = self.store.begin().await?;
         with!(tx.on(), c => {
             sqlx::query("DELETE FROM integration_behind WHERE integration_id = $1 AND wedding_id = $2 AND delivery = $3")
@@ -190,27 +214,8 @@ impl Behind {
                 .await
                 .map(drop)
         })?;
-        if !delivered {
-            return tx.commit().await;
-        }
-        let late =
-            Overdue { ordering_key: wedding.to_owned(), since: self.clock.now(), late: delivery, newest: delivery };
-        let more = json!({ "wedding_id": wedding, "since": late.since.to_string() });
-        let content = notice::content(integration, more);
-        let event = self.event(integration, "integration.caught_up", &late, &content);
-        self.put(tx, integration, &event).await
-    }
-
-    fn event(&self, integration: &Integration, type_: &str, late: &Overdue, content: &Value) -> wire::Event {
-        let change = format!("behind.{}", late.newest);
-        let mut event = notice::event(integration, type_, &change, self.clock.now(), content);
-        event.metadata.get_or_insert_default().wedding_id = late.ordering_key.clone();
-        if let Some(metadata) = &mut event.metadata
-            && metadata.supplier_id.is_empty()
-        {
-            metadata.supplier_id = content["supplier_id"].as_str().unwrap_or_default().to_owned();
-        }
-        event
+        let Some(outcome) = outcome else { return tx.commit().await };
+        self.put(tx, integration, &over(integration, wedding, delivery, outcome, self.clock.now())).await
     }
 
     async fn put(&self, mut tx: Tx, integration: &Integration, event: &wire::Event) -> Result<()> {
@@ -220,17 +225,46 @@ impl Behind {
         self.outbox.wake();
         Ok(())
     }
+}
 
-    async fn forget(&self, integration_id: &str) -> Result<()> {
-        with!(self.store.writer(), c => {
-            sqlx::query("DELETE FROM integration_behind WHERE integration_id = $1")
-                .bind(integration_id)
-                .execute(c)
-                .await
-                .map(drop)
-        })?;
-        Ok(())
+/// How it ended with what a vendor was behind with.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub(crate) enum Outcome {
+    Delivered,
+    /// The vendor will never have it by us: it refused it, or its integration was deleted.
+    GivenUp,
+}
+
+/// What tells that a vendor is behind with a wedding no more.
+pub(crate) fn over(
+    integration: &Integration,
+    wedding: &str,
+    delivery: i64,
+    outcome: Outcome,
+    now: Timestamp,
+) -> wire::Event {
+    let outcome = match outcome {
+        Outcome::Delivered => "delivered",
+        Outcome::GivenUp => "given_up",
+    };
+    let more = json!({ "wedding_id": wedding, "since": now.to_string(), "outcome": outcome });
+    event(integration, "integration.caught_up", (wedding, delivery), now, &notice::content(integration, more))
+}
+
+fn event(
+    integration: &Integration,
+    type_: &str,
+    (wedding, delivery): (&str, i64),
+    now: Timestamp,
+    content: &Value,
+) -> wire::Event {
+    let mut event = notice::event(integration, type_, &format!("behind.{delivery}"), now, content);
+    let metadata = event.metadata.get_or_insert_default();
+    wedding.clone_into(&mut metadata.wedding_id);
+    if metadata.supplier_id.is_empty() {
+        content["supplier_id"].as_str().unwrap_or_default().clone_into(&mut metadata.supplier_id);
     }
+    event
 }
 
 /// What is said of letters, the newest first; none: they are about no wedding.

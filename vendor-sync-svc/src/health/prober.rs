@@ -5,7 +5,7 @@
 //! comes in its turn.
 
 use std::{
-    collections::{BTreeMap, HashMap},
+    collections::{BTreeSet, HashMap},
     sync::Arc,
     time::Duration,
 };
@@ -39,6 +39,7 @@ pub(crate) struct Prober {
     pub(crate) credentials: Credentials,
     pub(crate) integrations: Integrations,
     pub(crate) probe: Arc<dyn Probe>,
+    /// One that never steps back: else nobody would be asked until the machine's has come to where it was.
     pub(crate) clock: Clock,
 }
 
@@ -47,7 +48,7 @@ pub(crate) struct Prober {
 pub(super) struct Round {
     read_at: Option<Timestamp>,
     integrations: HashMap<String, Integration>,
-    due: BTreeMap<(Timestamp, String), ()>,
+    due: BTreeSet<(Timestamp, String)>,
 }
 
 impl Round {
@@ -55,11 +56,13 @@ impl Round {
     fn take(&mut self, now: Timestamp) -> Vec<Integration> {
         let mut taken = Vec::new();
         while taken.len() < AT_ONCE {
-            let Some(entry) = self.due.first_entry().filter(|entry| entry.key().0 <= now) else { break };
-            let ((_, id), ()) = entry.remove_entry();
+            if self.due.first().is_none_or(|(due, _)| *due > now) {
+                break;
+            }
+            let Some((_, id)) = self.due.pop_first() else { break };
             let Some(integration) = self.integrations.get(&id) else { continue };
             taken.push(integration.clone());
-            self.due.insert((now + SHORTEST + up_to(SHORTEST), id), ());
+            self.due.insert((now + SHORTEST + up_to(SHORTEST), id));
         }
         taken
     }
@@ -67,9 +70,9 @@ impl Round {
     /// Takes on who is new, at a time of chance, and lets go who isn't connected any more.
     fn learn(&mut self, now: Timestamp, connected: HashMap<String, Integration>) {
         for id in connected.keys().filter(|id| !self.integrations.contains_key(*id)) {
-            self.due.insert((now + up_to(SHORTEST), id.clone()), ());
+            self.due.insert((now + up_to(SHORTEST), id.clone()));
         }
-        self.due.retain(|(_, id), ()| connected.contains_key(id));
+        self.due.retain(|(_, id)| connected.contains_key(id));
         (self.integrations, self.read_at) = (connected, Some(now));
     }
 }
@@ -142,7 +145,7 @@ impl Prober {
         let credential = self.credentials.of(integration).await?;
         let probed = match self.probe.probe(integration, &credential).await {
             Err(Refusal::Credential(_)) => {
-                let other = self.credentials.refused(integration, &credential).await?;
+                let other = self.credentials.refused(integration, &[credential]).await?;
                 self.probe.probe(integration, &other).await
             }
             probed => probed,
@@ -157,6 +160,5 @@ impl Prober {
 
 /// By chance, so that what began together doesn't stay together.
 fn up_to(longest: SignedDuration) -> SignedDuration {
-    let share = f64::from(u32::from_le_bytes(secret::random())) / f64::from(u32::MAX);
-    SignedDuration::from_millis((longest.as_secs_f64() * share * 1e3) as i64)
+    SignedDuration::from_millis((longest.as_secs_f64() * secret::random_share() * 1e3) as i64)
 }

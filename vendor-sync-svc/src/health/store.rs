@@ -26,6 +26,12 @@ pub(crate) struct Known {
     pub(crate) last_good_at: Option<Timestamp>,
 }
 
+impl Known {
+    fn new(health: Health) -> Self {
+        Self { health, probed_at: None, probe_error: String::new(), last_good_at: None }
+    }
+}
+
 /// How all integrations stand. Cheap to clone.
 #[derive(Clone)]
 pub(crate) struct Healths {
@@ -58,8 +64,7 @@ impl Healths {
         if let Some(known) = self.lock().get(&integration.id) {
             return Ok(Some(known.clone()));
         }
-        let health = self.read(integration).await?;
-        Ok(health.map(|health| Known { health, probed_at: None, probe_error: String::new(), last_good_at: None }))
+        Ok(self.read(integration).await?.map(Known::new))
     }
 
     async fn read(&self, integration: &Integration) -> Result<Option<Health>> {
@@ -86,12 +91,7 @@ impl Healths {
     /// `Error::Unavailable` while the store is away: the sign counts for nothing then.
     pub(crate) async fn sign(&self, integration: &Integration, wrong: &str) -> Result<()> {
         let now = self.clock.now();
-        let mut known = self.of(integration).await?.unwrap_or_else(|| Known {
-            health: Health::new(now),
-            probed_at: None,
-            probe_error: String::new(),
-            last_good_at: None,
-        });
+        let mut known = self.of(integration).await?.unwrap_or_else(|| Known::new(Health::new(now)));
         let changed = known.health.sign(wrong.is_empty(), now);
         (known.probed_at, known.probe_error) = (Some(now), wrong.to_owned());
         if wrong.is_empty() {

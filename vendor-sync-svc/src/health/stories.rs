@@ -3,7 +3,7 @@
 use std::{sync::Arc, time::Duration};
 
 use axum::{Router as Http, extract::State as Shared, routing};
-use chassis::{config::Secret, lane, service::Chassis, tasks::Tasks, with};
+use chassis::{config::Secret, lane, secret::DataKeys, service::Chassis, tasks::Tasks, with};
 use http::StatusCode;
 use jiff::SignedDuration;
 use serde_json::json;
@@ -24,6 +24,9 @@ use crate::{
     integration::Integration,
     sync::letter::Letter,
 };
+
+/// Something is broken, and not slow.
+const LONG: Duration = Duration::from_secs(120);
 
 /// A vendor that answers with the status that it was told.
 async fn vendor() -> (Arc<AtomicU16>, Vendor) {
@@ -119,7 +122,7 @@ async fn whoever_watches_sees_how_each_stands_at_once_and_then_each_change_of_th
         let watching = Tasks::default();
         watching.spawn("watch", work);
         let mut next = async || {
-            let next = timeout(Duration::from_secs(10), shown.recv()).await.expect("in time");
+            let next = timeout(LONG, shown.recv()).await.expect("in time");
             next.expect("it goes on").expect("it is shown")
         };
         let first = next().await;
@@ -135,14 +138,18 @@ async fn whoever_watches_sees_how_each_stands_at_once_and_then_each_change_of_th
         }
         assert!(matches!(next().await.standing, Some((Standing::Failing, _))));
         drop(shown);
-        assert!(watching.stop(Duration::from_secs(5)).await, "who is gone is watched for no longer");
+        assert!(watching.stop(LONG).await, "who is gone is watched for no longer");
     })
     .await;
 }
 
 /// A change of a wedding that waits for the vendor.
 async fn wait(world: &World, integration: &Integration, event_id: &str, before: &str, after: &str) {
-    let letter = Letter {
+    offer(world, integration, letter(event_id, before, after)).await;
+}
+
+fn letter(event_id: &str, before: &str, after: &str) -> Letter {
+    Letter {
         event_id: event_id.to_owned(),
         event_type: "wedding.date_changed".to_owned(),
         wedding_id: "w1".to_owned(),
@@ -153,11 +160,102 @@ async fn wait(world: &World, integration: &Integration, event_id: &str, before: 
         old: json!({ "wedding_date": before }).to_string(),
         changed: vec!["wedding_date".to_owned()],
         ..Letter::default()
-    };
+    }
+}
+
+async fn offer(world: &World, integration: &Integration, letter: Letter) {
     let settings = lane::Settings { ordered: true, paused: true, ..lane::Settings::default() };
     world.view.dispatcher.open(&integration.id, &integration.organization, settings).await.expect("it is open");
     let offer = letter.offer(&integration.id, 3, "realtime");
     world.view.dispatcher.offer(vec![offer], false).await.expect("taken").wait().await.expect("durable");
+}
+
+fn behind(world: &World, chassis: &Chassis) -> Behind {
+    Behind {
+        store: world.store.clone(),
+        keys: world.keys.clone(),
+        outbox: world.outbox.clone(),
+        connections: world.credentials.connections.clone(),
+        integrations: world.connecting.integrations.clone(),
+        after: SignedDuration::from_mins(30),
+        clock: chassis.clock.clone(),
+    }
+}
+
+async fn change(world: &World, text: &'static str) {
+    with!(world.store.writer(), c => sqlx::query(text).execute(c).await.map(drop)).expect("it is changed");
+}
+
+async fn count(world: &World, text: &'static str) -> i64 {
+    with!(world.store.reader(), c => sqlx::query_scalar(text).fetch_one(c).await).expect("a number")
+}
+
+#[tokio::test]
+async fn what_a_vendor_will_never_have_is_told_to_be_over() {
+    on_each(async |store, chassis, clock| {
+        let (_, vendor) = vendor().await;
+        let world = World::open(&store, &chassis, vendor).await;
+        let integration = connected(&world).await;
+        let behind = behind(&world, &chassis);
+        wait(&world, &integration, "e1", "2026-06-20", "2026-06-21").await;
+        clock.advance(Duration::from_secs(3_600));
+        behind.look().await.expect("it is looked at");
+        change(&world, "UPDATE deliveries SET state = 4").await;
+        behind.look().await.expect("it is looked at");
+        assert_eq!(world.told().await, ["integration.behind", "integration.caught_up"]);
+        assert_eq!(World::content(&world.events().await[1])["outcome"], "given_up");
+    })
+    .await;
+}
+
+#[tokio::test]
+async fn what_is_no_weddings_is_looked_at_once_and_told_to_nobody() {
+    on_each(async |store, chassis, clock| {
+        let (_, vendor) = vendor().await;
+        let world = World::open(&store, &chassis, vendor).await;
+        let integration = connected(&world).await;
+        let behind = behind(&world, &chassis);
+        let client = Letter {
+            wedding_id: String::new(),
+            record_id: "c1".to_owned(),
+            kind: "client".to_owned(),
+            ..letter("e1", "", "")
+        };
+        offer(&world, &integration, client).await;
+        clock.advance(Duration::from_secs(3_600));
+        behind.look().await.expect("it is looked at");
+        assert_eq!(count(&world, "SELECT COUNT(*) FROM integration_behind WHERE told = 0").await, 1, "it is noted");
+        change(&world, "UPDATE deliveries SET state = 3").await;
+        behind.look().await.expect("it is looked at");
+        assert_eq!(count(&world, "SELECT COUNT(*) FROM integration_behind").await, 0);
+        assert!(world.told().await.is_empty());
+    })
+    .await;
+}
+
+#[tokio::test]
+async fn an_organization_whose_key_does_not_open_keeps_nobody_else_from_being_told() {
+    on_each(async |store, chassis, clock| {
+        let (_, vendor) = vendor().await;
+        let world = World::open(&store, &chassis, vendor).await;
+        let mut both = [connected(&world).await, world.integration("other").await];
+        world.connecting.connect(&both[1], Given::Key(Secret::from("key".to_owned()))).await.expect("it is taken");
+        for integration in &both {
+            wait(&world, integration, &format!("e-{}", integration.id), "2026-06-20", "2026-06-21").await;
+        }
+        clock.advance(Duration::from_secs(3_600));
+        both.sort_by(|one, other| one.id.cmp(&other.id));
+        let broken = both[0].organization.as_str();
+        with!(store.writer(), c => sqlx::query("UPDATE data_keys SET wrapped = substr(wrapped, 1, 5) WHERE organization_id = $1")
+            .bind(broken).execute(c).await.map(drop))
+        .expect("it is changed");
+        let keys = DataKeys::new(store.clone(), chassis.keyring().expect("a key"), chassis.clock.clone());
+        let behind = Behind { keys, ..behind(&world, &chassis) };
+        behind.look().await.expect_err("what went wrong is said");
+        let told: Vec<String> = world.events().await.into_iter().map(|event| event.organization_id).collect();
+        assert_eq!(told, [both[1].organization.as_str()]);
+    })
+    .await;
 }
 
 #[tokio::test]
@@ -166,15 +264,7 @@ async fn what_a_vendor_does_not_take_in_time_is_told_once_and_again_when_it_has_
         let (_, vendor) = vendor().await;
         let world = World::open(&store, &chassis, vendor).await;
         let integration = connected(&world).await;
-        let behind = Behind {
-            store: store.clone(),
-            keys: world.keys.clone(),
-            outbox: world.outbox.clone(),
-            connections: world.credentials.connections.clone(),
-            integrations: world.connecting.integrations.clone(),
-            after: SignedDuration::from_mins(30),
-            clock: chassis.clock.clone(),
-        };
+        let behind = behind(&world, &chassis);
         let told = async |minutes: u64| {
             clock.advance(Duration::from_secs(60 * minutes));
             for _ in 0..2 {

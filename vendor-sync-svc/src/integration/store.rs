@@ -18,7 +18,7 @@ use jiff::{SignedDuration, Timestamp};
 use super::{Integration, Kind, Secrets, Settings};
 
 /// All that is an integration's own. What it said stays with the records that it said it of.
-const DELETES: [&str; 9] = [
+const DELETES: [&str; 11] = [
     "DELETE FROM connections WHERE organization_id = $1 AND integration_id = $2",
     "DELETE FROM authorizations WHERE organization_id = $1 AND integration_id = $2",
     "DELETE FROM record_links WHERE organization_id = $1 AND integration_id = $2",
@@ -27,6 +27,8 @@ const DELETES: [&str; 9] = [
     "DELETE FROM polls WHERE organization_id = $1 AND integration_id = $2",
     "DELETE FROM rereads WHERE organization_id = $1 AND integration_id = $2",
     "DELETE FROM outbox WHERE organization_id = $1 AND lane_id = $2",
+    "DELETE FROM integration_health WHERE organization_id = $1 AND integration_id = $2",
+    "DELETE FROM integration_behind WHERE organization_id = $1 AND integration_id = $2",
     "DELETE FROM integrations WHERE organization_id = $1 AND id = $2",
 ];
 const TABLE: &str = "integrations";

@@ -117,27 +117,46 @@ impl Authorizations {
         Err(Error::Exhausted { reason: format!("{OPEN} connections are being made already"), retry_after })
     }
 
-    /// A browser opens `ticket`, for the first and only time: from here on the flow is its. Gives the flow and its state.
+    /// The flow of a `ticket` that no browser has opened yet.
     ///
     /// # Errors
     /// `Error::NotFound` for a ticket that isn't good, or any more.
-    pub(crate) async fn open(&self, ticket: &str, browser: &str) -> Result<(Flow, String)> {
+    pub(crate) async fn peek(&self, ticket: &str) -> Result<Flow> {
+        check(ticket)?;
+        let row: Option<Row> = with!(self.store.reader(), c => {
+            sqlx::query_as(
+                "SELECT ticket, organization_id, integration_id, secrets FROM authorizations \
+                 WHERE ticket = $1 AND state IS NULL AND expires_at > $2",
+            )
+            .bind(hash(ticket))
+            .bind(self.clock.now_micros())
+            .fetch_optional(c)
+            .await
+        })?;
+        self.unseal(row.ok_or_else(unknown)?).await
+    }
+
+    /// A browser opens `ticket`, for the first and only time: from here on the flow is its. Gives the flow's state.
+    ///
+    /// # Errors
+    /// Likewise.
+    pub(crate) async fn open(&self, ticket: &str, browser: &str) -> Result<String> {
         check(ticket)?;
         check(browser)?;
         let state = random_text();
-        let row: Option<Row> = with!(self.store.writer(), c => {
-            sqlx::query_as(
-                "UPDATE authorizations SET state = $2, browser = $3 WHERE ticket = $1 AND state IS NULL AND expires_at > $4 \
-                 RETURNING ticket, organization_id, integration_id, secrets",
+        let opened = with!(self.store.writer(), c => {
+            sqlx::query(
+                "UPDATE authorizations SET state = $2, browser = $3 WHERE ticket = $1 AND state IS NULL AND expires_at > $4",
             )
             .bind(hash(ticket))
             .bind(hash(&state))
             .bind(hash(browser))
             .bind(self.clock.now_micros())
-            .fetch_optional(c)
+            .execute(c)
             .await
+            .map(|done| done.rows_affected())
         })?;
-        Ok((self.unseal(row.ok_or_else(unknown)?).await?, state))
+        if opened == 1 { Ok(state) } else { Err(unknown()) }
     }
 
     /// Takes the flow of `state` up, if it is this browser's: it can't be taken up again.

@@ -8,7 +8,7 @@ use chassis::{
     outbound::{Outbound, Request},
     store::Store,
 };
-use futures_util::future;
+use futures_util::{FutureExt as _, future};
 use http::{HeaderMap, Method, header};
 use jiff::SignedDuration;
 use serde::{Deserialize, Serialize};
@@ -30,6 +30,8 @@ use crate::{
     integration::Integration,
 };
 
+/// Something is broken, and not slow.
+const LONG: Duration = Duration::from_secs(120);
 const BROWSER: &str = "the-browsers-own-secret-of-its-cookie";
 
 /// The vendor, while it runs.
@@ -291,6 +293,7 @@ async fn while_a_vendor_is_away_the_old_token_is_used_until_it_expires_and_refre
         clock.advance(Duration::from_secs(60));
         assert_ne!(world.credentials.of(&integration).await.expect("a fresh one"), first);
         assert!(world.told().await.is_empty());
+        assert_eq!(world.connection(&integration).await.reason, "", "yesterday's failure is over");
     })
     .await;
 }
@@ -314,8 +317,8 @@ async fn the_worker_refreshes_before_a_token_expires() {
                 tokio::task::yield_now().await;
             }
         };
-        timeout(Duration::from_secs(20), renewed).await.expect("it refreshes by itself");
-        assert!(chassis.tasks.stop(Duration::from_secs(5)).await);
+        timeout(LONG, renewed).await.expect("it refreshes by itself");
+        assert!(chassis.tasks.stop(LONG).await);
     })
     .await;
 }
@@ -328,10 +331,14 @@ async fn a_refused_token_is_refreshed_once_and_then_a_person_is_needed() {
         let integration = world.integration("acme").await;
         world.connect_in_browser(&peer, &integration).await;
         let first = world.credentials.of(&integration).await.expect("a token");
-        let second = world.credentials.refused(&integration, &first).await.expect("a fresh one");
+        let second = world.credentials.refused(&integration, std::slice::from_ref(&first)).await.expect("a fresh one");
         assert_ne!(first, second);
-        assert_eq!(world.credentials.refused(&integration, &first).await.as_ref(), Ok(&second), "late news of the old");
-        let third = world.credentials.refused(&integration, &second).await;
+        assert_eq!(
+            world.credentials.refused(&integration, std::slice::from_ref(&first)).await.as_ref(),
+            Ok(&second),
+            "late news of the old"
+        );
+        let third = world.credentials.refused(&integration, std::slice::from_ref(&second)).await;
         assert!(matches!(third, Err(CredentialError::NeedsReconnect(_))), "{third:?}");
     })
     .await;
@@ -345,7 +352,7 @@ async fn disconnecting_revokes_at_the_vendor_and_forgets() {
         let integration = world.integration("acme").await;
         world.connect_in_browser(&peer, &integration).await;
         let token = world.refresh_token(&integration).await;
-        assert_eq!(world.connecting.disconnect(&integration).await.expect("it is forgotten"), None);
+        assert_eq!(world.credentials.disconnect(&integration).await.expect("it is forgotten"), None);
         assert!(peer.seen().await.revoked.contains(&token));
         assert!(world.connection(&integration).await.kept.is_none());
         assert!(world.credentials.of(&integration).await.is_err());
@@ -400,6 +407,39 @@ async fn a_ticket_is_the_first_browsers_alone_and_a_no_uses_the_state_up() {
         let state = location.query_pairs().find(|(name, _)| name == "state").expect("a state").1.into_owned();
         assert_eq!(world.connecting.complete(&state, "", BROWSER).await.expect("an answer"), Completed::Denied);
         assert_eq!(world.connecting.complete(&state, "code", BROWSER).await.expect("an answer"), Completed::Unknown);
+    })
+    .await;
+}
+
+#[tokio::test]
+async fn a_browser_that_leaves_while_a_code_is_exchanged_is_connected_all_the_same() {
+    let Some(peer) = Peer::start().await else { return };
+    on_each(async |store, chassis, _| {
+        let world = World::open(&store, &chassis, peer.asks()).await;
+        let integration = world.integration("acme").await;
+        let (code, state) = peer.consent(&world.begin(&integration, BROWSER).await).await;
+        assert!(world.connecting.complete(&state, &code, BROWSER).now_or_never().is_none(), "it is on its way");
+        let connected = async {
+            while world.credentials.connections.get(&integration).await.expect("the store").is_none() {
+                tokio::task::yield_now().await;
+            }
+        };
+        timeout(LONG, connected).await.expect("it is seen through");
+        assert_eq!(world.state(&integration).await, State::Connected);
+    })
+    .await;
+}
+
+#[tokio::test]
+async fn a_ticket_outlives_a_moment_in_which_its_vendor_is_not_known() {
+    let Some(peer) = Peer::start().await else { return };
+    on_each(async |store, chassis, _| {
+        let world = World::open(&store, &chassis, peer.asks()).await;
+        let integration = world.integration("acme").await;
+        let ticket = ticket(world.connecting.connect(&integration, Given::OAuth(None)).await.expect("it begins"));
+        let unknown = World::open(&store, &chassis, Vendor::without_oauth("http://127.0.0.1:9/me")).await;
+        unknown.connecting.open(&ticket, BROWSER).await.expect_err("nobody knows where to");
+        world.connecting.open(&ticket, BROWSER).await.expect("the ticket is good");
     })
     .await;
 }

@@ -70,7 +70,7 @@ pub(super) async fn disconnect(
     request: Request<wire::DisconnectIntegrationRequest>,
 ) -> Result<wire::DisconnectIntegrationResponse> {
     let integration = integration(connecting, &request, &request.get_ref().id).await?;
-    let untold = connecting.disconnect(&integration).await?.unwrap_or_default();
+    let untold = connecting.credentials.disconnect(&integration).await?.unwrap_or_default();
     Ok(wire::DisconnectIntegrationResponse { untold })
 }
 

@@ -1,5 +1,7 @@
 //! `IntegrationService`: parsed, handed to `integration.rs`, printed.
 
+use std::future::ready;
+
 use chassis::{
     auth,
     error::{Error, Result},
@@ -30,6 +32,16 @@ impl Service {
     pub(crate) fn new(connecting: Connecting, accounts: Accounts) -> Self {
         Self { integrations: connecting.integrations.clone(), connecting, accounts }
     }
+
+    /// Sees a change through, in the store and in force, even if its caller leaves half way: no setting that was kept waits
+    /// for the next start to count.
+    async fn see_through<T: Send + 'static>(
+        &self,
+        change: impl Future<Output = Result<T>> + Send + 'static,
+    ) -> Result<T> {
+        let changed = self.connecting.credentials.tasks.through("integration.change", change).await;
+        changed.unwrap_or_else(|| Err(Error::internal(anyhow::anyhow!("a change of an integration broke off"))))
+    }
 }
 
 #[tonic::async_trait]
@@ -45,8 +57,13 @@ impl IntegrationService for Service {
         let settings = settings(integration)?;
         let secret = integration::secret_or_new(&request.secret)?;
         self.accounts.check(&organization, &settings).await.map_err(|error| error.within("integration"))?;
-        let created = self.integrations.create(organization, settings, &secret).await?;
-        self.accounts.refresh(&created.organization, &created.id).await?;
+        let (integrations, accounts, own) = (self.integrations.clone(), self.accounts.clone(), secret.clone());
+        let create = async move {
+            let created = integrations.create(organization, settings, &own).await?;
+            let (organization, id) = (created.organization.clone(), created.id.clone());
+            accounts.change(&organization, &id, ready(Ok(created))).await
+        };
+        let created = self.see_through(create).await?;
         let secret = secret.expose().to_owned();
         Ok(Response::new(wire::CreateIntegrationResponse { integration: Some(print(created)), secret }))
     }
@@ -88,9 +105,12 @@ impl IntegrationService for Service {
         let (id, version) = (integration.id.clone(), integration.version);
         let settings = settings(integration)?;
         self.accounts.check(&organization, &settings).await.map_err(|error| error.within("integration"))?;
-        let updated = self.integrations.update(&organization, &id, version, &settings).await;
-        let updated = updated.map_err(|error| error.within("integration"))?;
-        self.accounts.refresh(&organization, &id).await?;
+        let (integrations, accounts) = (self.integrations.clone(), self.accounts.clone());
+        let update = async move {
+            let update = integrations.update(&organization, &id, version, &settings);
+            accounts.change(&organization, &id, update).await
+        };
+        let updated = self.see_through(update).await.map_err(|error| error.within("integration"))?;
         Ok(Response::new(wire::UpdateIntegrationResponse { integration: Some(print(updated)) }))
     }
 
@@ -129,10 +149,17 @@ impl IntegrationService for Service {
         request: Request<wire::DeleteIntegrationRequest>,
     ) -> Result<Response<wire::DeleteIntegrationResponse>, Status> {
         let organization = auth::caller(&request)?.organization("")?;
-        let id = &request.get_ref().id;
-        self.connecting.remove(&self.integrations.get(&organization, id).await?).await?;
-        self.integrations.delete(&organization, id).await?;
-        self.accounts.refresh(&organization, id).await?;
+        let id = request.into_inner().id;
+        let (integrations, accounts) = (self.integrations.clone(), self.accounts.clone());
+        let credentials = self.connecting.credentials.clone();
+        let delete = async move {
+            let delete = async {
+                credentials.let_go(&integrations.get(&organization, &id).await?).await?;
+                integrations.delete(&organization, &id).await
+            };
+            accounts.change(&organization, &id, delete).await
+        };
+        self.see_through(delete).await?;
         Ok(Response::new(wire::DeleteIntegrationResponse {}))
     }
 
@@ -350,6 +377,36 @@ mod tests {
             assert_eq!((vendors.concat().as_str(), token.as_str()), ("abc", ""));
             let refused = create(&service, "supabase").await.expect_err("a kind's own name");
             assert_eq!(refused.message(), "integration.vendor: is the name of a kind of its own: choose another");
+        })
+        .await;
+    }
+
+    #[tokio::test]
+    async fn a_caller_who_leaves_half_way_leaves_no_setting_that_is_not_in_force() {
+        in_each_service(async |service| {
+            let parameters = [("url".to_owned(), "http://127.0.0.1:9/in".to_owned())].into();
+            let kind = wire::IntegrationKind::Connector.into();
+            let venue = wire::Integration { kind, connector: "venue".to_owned(), parameters, ..Default::default() };
+            let request = wire::CreateIntegrationRequest { integration: Some(venue), secret: String::new() };
+            let created = service.create_integration(as_member("acme", request)).await.expect("created").into_inner();
+            let created = created.integration.expect("an integration");
+            let id = created.id.clone();
+            let request =
+                wire::UpdateIntegrationRequest { integration: Some(wire::Integration { paused: true, ..created }) };
+            let mut update = service.update_integration(as_member("acme", request));
+            // Until its own work has begun, and no longer.
+            while !service.connecting.credentials.tasks.running().contains_key("integration.change") {
+                assert!(futures_util::poll!(&mut update).is_pending());
+                tokio::task::yield_now().await;
+            }
+            drop(update);
+            let is_paused = || service.accounts.get(&id).is_some_and(|account| account.integration.settings.paused);
+            let in_force = async {
+                while !is_paused() {
+                    tokio::task::yield_now().await;
+                }
+            };
+            tokio::time::timeout(std::time::Duration::from_secs(120), in_force).await.expect("it is in force");
         })
         .await;
     }

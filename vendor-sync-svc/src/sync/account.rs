@@ -153,6 +153,25 @@ impl Accounts {
         Ok(())
     }
 
+    /// Makes `change` of an integration and puts it in force. What can't be read now is followed by [`Accounts::follow`].
+    ///
+    /// # Errors
+    /// Those of the change; those of the store, with which it may have been made.
+    pub(crate) async fn change<T>(
+        &self,
+        organization: &OrganizationId,
+        id: &str,
+        change: impl Future<Output = Result<T>>,
+    ) -> Result<T> {
+        let changed = change.await;
+        let refreshed = self.refresh(organization, id).await;
+        if refreshed.is_err() {
+            self.connections.tell_of(Changed { organization: organization.clone(), id: id.to_owned() });
+        }
+        let changed = changed?;
+        refreshed.map(|()| changed)
+    }
+
     /// Follows what `changed` tells of connections, until the process stops. What can't be read now is read again each
     /// second.
     pub(crate) async fn follow(self, mut changed: broadcast::Receiver<Changed>, tasks: Tasks) {
@@ -307,7 +326,7 @@ mod tests {
             let (sender, receiver) = broadcast::channel(4);
             let (accounts, tasks) = (world.engine.accounts.clone(), world.chassis.tasks.clone());
             tasks.spawn("accounts", accounts.clone().follow(receiver, tasks.clone()));
-            world.engine.credentials.connections.disconnect(&integration).await.expect("it is noted");
+            world.engine.credentials.disconnect(&integration).await.expect("it is noted");
             change("UPDATE connectors SET source = 'x' || source, version = version + 1").await;
             // Of the first it is known what came of it once the second is taken.
             for id in [integration.id.as_str(), "unknown"] {

@@ -10,7 +10,7 @@ use std::{
         Mutex,
         atomic::{AtomicUsize, Ordering},
     },
-    time::{Duration, Instant},
+    time::Duration,
 };
 
 use axum::{Router as Http, body::Body, extract::State as Shared, http::Request as HttpRequest, response::Response};
@@ -36,7 +36,6 @@ struct Arrived {
     target: String,
     headers: HeaderMap,
     body: Bytes,
-    at: Instant,
 }
 
 /// Status, headers, body.
@@ -81,7 +80,7 @@ async fn answer(Shared(peer): Shared<Peer>, request: HttpRequest<Body>) -> Respo
     peer.most_under_way.fetch_max(under_way, Ordering::SeqCst);
     let (parts, body) = request.into_parts();
     let body = axum::body::to_bytes(body, 1 << 20).await.expect("it is short");
-    let arrived = Arrived { target: parts.uri.to_string(), headers: parts.headers, body, at: Instant::now() };
+    let arrived = Arrived { target: parts.uri.to_string(), headers: parts.headers, body };
     let (status, headers, body) = (peer.script)(&arrived);
     peer.arrived.lock().expect("no panic").push(arrived);
     // Long enough that calls at the same time meet here.
@@ -126,8 +125,8 @@ impl World {
             credentials,
             integrations.clone(),
             Outbound::new(settings).expect("a client"),
-            Limits::new(store.clone(), Clock::System),
-            Clock::System,
+            Limits::new(store.clone(), chassis.clock.clone()),
+            chassis.clock.clone(),
         );
         Self { caller, catalogue, connections, integrations }
     }
