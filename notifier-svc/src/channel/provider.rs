@@ -20,6 +20,8 @@ use http::{HeaderMap, HeaderName, HeaderValue, Method, header};
 use tokio::time::{Instant, sleep};
 use url::Url;
 
+use crate::{notification::provider_id, suppression::Reason};
+
 /// How long one exchange may take.
 const WITHIN: Duration = Duration::from_secs(15);
 /// How much of an answer is kept: the longest are lists of messages that something is looked up in.
@@ -36,8 +38,10 @@ pub(crate) enum Class {
     Taken,
     /// It will never take this message.
     Refused,
-    /// This address reaches nobody any more, or its owner wants nothing: it is not to be used again.
+    /// This address reaches nobody any more: it is not to be used again.
     Dead,
+    /// Its owner told the provider STOP.
+    Stopped,
     /// Not now, for reasons of this message or its recipient.
     Later,
     /// The provider is away, and hasn't taken it.
@@ -59,12 +63,22 @@ impl Class {
             Self::Taken => "delivered",
             Self::Refused => "refused",
             Self::Dead => "address",
+            Self::Stopped => "stopped",
             Self::Later => "postponed",
             Self::Down => "down",
             Self::Busy => "throttled",
             Self::Barred => "auth",
             Self::Unsettled => "unsettled",
             Self::Unsure => "unknown",
+        }
+    }
+
+    /// Why an address isn't used any more where an attempt ended so.
+    pub(crate) fn ends_address(name: &str) -> Option<Reason> {
+        match name {
+            name if name == Self::Dead.name() => Some(Reason::Bounced),
+            name if name == Self::Stopped.name() => Some(Reason::Stopped),
+            _ => None,
         }
     }
 
@@ -85,7 +99,7 @@ pub(super) struct Verdict {
     pub(super) status: Option<u16>,
     /// How long the provider asks to be left alone.
     pub(super) after: Option<Duration>,
-    /// The beginning of the answer, which names the message as the provider does. Sealed where it is kept.
+    /// What the provider calls the message that it took, or the beginning of why it didn't. Sealed where it is kept.
     pub(super) response: Bytes,
 }
 
@@ -105,7 +119,7 @@ impl Verdict {
         let retry = |after, blame| Outcome::Retry { after, blame };
         let outcome = match self.class {
             Class::Taken => Outcome::Delivered,
-            Class::Refused | Class::Dead => Outcome::Permanent,
+            Class::Refused | Class::Dead | Class::Stopped => Outcome::Permanent,
             Class::Later => retry(self.after, Blame::Message),
             Class::Down | Class::Busy | Class::Unsettled => retry(self.after, Blame::Destination),
             Class::Barred => retry(Some(self.after.unwrap_or_default().max(BARRED)), Blame::Destination),
@@ -211,14 +225,12 @@ impl Provider {
             (_, false) => format!("{} answered {status} ({code})", self.name),
         };
         let after = self.asks_for(answer);
-        Verdict {
-            class,
-            code,
-            said,
-            status: Some(status),
-            after,
-            response: answer.body.slice(..answer.body.len().min(1024)),
-        }
+        // An answer to what was taken repeats to whom it goes and what it says: its name is enough.
+        let response = match class {
+            Class::Taken => provider_id::read(&answer.body).into(),
+            _ => answer.body.slice(..answer.body.len().min(1024)),
+        };
+        Verdict { class, code, said, status: Some(status), after, response }
     }
 
     async fn turn(&self) -> Result<(), Verdict> {
