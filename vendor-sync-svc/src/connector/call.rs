@@ -107,7 +107,8 @@ impl Caller {
                 return Ok((called, url, answer));
             }
             tried.push(called.credential.clone());
-            let newer = self.credentials.refused(integration, &tried).await.map_err(no_credential)?;
+            // Rare, and large: kept out of the future of every call.
+            let newer = Box::pin(self.credentials.refused(integration, &tried)).await.map_err(no_credential)?;
             if renewed {
                 break;
             }
