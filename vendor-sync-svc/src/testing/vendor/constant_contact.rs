@@ -198,7 +198,7 @@ impl ConstantContact {
                     return error(400, "campaigns.api.validation.error", "a required member is missing");
                 }
                 campaign.html = given["html_content"].as_str().unwrap_or_default().to_owned();
-                campaign.to = given["contact_list_ids"].as_array().or(given["segment_ids"].as_array()).cloned();
+                campaign.to = given["contact_list_ids"].as_array().or_else(|| given["segment_ids"].as_array()).cloned();
                 Said::json(200, given)
             }
             ("GET", [id]) => match self.campaigns.get(id) {
