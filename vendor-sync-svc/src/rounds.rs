@@ -124,12 +124,15 @@ mod tests {
 
     use super::*;
 
+    /// Whose pages can't be asked for, and why.
+    type Failing = (&'static str, fn() -> Error);
+
     /// Pages that are left of some, and what asking for one's gives.
     #[derive(Default)]
     struct Pages {
         left: Mutex<std::collections::BTreeMap<String, usize>>,
         taken: Mutex<Vec<String>>,
-        fails: Option<(&'static str, fn() -> Error)>,
+        fails: Option<Failing>,
     }
 
     impl Waiting for Pages {
