@@ -78,10 +78,10 @@ pub(crate) fn text(record: &Record, names: &[&str]) -> Option<String> {
     names.iter().find_map(|name| record.get(*name).and_then(plain))
 }
 
-/// A text that isn't empty, a number, or a yes or no; as text.
+/// A text that isn't empty, a number, or a yes or no; as text. A text with a NUL is none: PostgreSQL takes it in no column.
 pub(crate) fn plain(value: &Value) -> Option<String> {
     match value {
-        Value::String(text) => Some(text.clone()).filter(|text| !text.is_empty()),
+        Value::String(text) => Some(text.clone()).filter(|text| !text.is_empty() && !text.contains('\0')),
         Value::Number(number) => Some(number.to_string()),
         Value::Bool(yes) => Some(if *yes { "yes" } else { "no" }.to_owned()),
         Value::Null | Value::Array(_) | Value::Object(_) => None,
@@ -164,6 +164,13 @@ pub(crate) mod tests {
         for value in [json!(null), json!("a,b"), json!("{}"), json!({"a": 1}), json!(3)] {
             assert!(list(&value).is_empty(), "{value}");
         }
+    }
+
+    #[test]
+    fn a_text_that_no_store_takes_counts_as_missing() {
+        let record = json!({"time_zone": "Europe/Berlin\0", "locale": "\0", "name": "Ada\nLovelace"});
+        let of = |name| text(record.as_object().unwrap(), &[name]);
+        assert_eq!((of("time_zone"), of("locale"), of("name").as_deref()), (None, None, Some("Ada\nLovelace")));
     }
 
     #[test]

@@ -6,7 +6,11 @@
 use std::sync::Arc;
 
 use bytes::Bytes;
-use chassis::{consume, error::Result, id::OrganizationId};
+use chassis::{
+    consume,
+    error::{Error, Result},
+    id::OrganizationId,
+};
 use futures_util::future::{BoxFuture, FutureExt as _, ready};
 use jiff::Timestamp;
 use proto::{
@@ -34,17 +38,10 @@ impl consume::Handler for Handler {
         };
         match read(event) {
             Some(event) => {
-                self.0.directory.learn(&event).await?;
-                wedding::learn(&self.0.store, &event, self.0.clock.now_micros()).await?;
+                pass_over(&event, self.0.directory.learn(&event).await)?;
+                pass_over(&event, wedding::learn(&self.0.store, &event, self.0.clock.now_micros()).await)?;
                 for wanted in wanted(plan) {
-                    match wanted.workflow.as_str() {
-                        CAUGHT_UP => self.0.caught_up(&event).await?,
-                        BEHIND => {
-                            self.tell(&event, &wanted).await?;
-                            self.0.is_behind(&event).await?;
-                        }
-                        _ => self.tell(&event, &wanted).await?,
-                    }
+                    pass_over(&event, self.wanted(&event, &wanted).await)?;
                 }
             }
             // The router checked it; were it ever to come, waiting for another would hold up all that follow.
@@ -55,6 +52,17 @@ impl consume::Handler for Handler {
 }
 
 impl Handler {
+    async fn wanted(&self, event: &Event, wanted: &Wanted) -> Result<()> {
+        match wanted.workflow.as_str() {
+            CAUGHT_UP => self.0.caught_up(event).await,
+            BEHIND => {
+                self.tell(event, wanted).await?;
+                self.0.is_behind(event).await
+            }
+            _ => self.tell(event, wanted).await,
+        }
+    }
+
     async fn tell(&self, event: &Event, wanted: &Wanted) -> Result<()> {
         let workflow = workflow::find(&wanted.workflow);
         let telling = Telling {
@@ -92,6 +100,24 @@ impl Handler {
         );
         Ok(())
     }
+}
+
+/// What no store will ever take of an event is passed over: waiting for it would hold up all that follow, of everybody.
+fn pass_over(event: &Event, done: Result<()>) -> Result<()> {
+    let Err(error) = &done else { return Ok(()) };
+    if !is_its_own(error) {
+        return done;
+    }
+    tracing::error!(%error, event.id, organization = %event.organization, "a part of an event can't be stored and is passed over");
+    metrics::counter!("notifier_passed_over_total").increment(1);
+    Ok(())
+}
+
+/// Whether an event's own content is at fault, not the store: PostgreSQL's class 22, data exceptions.
+fn is_its_own(error: &Error) -> bool {
+    let Error::Internal(cause) = error else { return matches!(error, Error::Invalid { .. }) };
+    let Some(sqlx::Error::Database(cause)) = cause.downcast_ref::<sqlx::Error>() else { return false };
+    cause.code().is_some_and(|code| code.len() == 5 && code.starts_with("22"))
 }
 
 /// A notification that the plan asks for.
@@ -165,4 +191,28 @@ fn read(event: wire::Event) -> Option<Event> {
 /// Content that is no JSON object says nothing to templates.
 fn record(bytes: &Bytes) -> Record {
     serde_json::from_slice(bytes).unwrap_or_default()
+}
+
+#[cfg(test)]
+mod tests {
+    use chassis::{store, testing::on_each_engine, with};
+
+    use super::*;
+
+    #[tokio::test]
+    async fn what_a_store_never_takes_is_the_events_fault_and_what_it_cant_do_is_not() {
+        on_each_engine(&[&store::MIGRATIONS], async |store| {
+            let of = async |query: &'static str, text: &str| {
+                let done = with!(store.reader(), c => sqlx::query(query).bind(text).execute(c).await.map(drop));
+                done.map_err(Error::from).err()
+            };
+            let nul = of("SELECT CAST($1 AS VARCHAR)", "\0").await;
+            assert!(nul.as_ref().is_none_or(is_its_own), "{nul:?}");
+            assert_eq!(nul.is_some(), matches!(store.reader(), chassis::store::Engine::Postgres(_)));
+            let missing = of("SELECT $1 FROM nowhere", "a").await.unwrap();
+            assert!(!is_its_own(&missing), "{missing:?}");
+        })
+        .await;
+        assert!(!is_its_own(&Error::Unavailable("the store is away".into())));
+    }
 }

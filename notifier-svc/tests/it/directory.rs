@@ -108,3 +108,24 @@ async fn change_events_keep_the_directory_and_an_old_one_that_comes_again_change
     })
     .await;
 }
+
+#[tokio::test]
+async fn a_row_with_a_text_that_no_store_takes_holds_up_nobody() {
+    in_each_world(async |world| {
+        let client = world.client("wsk_a").await;
+        let nul = "\u{0}";
+        for (id, table, row) in [
+            ("n1", "suppliers", json!({"id": "s1", "time_zone": nul, "locale": nul, "vendor_type": nul, "email": nul})),
+            ("n2", "wedding_vendors", json!({"wedding_id": "w1", "vendor_id": "s1", "vendor_type": nul})),
+            ("n3", "wedding_details", json!({"id": "w1", "time_zone": nul, "wedding_date": nul, "vendor_ids": ["s1"]})),
+        ] {
+            world.event(change(id, table, Operation::Insert, Value::Null, row), Plan::default()).await;
+        }
+        world.event(moved("n4", "2026-06-20", nul), tells("wedding_date_change", &["in_app"], "")).await;
+        assert_eq!(of_wedding(&client, "w1").await, ["s1"], "what can be taken is");
+        world.event(moved("n5", "2026-06-20", "2026-06-27"), tells("wedding_date_change", &["in_app"], "")).await;
+        client.until("n5", "s1", "in_app", MessageState::Sent).await;
+        assert!(world.chassis.drain().await);
+    })
+    .await;
+}
