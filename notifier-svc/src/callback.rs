@@ -157,6 +157,20 @@ fn message(text: &str) -> Option<[u8; 16]> {
     parse_uuid(text)
 }
 
+/// Whole messages that end what we may send to a number, and those that begin it again: Twilio obeys them itself, with Meta
+/// nobody but us does. To Twilio YES is one of them too: it is an answer first.
+const STOP: &[&str] = &["STOP", "STOPALL", "UNSUBSCRIBE", "CANCEL", "END", "QUIT", "REVOKE", "OPTOUT"];
+const START: &[&str] = &["START", "UNSTOP"];
+
+/// What somebody wrote to a number of ours means: a word that has a meaning of its own, or a reply.
+fn written(from: String, said: &str) -> Meaning {
+    match &*said.trim().to_uppercase() {
+        word if STOP.contains(&word) => Meaning::OptedOut { address: from },
+        word if START.contains(&word) => Meaning::OptedIn { address: from },
+        _ => Meaning::Replied { from, text: text(said) },
+    }
+}
+
 fn text(text: &str) -> String {
     text.chars().take(TEXT).collect()
 }

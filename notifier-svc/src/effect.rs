@@ -33,10 +33,10 @@ pub(crate) enum Effect {
     Nothing,
     /// These aren't to be used any more.
     Suppress(Vec<Listed>, Reason),
-    /// Who had said STOP there says something else now; and maybe confirms.
-    Admit(Vec<Listed>, Option<Confirms>),
-    /// They wrote something that means nothing to us.
-    Hear(Vec<Listed>),
+    /// Who had said STOP there wants to be written to again.
+    Admit(Vec<Listed>),
+    /// They wrote something that changes no opt-out; and maybe confirms.
+    Hear(Vec<Listed>, Option<Confirms>),
     Confirm(Confirms),
 }
 
@@ -75,23 +75,27 @@ impl Effects {
                 suppress(self.whose(provider, address, report).await?, Reason::Complained)
             }
             Meaning::OptedOut { address } => suppress(self.whose(provider, address, report).await?, Reason::Stopped),
-            Meaning::OptedIn { address } => Effect::Admit(self.whose(provider, address, report).await?, None),
-            Meaning::Replied { from, text } if confirms(text) => {
-                let (channel, address) = place(provider, from);
-                let at = self.reached(channel, address).await?;
-                let asked = self.asked_last(channel, &at).await?;
-                Effect::Admit(at, asked)
-            }
-            Meaning::Replied { from, .. } => match place(provider, from) {
-                ("whatsapp", number) => Effect::Hear(self.reached("whatsapp", number).await?),
-                _ => Effect::Nothing,
-            },
+            Meaning::OptedIn { address } => Effect::Admit(self.whose(provider, address, report).await?),
+            Meaning::Replied { from, text } => self.replied(provider, from, &word(text)).await?,
             Meaning::Acknowledged { .. } => match report.message {
                 Some(uid) => self.asked_by(&uid, "button").await?.map_or(Effect::Nothing, Effect::Confirm),
                 None => Effect::Nothing,
             },
             _ => Effect::Nothing,
         })
+    }
+
+    /// A reply confirms what was asked last. A YES where nothing was asked ends a STOP, as Twilio takes it; nothing else does.
+    async fn replied(&self, provider: &str, from: &str, word: &str) -> Result<Effect> {
+        let (channel, address) = place(provider, from);
+        let confirms = YES.contains(&word);
+        if !confirms && channel != "whatsapp" {
+            return Ok(Effect::Nothing);
+        }
+        let at = self.reached(channel, address).await?;
+        let asked = if confirms { self.asked_last(channel, &at).await? } else { None };
+        let begins_again = provider == "twilio" && word == "YES" && asked.is_none();
+        Ok(if begins_again { Effect::Admit(at) } else { Effect::Hear(at, asked) })
     }
 
     /// The address that a report is about, in each organization that it concerns: its message's alone, if it names one.
@@ -101,8 +105,10 @@ impl Effects {
         let known: Option<(String, String, Option<Vec<u8>>)> = with!(self.store.reader(), c => sqlx::query_as(
             "SELECT organization_id, channel, address FROM messages WHERE uid = $1",
         ).bind(&uid[..]).fetch_optional(c).await)?;
-        let Some((organization, channel, Some(hash))) = known else { return Ok(Vec::new()) };
+        let Some((organization, channel, known)) = known else { return Ok(Vec::new()) };
         let organization = OrganizationId::parse(&organization)?;
+        // Once its reader was erased, the report alone says where it went.
+        let hash = known.unwrap_or_else(|| hash(&organization, address));
         Ok(vec![self.listed(organization, &channel, hash, address).await?])
     }
 
@@ -186,14 +192,16 @@ impl Effect {
                 }
                 Ok(())
             }
-            Self::Admit(at, asked) => {
+            Self::Admit(at) => {
                 for listed in at {
                     suppression::admit_in(tx, listed).await?;
                 }
+                hear(tx, at, now).await
+            }
+            Self::Hear(at, asked) => {
                 hear(tx, at, now).await?;
                 confirm_in(tx, asked.as_ref(), now).await
             }
-            Self::Hear(at) => hear(tx, at, now).await,
             Self::Confirm(asked) => confirm_in(tx, Some(asked), now).await,
         }
     }
@@ -223,9 +231,9 @@ fn place<'a>(provider: &str, address: &'a str) -> (&'static str, &'a str) {
     }
 }
 
-fn confirms(text: &str) -> bool {
-    let word = text.trim().trim_end_matches(|c: char| !c.is_alphanumeric()).to_uppercase();
-    YES.contains(&&*word)
+/// A reply without what stands after its last letter.
+fn word(text: &str) -> String {
+    text.trim().trim_end_matches(|c: char| !c.is_alphanumeric()).to_uppercase()
 }
 
 #[cfg(test)]
@@ -235,10 +243,10 @@ mod tests {
     #[test]
     fn a_reply_confirms_by_one_word_alone() {
         for yes in ["OK", " ok ", "Yes!", "okay.", "confirmed", "ok 👍"] {
-            assert!(confirms(yes), "{yes}");
+            assert!(YES.contains(&&*word(yes)), "{yes}");
         }
         for no in ["", "not ok", "ok, but who pays?", "no", "👍", "okra"] {
-            assert!(!confirms(no), "{no}");
+            assert!(!YES.contains(&&*word(no)), "{no}");
         }
     }
 

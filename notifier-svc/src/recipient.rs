@@ -22,7 +22,7 @@ use chassis::{
 use jiff::tz::TimeZone;
 use serde::{Deserialize, Serialize};
 
-pub(crate) use self::contact::{Contact, PushTarget, is_e164};
+pub(crate) use self::contact::{Contact, PushTarget, e164, is_e164};
 use self::member::{Membership, join};
 use crate::room;
 
@@ -346,7 +346,8 @@ impl Directory {
         Ok(Recipient {
             id: row.id,
             kind,
-            contact,
+            // What was learnt before numbers were told apart from how they are written.
+            contact: contact.with_plain_numbers(),
             name,
             vendor_type: row.vendor_type,
             time_zone: row.time_zone,

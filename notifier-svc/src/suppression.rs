@@ -16,7 +16,10 @@ use chassis::{
 use jiff::Timestamp;
 use sha2::{Digest as _, Sha256};
 
-use crate::{audit, recipient::is_channel};
+use crate::{
+    audit,
+    recipient::{e164, is_channel},
+};
 
 /// Addresses of one person that are looked up at once.
 const AT_ONCE: usize = 8;
@@ -78,7 +81,8 @@ pub(crate) fn hash(organization: &OrganizationId, address: &str) -> Vec<u8> {
     let mut hash = Sha256::new();
     hash.update((organization.as_str().len() as u64).to_be_bytes());
     hash.update(organization.as_str());
-    hash.update(address.trim().to_lowercase());
+    let number = e164(address);
+    hash.update(if number.is_empty() { address.trim().to_lowercase() } else { number });
     hash.finalize().to_vec()
 }
 
@@ -123,13 +127,15 @@ pub(crate) fn seal(key: &DataKey, channel: &str, hash: &[u8], address: &str) -> 
     key.seal(&address_place(channel, hash), address.trim().as_bytes())
 }
 
-/// Puts an address on the list; what stands there already keeps its time and takes the newer reason.
+/// Puts an address on the list; what stands there already keeps its time and takes the newer reason. But a STOP, which its
+/// owner may take back, replaces neither a complaint nor what somebody of the organization put there.
 pub(crate) async fn list_in(tx: &mut Tx, listed: &Listed, reason: Reason, source: &str, now: Timestamp) -> Result<()> {
     with!(tx.on(), c => sqlx::query(
         "INSERT INTO suppressions (organization_id, channel, hash, address, reason, source, created_at)
          VALUES ($1, $2, $3, $4, $5, $6, $7)
          ON CONFLICT (organization_id, channel, hash) DO UPDATE SET address = excluded.address, reason = excluded.reason,
-             source = excluded.source",
+             source = excluded.source
+         WHERE excluded.reason <> 'stopped' OR suppressions.reason NOT IN ('manual', 'complained')",
     )
     .bind(listed.organization.as_str())
     .bind(&listed.channel)
@@ -309,6 +315,7 @@ mod tests {
     fn an_address_has_one_hash_in_every_spelling_and_another_in_every_organization() {
         let (a, b) = (OrganizationId::parse("a").unwrap(), OrganizationId::parse("b").unwrap());
         assert_eq!(hash(&a, "Ada@Example.org "), hash(&a, "ada@example.org"));
+        assert_eq!(hash(&a, "+49 (0)30 123-4567"), hash(&a, "+49301234567"));
         assert_ne!(hash(&a, "ada@example.org"), hash(&b, "ada@example.org"));
         assert_eq!(hex::decode(hex::encode([0, 255, 16])).unwrap(), [0, 255, 16]);
         assert!(hex::decode("zz").is_err() && hex::decode("é1").is_err() && hex::decode("abc").is_err());

@@ -6,7 +6,7 @@ use chassis::signature::{equal, hex_verify};
 use serde::Deserialize;
 use serde_json::Value;
 
-use super::{Meaning, REPORTS, Refused, Report, message, text};
+use super::{Meaning, REPORTS, Refused, Report, message, written};
 
 /// What to answer to a handshake, which carries no signature: the challenge, if the token is ours.
 pub(crate) fn handshake<'c>(mode: &str, token: &str, challenge: &'c str, ours: &str) -> Option<&'c str> {
@@ -105,12 +105,7 @@ fn received(incoming: Incoming) -> Report {
     let said = [&incoming.text["body"], &incoming.button["text"], &incoming.interactive["button_reply"]["title"]];
     let said = said.into_iter().find_map(Value::as_str).unwrap_or_default();
     let from = format!("+{}", incoming.from.trim_start_matches('+'));
-    let meaning = match said.trim().to_uppercase().as_str() {
-        "STOP" | "UNSUBSCRIBE" => Meaning::OptedOut { address: from },
-        "START" => Meaning::OptedIn { address: from },
-        _ => Meaning::Replied { from, text: text(said) },
-    };
-    Report { id: incoming.id, message: None, meaning }
+    Report { id: incoming.id, message: None, meaning: written(from, said) }
 }
 
 #[cfg(test)]
@@ -158,6 +153,12 @@ mod tests {
             json!({"id": "wamid.2", "from": "15005550010", "type": "text", "text": {"body": "See you at 4"}}),
             json!({"id": "wamid.3", "from": "15005550010", "type": "button", "button": {"text": "Stop"}}),
         ];
+        let body_of = |text: &str| json!({"object": "whatsapp_business_account", "entry": [{"changes": [{"value": {"messages": [{"id": "w", "from": "1", "text": {"body": text}}]}}]}]});
+        let said = |text: &str| read(body_of(text).to_string().as_bytes()).unwrap().remove(0).meaning;
+        for word in ["STOPALL", "cancel", "End", "QUIT", "revoke", "OptOut", "unsubscribe "] {
+            assert_eq!(said(word), Meaning::OptedOut { address: "+1".to_owned() }, "nobody but us obeys {word}");
+        }
+        assert_eq!(said("unstop"), Meaning::OptedIn { address: "+1".to_owned() });
         let change = |value: Value| json!({"object": "whatsapp_business_account", "entry": [{"id": "1", "changes": [{"field": "messages", "value": value}]}]});
         let body = change(json!({"messaging_product": "whatsapp", "statuses": statuses, "messages": messages}));
         let reports = read(body.to_string().as_bytes()).unwrap();

@@ -57,8 +57,11 @@ pub(crate) fn read_event(body: &[u8]) -> Result<Wanted, Refused> {
     match kind.as_str() {
         "url_verification" if !challenge.is_empty() && challenge.len() <= 1_024 => Ok(Wanted::Challenge(challenge)),
         "event_callback" if !event_id.is_empty() => {
-            let by_person =
-                event["type"] == "message" && event.get("bot_id").is_none() && event.get("subtype").is_none();
+            // What is written to us alone: in a channel people answer each other.
+            let by_person = event["type"] == "message"
+                && event["channel_type"] == "im"
+                && event.get("bot_id").is_none()
+                && event.get("subtype").is_none();
             let said = event["user"].as_str().zip(event["text"].as_str()).filter(|_| by_person);
             let report = said.map(|(from, said)| Report {
                 id: event_id,
@@ -164,7 +167,7 @@ mod tests {
         let event =
             |event: Value| json!({"type": "event_callback", "event_id": "Ev1", "team_id": "T1", "event": event});
         let Ok(Wanted::Reports(said)) =
-            read(event(json!({"type": "message", "user": "U1", "text": "ok", "ts": "1.2"})))
+            read(event(json!({"type": "message", "channel_type": "im", "user": "U1", "text": "ok", "ts": "1.2"})))
         else {
             panic!("reports")
         };
@@ -173,7 +176,10 @@ mod tests {
             ("Ev1", &Meaning::Replied { from: "U1".to_owned(), text: "ok".to_owned() })
         );
         for silent in [
-            json!({"type": "message", "user": "U1", "bot_id": "B1", "text": "ok"}),
+            json!({"type": "message", "channel_type": "channel", "user": "U1", "text": "ok"}),
+            json!({"type": "message", "channel_type": "group", "user": "U1", "text": "ok"}),
+            json!({"type": "message", "user": "U1", "text": "ok"}),
+            json!({"type": "message", "channel_type": "im", "user": "U1", "bot_id": "B1", "text": "ok"}),
             json!({"type": "message", "subtype": "message_changed"}),
             json!({"type": "app_mention"}),
         ] {

@@ -10,12 +10,7 @@ use chassis::signature::equal;
 use ring::{digest, hmac};
 use url::{Url, form_urlencoded};
 
-use super::{Meaning, Refused, Report, message, text};
-
-/// Whole messages that end (or begin again) what we may send to a number; Twilio obeys them itself. YES is one of them too:
-/// it is an answer first.
-const STOP: &[&str] = &["STOP", "STOPALL", "UNSUBSCRIBE", "CANCEL", "END", "QUIT", "REVOKE", "OPTOUT"];
-const START: &[&str] = &["START", "UNSTOP"];
+use super::{Meaning, Refused, Report, message, written};
 
 /// A form's fields; a name may stand several times.
 type Fields = BTreeMap<String, BTreeSet<String>>;
@@ -102,13 +97,10 @@ fn received<'a>(field: impl Fn(&str) -> &'a str) -> Option<Meaning> {
     if from.is_empty() {
         return None;
     }
-    let word = said.trim().to_uppercase();
     Some(match field("OptOutType") {
         "STOP" => Meaning::OptedOut { address: from },
-        "START" if word != "YES" => Meaning::OptedIn { address: from },
-        _ if STOP.contains(&word.as_str()) => Meaning::OptedOut { address: from },
-        _ if START.contains(&word.as_str()) => Meaning::OptedIn { address: from },
-        _ => Meaning::Replied { from, text: text(said) },
+        "START" if said.trim().to_uppercase() != "YES" => Meaning::OptedIn { address: from },
+        _ => written(from, said),
     })
 }
 

@@ -109,6 +109,11 @@ impl Contact {
         self.push.iter().try_for_each(PushTarget::check)
     }
 
+    /// Its numbers as providers say them: a report names them so.
+    pub(super) fn with_plain_numbers(self) -> Self {
+        Self { phone: e164(&self.phone), whatsapp: e164(&self.whatsapp), ..self }
+    }
+
     /// Adds a browser or device, or renews what is known of it; beyond the limit the oldest goes.
     pub(crate) fn add_push(&mut self, target: PushTarget) {
         self.push.retain(|known| known.id() != target.id());
@@ -163,6 +168,13 @@ fn is_slack_id(id: &str, first: &str) -> bool {
     (2..=32).contains(&id.len()) && id.starts_with(|c| first.contains(c)) && is_plain(id, "")
 }
 
+/// A number as providers say it, without what people write between its digits; empty if that isn't E.164.
+pub(crate) fn e164(number: &str) -> String {
+    let between = |c: &char| c.is_whitespace() || "-\u{2010}\u{2011}\u{2013}./()".contains(*c);
+    let number: String = number.replace("(0)", "").chars().filter(|c| !between(c)).collect();
+    if is_e164(&number) { number } else { String::new() }
+}
+
 pub(crate) fn is_e164(phone: &str) -> bool {
     let digits = phone.strip_prefix('+').unwrap_or_default();
     (7..=15).contains(&digits.len()) && digits.bytes().all(|b| b.is_ascii_digit()) && !digits.starts_with('0')
@@ -200,6 +212,16 @@ mod tests {
         assert_eq!(refused(|c| c.slack_webhook = format!("https://x.example/{}", "a".repeat(2048))), "slack_webhook");
         assert_eq!(refused(|c| c.push = vec![PushTarget::Fcm { token: "a b".to_owned() }]), "token");
         assert_eq!(refused(|c| c.push = vec![browser(1)]), "Ok(())");
+    }
+
+    #[test]
+    fn a_number_is_the_same_however_it_is_written_and_none_if_nobody_can_call_it() {
+        for number in ["+49301234567", " +49 30 1234567", "+49 (0)30/123-45-67", "+49\u{a0}30\u{2011}1234567"] {
+            assert_eq!(e164(number), "+49301234567", "{number}");
+        }
+        for none in ["", "030 1234567", "+49", "call me", "+49 30 1234567 ext. 3", "ada@example.org", "+0301234567"] {
+            assert_eq!(e164(none), "", "{none}");
+        }
     }
 
     #[test]

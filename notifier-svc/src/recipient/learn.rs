@@ -132,6 +132,7 @@ fn supplier(id: String, row: &Record, known: Option<Recipient>) -> Recipient {
             *field = plain(value).unwrap_or_default().trim().to_owned();
         }
     }
+    supplier.contact = supplier.contact.with_plain_numbers();
     if let Some(preferences) = row.get("notification_preferences") {
         supplier.channels = channels(preferences);
     }
@@ -249,7 +250,7 @@ mod tests {
 
     #[test]
     fn a_suppliers_row_replaces_what_it_carries_and_leaves_the_rest() {
-        let row = json!({"id": "s", "business_name": "Petal & Stem", "email": null, "notification_preferences": {"realtime_channels": ["In-App", "email", "carrier pigeon", "inApp"]}});
+        let row = json!({"id": "s", "business_name": "Petal & Stem", "email": null, "phone": "+49 30 1234567", "whatsapp": "ask Ada", "notification_preferences": {"realtime_channels": ["In-App", "email", "carrier pigeon", "inApp"]}});
         let mut known = crate::recipient::tests::supplier("s");
         known.vendor_type = "florist".to_owned();
         let taught = supplier("s".to_owned(), row.as_object().unwrap(), Some(known));
@@ -257,6 +258,7 @@ mod tests {
             (taught.name.as_str(), taught.contact.email.as_str(), taught.vendor_type.as_str()),
             ("Petal & Stem", "", "florist")
         );
+        assert_eq!((taught.contact.phone.as_str(), taught.contact.whatsapp.as_str()), ("+49301234567", ""));
         assert_eq!(taught.channels, ["in_app", "email", "carrier_pigeon"]);
     }
 

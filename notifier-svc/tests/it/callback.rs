@@ -6,11 +6,12 @@ use chassis::testing::{engines, manual_clock};
 use proto::{
     common::v1::Priority,
     notifier::v1::{
-        ExplainNotificationRequest, ListInformedRequest, MessageState, Recipient, RecipientKind, SendRequest,
-        UpsertRecipientRequest,
+        CreateSuppressionRequest, ErasePersonRequest, ExplainNotificationRequest, ListInformedRequest, MessageState,
+        Recipient, RecipientKind, SendRequest, Suppression, UpsertRecipientRequest,
     },
-    router::v1::Plan,
+    router::v1::{Operation, Plan},
 };
+use serde_json::{Value, json};
 
 use crate::{
     provider::{Mood, Providers},
@@ -96,14 +97,77 @@ async fn a_stop_ends_texts_of_everybody_who_wrote_there_until_a_start_and_counts
 }
 
 #[tokio::test]
+async fn an_answer_ends_no_stop_and_a_start_nothing_that_the_organization_listed() {
+    in_each_world(async |world, _| {
+        let (client, number) = (world.client("wsk_a").await, "+15005550009");
+        vendor(&client, "s1", number, "").await;
+        reaches(&client, "k1", "s1", "sms").await.unwrap();
+        let write = async |sid: &str, text: &str| {
+            world.twilio_reports("", &[("MessageSid", sid), ("From", number), ("Body", text)]).await;
+        };
+        write("SM10", "STOP").await;
+        for (sid, text) in [("SM11", "ok"), ("SM12", "Okay!"), ("SM13", "confirmed")] {
+            write(sid, text).await;
+            let refused = reaches(&client, sid, "s1", "sms").await.unwrap_err();
+            assert!(refused.contains("suppression list: stopped"), "{text}: {refused}");
+        }
+        write("SM14", "YES").await;
+        reaches(&client, "k2", "s1", "sms").await.expect("to Twilio it begins again, where nothing was asked");
+
+        let listed = Suppression { channel: "sms".to_owned(), address: number.to_owned(), ..Default::default() };
+        let create = CreateSuppressionRequest { suppression: Some(listed) };
+        client.suppressions().create_suppression(create).await.unwrap();
+        write("SM15", "STOP").await;
+        write("SM16", "START").await;
+        let refused = reaches(&client, "k3", "s1", "sms").await.unwrap_err();
+        assert!(refused.contains("suppression list: manual"), "{refused}");
+        assert!(world.chassis.drain().await);
+    })
+    .await;
+}
+
+#[tokio::test]
+async fn a_number_that_a_row_writes_for_people_is_stopped_as_its_owner_writes_from_it() {
+    in_each_world(async |world, providers| {
+        let client = world.client("wsk_a").await;
+        let row = json!({"id": "s1", "business_name": "Ada", "phone": "+49 (0)30 123-4567"});
+        world.event(change("d1", "suppliers", Operation::Insert, Value::Null, row), Plan::default()).await;
+        reaches(&client, "k1", "s1", "sms").await.unwrap();
+        assert_eq!(providers.told("+49301234567").len(), 1);
+        world.twilio_reports("", &[("MessageSid", "SM10"), ("From", "+49301234567"), ("Body", "STOP")]).await;
+        let refused = reaches(&client, "k2", "s1", "sms").await.unwrap_err();
+        assert!(refused.contains("suppression list: stopped"), "{refused}");
+        assert!(world.chassis.drain().await);
+    })
+    .await;
+}
+
+#[tokio::test]
+async fn a_complaint_that_comes_after_its_sender_was_erased_still_holds() {
+    in_each_world(async |world, _| {
+        let client = world.client("wsk_a").await;
+        vendor(&client, "somebody", "", "").await;
+        let message = reaches(&client, "k1", "somebody", "email").await.unwrap();
+        let erase = ErasePersonRequest { recipient_id: "somebody".to_owned() };
+        client.persons().erase_person(erase).await.unwrap();
+        world.resend_reports("late", "email.complained", &message).await;
+        vendor(&client, "somebody", "", "").await;
+        let refused = reaches(&client, "k2", "somebody", "email").await.unwrap_err();
+        assert!(refused.contains("suppression list: complained"), "{refused}");
+        assert!(world.chassis.drain().await);
+    })
+    .await;
+}
+
+#[tokio::test]
 async fn a_button_and_a_reply_confirm_and_end_what_is_pending() {
     in_each_world(async |world, providers| {
         let client = world.client("wsk_a").await;
         vendor(&client, "ph", "", "U1").await;
         vendor(&client, "fl", "+15005550010", "").await;
-        let row = serde_json::json!({"id": "w1", "vendor_ids": ["ph", "fl"]});
-        let insert = proto::router::v1::Operation::Insert;
-        world.event(change("d1", "wedding_details", insert, serde_json::Value::Null, row), Plan::default()).await;
+        let row = json!({"id": "w1", "vendor_ids": ["ph", "fl"]});
+        let insert = Operation::Insert;
+        world.event(change("d1", "wedding_details", insert, Value::Null, row), Plan::default()).await;
         world.event(moved("e1", "2026-06-20", "2026-06-27"), tells("wedding_date_change", &["slack", "sms"], "")).await;
         let button = client.until("e1", "ph", "slack", MessageState::Sent).await;
         client.until("e1", "fl", "sms", MessageState::Sent).await;
