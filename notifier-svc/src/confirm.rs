@@ -207,6 +207,12 @@ pub(crate) async fn acknowledge_in(tx: &mut Tx, confirms: &Confirms, now: Timest
 }
 
 async fn end_pending(tx: &mut Tx, notification: &str, recipient: &str) -> Result<()> {
+    // This holds the rows, so that what follows sees what is being sent already: the last look waits for us.
+    with!(tx.on(), c => sqlx::query(
+        "UPDATE messages SET cancelled = cancelled WHERE cancelled = 0 AND fate IN (0, 3)
+             AND (notification_id = $1 AND recipient_id = $2 OR notification_id IN
+                 (SELECT id FROM notifications WHERE confirms_id = $1 AND confirms_recipient = $2))",
+    ).bind(notification).bind(recipient).execute(c).await.map(drop))?;
     with!(tx.on(), c => sqlx::query(
         "UPDATE messages SET cancelled = 1, content = NULL, due_at = NULL, ended = 'it was confirmed before this was sent'
          WHERE cancelled = 0

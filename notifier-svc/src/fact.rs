@@ -103,6 +103,8 @@ enum Said {
 
 /// Withdraws a message that still waits; false if it was sent, or is being sent, meanwhile.
 pub(crate) async fn withdraw(tx: &mut Tx, uid: &[u8; 16], why: &str) -> Result<bool> {
+    // This holds the row, so that what follows sees whether its lane sends it already: the last look waits for us.
+    with!(tx.on(), c => sqlx::query("UPDATE messages SET cancelled = cancelled WHERE uid = $1").bind(&uid[..]).execute(c).await.map(drop))?;
     let withdrawn = with!(tx.on(), c => sqlx::query(
         "UPDATE messages SET cancelled = 1, content = NULL, due_at = NULL, ended = $2 WHERE uid = $1 AND cancelled = 0
              AND (fate = 3 OR fate = 0 AND NOT EXISTS

@@ -9,7 +9,7 @@ use chassis::{
     clock::{Clock, from_micros},
     error::{Error, Result},
     lane::Delivery,
-    store::Store,
+    store::{Engine, Store},
     with,
 };
 use jiff::{SignedDuration, Timestamp, tz::TimeZone};
@@ -42,6 +42,7 @@ struct Row {
 
 /// Looks at a message once more. A message that nobody knows is sent: its row is older than the lists.
 pub(crate) async fn last_look(store: &Store, clock: &Clock, delivery: &Arc<Delivery>) -> Result<Look> {
+    wait_for_withdrawal(store, &delivery.event).await?;
     let row: Option<Row> = with!(store.reader(), c => sqlx::query_as(
         "SELECT m.cancelled, m.ended, n.workflow, m.priority, n.override_by, s.reason, r.time_zone, p.definition
          FROM messages AS m JOIN notifications AS n ON n.id = m.notification_id
@@ -53,6 +54,15 @@ pub(crate) async fn last_look(store: &Store, clock: &Clock, delivery: &Arc<Deliv
     let Some(row) = row else { return Ok(Look::Send) };
     let fresh = clock.now() - FRESH < from_micros(delivery.created_at);
     look(&row, fresh, clock.now())
+}
+
+/// Whoever withdraws it right now either saw that it is being sent, or is seen by what is asked next. On SQLite there is one
+/// writer, and the lane's word that it is being sent came after theirs.
+async fn wait_for_withdrawal(store: &Store, uid: &[u8; 16]) -> Result<()> {
+    if let Engine::Postgres(pool) = store.reader() {
+        sqlx::query("SELECT 1 FROM messages WHERE uid = $1 FOR SHARE").bind(&uid[..]).fetch_optional(pool).await?;
+    }
+    Ok(())
 }
 
 fn look(row: &Row, fresh: bool, now: Timestamp) -> Result<Look> {
@@ -84,6 +94,9 @@ fn look(row: &Row, fresh: bool, now: Timestamp) -> Result<Look> {
     let wait = ends.and_then(|ends| Duration::try_from(ends.duration_since(now)).ok());
     Ok(wait.map_or(Look::Send, Look::Wait))
 }
+
+#[cfg(test)]
+mod withdrawn;
 
 #[cfg(test)]
 mod tests {

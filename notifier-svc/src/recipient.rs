@@ -394,6 +394,12 @@ pub(crate) async fn erase(tx: &mut Tx, organization: &OrganizationId, id: &str, 
         .bind(organization.as_str()).bind(id).execute(c).await.map(drop))?;
     with!(tx.on(), c => sqlx::query("DELETE FROM notices WHERE organization_id = $1 AND recipient_id = $2")
         .bind(organization.as_str()).bind(id).execute(c).await.map(drop))?;
+    // This holds what may still be sent, so that what follows sees what is being sent already: the last look waits for us.
+    with!(tx.on(), c => sqlx::query(
+        "UPDATE messages SET cancelled = cancelled WHERE organization_id = $1 AND recipient_id = $2 AND fate = 0 AND cancelled = 0
+             AND (content IS NOT NULL OR EXISTS
+                 (SELECT 1 FROM deliveries WHERE deliveries.event = messages.uid AND deliveries.state IN (0, 1, 2)))",
+    ).bind(organization.as_str()).bind(id).execute(c).await.map(drop))?;
     with!(tx.on(), c => sqlx::query(
         "UPDATE messages SET cancelled = 1, content = NULL WHERE organization_id = $1 AND recipient_id = $2 AND fate = 0
              AND NOT EXISTS (SELECT 1 FROM deliveries WHERE deliveries.event = messages.uid AND deliveries.state NOT IN (0, 2))",
