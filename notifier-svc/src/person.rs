@@ -83,8 +83,11 @@ impl Notifier {
     }
 }
 
-/// What goes beside the directory's entry. A message that is being sent keeps its body until that has ended.
+/// What goes beside the directory's entry. A message that is being sent keeps its body until that has ended, and loses it then
+/// (`retention`).
 const ERASE: &[&str] = &[
+    "UPDATE suppressions SET address = NULL WHERE organization_id = $1
+         AND hash IN (SELECT address FROM messages WHERE organization_id = $1 AND recipient_id = $2 AND address IS NOT NULL)",
     "DELETE FROM preferences WHERE organization_id = $1 AND recipient_id = $2",
     "DELETE FROM tellings WHERE organization_id = $1 AND recipient_id = $2",
     "DELETE FROM known_facts WHERE organization_id = $1 AND recipient_id = $2",
@@ -94,8 +97,10 @@ const ERASE: &[&str] = &[
     "UPDATE notifications SET kept = NULL WHERE organization_id = $1 AND kept IS NOT NULL
          AND id IN (SELECT notification_id FROM messages WHERE organization_id = $1 AND recipient_id = $2)
          AND NOT EXISTS (SELECT 1 FROM messages AS m WHERE m.notification_id = notifications.id AND m.recipient_id <> $2)",
-    "UPDATE deliveries SET content = NULL WHERE organization_id = $1 AND state IN (4, 5, 6)
+    "UPDATE deliveries SET content = NULL WHERE organization_id = $1 AND state <> 1 AND content IS NOT NULL
          AND event IN (SELECT uid FROM messages WHERE organization_id = $1 AND recipient_id = $2)",
+    "UPDATE attempts SET response = NULL WHERE response IS NOT NULL AND delivery IN
+         (SELECT d.id FROM deliveries AS d JOIN messages AS m ON m.uid = d.event WHERE m.organization_id = $1 AND m.recipient_id = $2)",
 ];
 
 fn alone(recipient: &Recipient) -> Person {
@@ -149,4 +154,71 @@ fn notice(notice: &Notice) -> Value {
         "read_at": notice.read_at,
         "archived_at": notice.archived_at,
     })
+}
+
+#[cfg(test)]
+mod tests {
+    use chassis::{
+        lane,
+        store::{self, Store},
+        testing::on_each_engine,
+    };
+
+    use super::*;
+    use crate::MIGRATIONS;
+
+    /// A message in a lane, with its answer, and the suppression of where it went.
+    async fn put(store: &Store, recipient: &str, state: i64) {
+        let uid = format!("{recipient}{state}").into_bytes();
+        with!(store.writer(), c => sqlx::query(
+            "INSERT INTO notifications (id, organization_id, workflow, event_id, event_uid, priority, collapse_key, request, created_at)
+             VALUES ('n', 'o', 'w', 'e', 'e', 3, '', $1, 1) ON CONFLICT DO NOTHING",
+        ).bind(&b""[..]).execute(c).await.map(drop)).unwrap();
+        with!(store.writer(), c => sqlx::query(
+            "INSERT INTO messages (uid, notification_id, organization_id, recipient_id, channel, fate, cancelled, reason, priority,
+                 created_at, address) VALUES ($1, 'n', 'o', $2, 'sms', 0, 0, 'because', 3, 1, $1)",
+        ).bind(&uid).bind(recipient).execute(c).await.map(drop)).unwrap();
+        with!(store.writer(), c => sqlx::query(
+            "INSERT INTO deliveries (id, lane, organization_id, event, event_id, event_type, ordering_key, priority, state, origin,
+                 attempts, reopened_after, next_at, created_at, reason, content)
+             SELECT COALESCE(MAX(id), 0) + 1, 1, 'o', $1, 'e', 'w', $2, 3, $3, 'realtime', 1, 0, 1, 1, '', $1 FROM deliveries",
+        ).bind(&uid).bind(recipient).bind(state).execute(c).await.map(drop)).unwrap();
+        with!(store.writer(), c => sqlx::query(
+            "INSERT INTO attempts (delivery, number, lane, started_at, duration, outcome, error, response)
+             SELECT MAX(id), 1, 1, 1, 0, 'delivered', '', $1 FROM deliveries",
+        ).bind(&uid).execute(c).await.map(drop))
+        .unwrap();
+        with!(store.writer(), c => sqlx::query(
+            "INSERT INTO suppressions (organization_id, channel, hash, address, reason, source, created_at)
+             VALUES ('o', 'sms', $1, $1, 'bounced', '', 1)",
+        ).bind(&uid).execute(c).await.map(drop))
+        .unwrap();
+    }
+
+    #[tokio::test]
+    async fn an_erasure_takes_what_waits_what_was_answered_and_former_addresses() {
+        on_each_engine(&[&store::MIGRATIONS, &lane::MIGRATIONS, &MIGRATIONS], async |store| {
+            for recipient in ["gone", "here"] {
+                for state in 0..7 {
+                    put(&store, recipient, state).await;
+                }
+            }
+            let mut tx = store.begin().await.unwrap();
+            for statement in ERASE {
+                with!(tx.on(), c => sqlx::query(*statement).bind("o").bind("gone").execute(c).await.map(drop)).unwrap();
+            }
+            tx.commit().await.unwrap();
+            let left = async |query: &'static str| -> Vec<String> {
+                with!(store.reader(), c => sqlx::query_scalar(query).fetch_all(c).await).unwrap()
+            };
+            let here = vec!["here"; 7];
+            let texts = "SELECT ordering_key FROM deliveries WHERE content IS NOT NULL ORDER BY ordering_key";
+            assert_eq!(left(texts).await, [&["gone"][..], &here].concat(), "what is being sent keeps its text until then");
+            let answers = "SELECT d.ordering_key FROM attempts AS a JOIN deliveries AS d ON d.id = a.delivery WHERE a.response IS NOT NULL";
+            assert_eq!(left(answers).await, here);
+            let addresses = "SELECT m.recipient_id FROM suppressions AS s JOIN messages AS m ON m.uid = s.hash WHERE s.address IS NOT NULL";
+            assert_eq!(left(addresses).await, here);
+        })
+        .await;
+    }
 }

@@ -1,7 +1,8 @@
 //! What notifications said goes after its time, in small steps; who was told when, by which channel and how it came out stays.
 //!
 //! What goes: the variables of old notifications, the words of notices, texts that were never taken, and what providers said
-//! of them. A provider's answer to what it took stays: it holds its own name for the message.
+//! of them. Of what it took, a provider's name for the message stays, and nothing else was kept. And what was being sent
+//! while its reader was erased goes within the hour after it ended.
 //!
 //! Guarantee: what still waits or is still to be confirmed when its notification is purged ends in the same transaction, with
 //! that as its reason; nothing looks for what isn't there any more.
@@ -19,6 +20,8 @@ use tokio_util::sync::CancellationToken;
 
 /// Rows of each kind in one step.
 const STEP: i64 = 100;
+/// How long ago what is looked through for erased readers may have ended: it is looked at each hour.
+const ENDED_WITHIN: SignedDuration = SignedDuration::from_hours(24);
 /// Between steps, so that they hold up nobody; and how often it is looked whether anything became old.
 const PAUSE: Duration = Duration::from_secs(1);
 const LOOK: Duration = Duration::from_secs(3_600);
@@ -47,8 +50,26 @@ async fn step(store: &Store, before: Timestamp, now: Timestamp) -> Result<u64> {
     Ok(notifications(store, before).await?
         + notices(store, before, now).await?
         + rows(store, DELIVERIES, before).await?
-        + rows(store, ATTEMPTS, before).await?)
+        + rows(store, ATTEMPTS, before).await?
+        + erased(store, (now - ENDED_WITHIN).as_microsecond()).await?)
 }
+
+/// What ended since for somebody who isn't in the directory any more: their answers first, while their texts still name them.
+async fn erased(store: &Store, since: i64) -> Result<u64> {
+    rows(store, ERASED_ANSWERS, since).await?;
+    rows(store, ERASED_TEXTS, since).await
+}
+
+const ERASED_ANSWERS: &str = "UPDATE attempts SET response = NULL WHERE response IS NOT NULL AND delivery IN
+     (SELECT d.id FROM deliveries AS d WHERE d.content IS NOT NULL AND d.state IN (4, 5, 6) AND d.finished_at >= $1
+         AND d.ordering_key NOT LIKE 'room:%' AND NOT EXISTS
+             (SELECT 1 FROM recipients AS r WHERE r.organization_id = d.organization_id AND r.id = d.ordering_key)
+         ORDER BY d.id LIMIT $2)";
+const ERASED_TEXTS: &str = "UPDATE deliveries SET content = NULL WHERE id IN
+     (SELECT d.id FROM deliveries AS d WHERE d.content IS NOT NULL AND d.state IN (4, 5, 6) AND d.finished_at >= $1
+         AND d.ordering_key NOT LIKE 'room:%' AND NOT EXISTS
+             (SELECT 1 FROM recipients AS r WHERE r.organization_id = d.organization_id AND r.id = d.ordering_key)
+         ORDER BY d.id LIMIT $2)";
 
 const DELIVERIES: &str = "UPDATE deliveries SET content = NULL WHERE id IN
      (SELECT id FROM deliveries WHERE content IS NOT NULL AND state IN (4, 5, 6) AND created_at < $1 ORDER BY created_at LIMIT $2)";
@@ -201,6 +222,31 @@ mod tests {
             ] {
                 assert_eq!(count(&store, query).await, number, "{claim}");
             }
+        })
+        .await;
+    }
+
+    #[tokio::test]
+    async fn what_was_being_sent_to_somebody_who_was_erased_goes_once_it_ended() {
+        on_each_engine(&[&store::MIGRATIONS, &lane::MIGRATIONS, &MIGRATIONS], async |store| {
+            let now = noon().as_microsecond();
+            put(&store, "n", now - DAY).await;
+            let finish = "UPDATE deliveries SET finished_at = created_at + 86000000000, ordering_key = $1 WHERE state = 4";
+            let left = "SELECT COUNT(*) FROM deliveries AS d JOIN attempts AS a ON a.delivery = d.id
+                        WHERE d.state = 4 AND d.content IS NOT NULL AND a.response IS NOT NULL";
+            let gone = "SELECT COUNT(*) FROM deliveries AS d JOIN attempts AS a ON a.delivery = d.id
+                        WHERE d.state = 4 AND d.content IS NULL AND a.response IS NULL";
+            with!(store.writer(), c => sqlx::query(
+                "INSERT INTO recipients (organization_id, id, kind, vendor_type, time_zone, locale, channels, contact, updated_at)
+                 VALUES ('o', 'here', 1, '', '', '', '[]', $1, 1)",
+            ).bind(&b""[..]).execute(c).await.map(drop)).unwrap();
+            for (reader, query) in [("here", left), ("room:w", left), ("erased", gone)] {
+                with!(store.writer(), c => sqlx::query(finish).bind(reader).execute(c).await.map(drop)).unwrap();
+                step(&store, from_micros(0), noon()).await.unwrap();
+                assert_eq!(count(&store, query).await, 1, "{reader}");
+            }
+            let waits = "SELECT COUNT(*) FROM deliveries WHERE state = 0 AND content IS NOT NULL";
+            assert_eq!(count(&store, waits).await, 1, "what waits is its lane's");
         })
         .await;
     }

@@ -20,6 +20,8 @@ use http::{HeaderMap, HeaderName, HeaderValue, Method, header};
 use tokio::time::{Instant, sleep};
 use url::Url;
 
+use crate::notification::provider_id;
+
 /// How long one exchange may take.
 const WITHIN: Duration = Duration::from_secs(15);
 /// How much of an answer is kept: the longest are lists of messages that something is looked up in.
@@ -85,7 +87,7 @@ pub(super) struct Verdict {
     pub(super) status: Option<u16>,
     /// How long the provider asks to be left alone.
     pub(super) after: Option<Duration>,
-    /// The beginning of the answer, which names the message as the provider does. Sealed where it is kept.
+    /// What the provider calls the message that it took, or the beginning of why it didn't. Sealed where it is kept.
     pub(super) response: Bytes,
 }
 
@@ -211,14 +213,12 @@ impl Provider {
             (_, false) => format!("{} answered {status} ({code})", self.name),
         };
         let after = self.asks_for(answer);
-        Verdict {
-            class,
-            code,
-            said,
-            status: Some(status),
-            after,
-            response: answer.body.slice(..answer.body.len().min(1024)),
-        }
+        // An answer to what was taken repeats to whom it goes and what it says: its name is enough.
+        let response = match class {
+            Class::Taken => provider_id::read(&answer.body).into(),
+            _ => answer.body.slice(..answer.body.len().min(1024)),
+        };
+        Verdict { class, code, said, status: Some(status), after, response }
     }
 
     async fn turn(&self) -> Result<(), Verdict> {

@@ -1,6 +1,6 @@
-//! How a message is called by the provider that took it: read from the beginning of its last answer.
+//! How a message is called by the provider that took it: read from its answer, of which nothing else is kept.
 //!
-//! An answer may be cut where it was kept, so it is searched, not parsed.
+//! An answer that was kept earlier may be cut, so it is searched, not parsed.
 
 use std::collections::HashMap;
 
@@ -47,7 +47,7 @@ pub(crate) async fn name(
 }
 
 /// The id in an answer; empty if it names none.
-fn read(answer: &[u8]) -> String {
+pub(crate) fn read(answer: &[u8]) -> String {
     let answer = String::from_utf8_lossy(answer);
     let found = match answer.trim_start().starts_with('{') {
         true => NAMES.iter().find_map(|name| value(&answer, name)).unwrap_or_default(),

@@ -98,7 +98,7 @@ async fn resend_gets_a_mail_as_it_describes_it() {
     );
     let attempted = channel.carry(&delivery(content, 0)).await;
     assert_eq!((attempted.outcome, attempted.status_code), (Outcome::Delivered, Some(200)));
-    assert!(attempted.response.starts_with(b"{\"id\":\"49a3"), "Resend's id is kept");
+    assert!(attempted.response.starts_with(b"49a3"), "Resend's id alone is kept");
     let [asked] = &peer.asked()[..] else { panic!("one request") };
     assert_eq!((asked.target.as_str(), asked.header("authorization")), ("/emails", "Bearer re_123"));
     assert!(asked.header("user-agent").starts_with("WedSync/"), "without one Resend refuses");
