@@ -191,12 +191,20 @@ impl Outbox {
         let rows: Vec<Row> = with!(self.store.reader(), c => sqlx::query_as(
             "SELECT m.uid, m.organization_id, m.recipient_id, m.channel, m.priority, m.content, n.workflow, n.event_id
              FROM messages AS m JOIN notifications AS n ON n.id = m.notification_id
-             WHERE m.content IS NOT NULL ORDER BY m.priority, m.created_at LIMIT $1",
+             WHERE m.content IS NOT NULL AND m.cancelled = 0 ORDER BY m.priority, m.created_at LIMIT $1",
         ).bind(PAGE).fetch_all(c).await)?;
         let passed = i64::try_from(rows.len()).unwrap_or(PAGE);
         let mut promises = Vec::with_capacity(rows.len());
         for row in rows {
-            let offer = self.offer(row).await?;
+            let (name, organization) = (row.uid.clone(), row.organization_id.clone());
+            let offer = match self.offer(row).await {
+                Err(error) if !error.is_retryable() => {
+                    self.give_up(&name, &error).await?;
+                    continue;
+                }
+                offer => offer?,
+            };
+            self.open(&offer.lane_id, &OrganizationId::parse(&organization)?).await?;
             let uid = offer.event;
             // Each by itself, and as one that may be known: a crash may have come between the lane's commit and ours.
             promises.push((uid, self.dispatcher.offer(vec![offer], true).await?));
@@ -210,15 +218,13 @@ impl Outbox {
         Ok(passed)
     }
 
-    async fn offer(&mut self, row: Row) -> Result<Offer> {
+    async fn offer(&self, row: Row) -> Result<Offer> {
         let organization = OrganizationId::parse(&row.organization_id)?;
         let uid: [u8; 16] =
             row.uid.try_into().map_err(|_| Error::internal(anyhow::anyhow!("a message has a malformed uid")))?;
         let content = self.keys.of(&organization).await?.open(&content_place(&uid), &row.content)?;
-        let lane = format!("{}:{organization}", row.channel);
-        self.open(&lane, &organization).await?;
         Ok(Offer {
-            lane_id: lane.into(),
+            lane_id: format!("{}:{organization}", row.channel).into(),
             event: uid,
             event_id: row.event_id,
             event_type: row.workflow,
@@ -227,6 +233,15 @@ impl Outbox {
             origin: "realtime".to_owned(),
             content: content.into(),
         })
+    }
+
+    /// Ends a message that can't be read: it would hold up everybody's. Its text stays, should its key come back.
+    async fn give_up(&self, uid: &[u8], error: &Error) -> Result<()> {
+        tracing::error!(%error, message = hex::encode(uid), "a message can't be read; it isn't sent");
+        with!(self.store.writer(), c => sqlx::query(
+            "UPDATE messages SET cancelled = 1, ended = 'its text can''t be read: was a master key or the store replaced?' WHERE uid = $1",
+        ).bind(uid).execute(c).await.map(drop))?;
+        Ok(())
     }
 
     async fn open(&mut self, lane: &str, organization: &OrganizationId) -> Result<()> {
@@ -335,6 +350,30 @@ mod tests {
         let recorded = record(store, keys, &new, &[message], &beside, Clock::System.now()).await.unwrap();
         assert!(matches!(recorded, Recorded::New(..)), "the first of its event");
         uid
+    }
+
+    #[tokio::test]
+    async fn a_message_that_cant_be_read_holds_up_no_other() {
+        on_each_engine(&[&store::MIGRATIONS, &lane::MIGRATIONS, &MIGRATIONS], async |store| {
+            let settings = KeyringSettings { master_keys: vec![generate_master_key(&Clock::System)] };
+            let keys = DataKeys::new(store.clone(), Keyring::new(&settings).unwrap(), Clock::System);
+            let broken = recorded(&store, &keys, "e1").await;
+            with!(store.writer(), c => sqlx::query("UPDATE messages SET content = $1").bind(&b"another key's"[..]).execute(c).await.map(drop)).unwrap();
+            recorded(&store, &keys, "e2").await;
+            let tasks = Tasks::default();
+            let courier = Arc::new(Counting { carried: AtomicU32::new(0), ended: Notify::new() });
+            let dispatcher =
+                Dispatcher::start(store.clone(), keys.clone(), Arc::clone(&courier), Default::default(), Clock::System, &tasks).await.unwrap();
+            let mut outbox = Outbox::new(store.clone(), keys, dispatcher, Arc::default());
+            assert_eq!(outbox.pass().await.unwrap(), 2);
+            courier.ended.notified().await;
+            assert_eq!(outbox.pass().await.unwrap(), 0, "it is given up");
+            let ended: String = with!(store.reader(), c => sqlx::query_scalar("SELECT ended FROM messages WHERE uid = $1 AND content IS NOT NULL")
+                .bind(&broken[..]).fetch_one(c).await).unwrap();
+            assert!(ended.contains("can't be read"), "{ended}");
+            assert!(tasks.stop(Duration::from_secs(5)).await);
+        })
+        .await;
     }
 
     #[tokio::test]
