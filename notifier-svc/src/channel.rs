@@ -93,6 +93,11 @@ pub(crate) trait Carrier: Send + Sync {
     /// Tries once, where no earlier attempt can have been taken.
     fn carry<'a>(&'a self, delivery: &'a Delivery) -> BoxFuture<'a, Attempted>;
 
+    /// Where a message goes, as [`Channel::address`] named it; none where it isn't one address, or can't be read.
+    fn goes_to(&self, _: &Delivery) -> Option<String> {
+        None
+    }
+
     /// Tries again where an earlier attempt may have been taken: in a way that tells nobody twice, and by no other provider.
     /// Where there is no such way, it stays unknown.
     fn resume<'a>(&'a self, _: &'a Delivery) -> BoxFuture<'a, Attempted> {

@@ -148,6 +148,7 @@ pub async fn start(config: Config, chassis: &Chassis) -> Result<Service> {
     let post = Arc::new(Post {
         store: store.clone(),
         clock: clock.clone(),
+        keys: keys.clone(),
         channels: Arc::clone(&channels),
         later: Arc::clone(&later),
     });

@@ -24,10 +24,11 @@ use tokio::sync::Notify;
 use tokio_util::sync::CancellationToken;
 
 use crate::{
-    channel::{Carriage, Channels},
+    channel::{Carriage, Channels, provider::Class},
     failover,
     last_look::{Look, last_look},
     notification::content_place,
+    suppression::{self, Listed, Reason},
 };
 
 /// Messages in one pass.
@@ -43,17 +44,23 @@ const NEVER: Duration = Duration::from_secs(10 * 365 * 24 * 3600);
 pub(crate) struct Post {
     pub(crate) store: Store,
     pub(crate) clock: Clock,
+    pub(crate) keys: DataKeys,
     pub(crate) channels: Arc<Channels>,
     /// What goes on after a failure waits for it.
     pub(crate) later: Arc<Notify>,
 }
 
 impl Post {
-    /// What is urgent and was refused for good goes on to another channel.
-    async fn failed(&self, uid: &[u8; 16]) {
+    /// An address that reaches nobody isn't used again, and what is urgent and was refused for good goes on to another channel.
+    async fn failed(&self, delivery: &Delivery, to: Option<String>, class: &str) {
         let noting = async {
+            let ended = self.ended_address(delivery, to, class).await?;
+            let now = self.clock.now();
             let mut tx = self.store.begin().await?;
-            let noted = failover::note(&mut tx, uid, self.clock.now()).await?;
+            if let Some((listed, reason)) = &ended {
+                suppression::list_in(&mut tx, listed, *reason, "its provider", now).await?;
+            }
+            let noted = failover::note(&mut tx, &delivery.event, now).await?;
             tx.commit().await.map(|()| noted)
         };
         match noting.await {
@@ -61,6 +68,24 @@ impl Post {
             Ok(false) => {}
             Err(error) => tracing::error!(%error, "can't note that a message failed; no other channel is tried"),
         }
+    }
+
+    /// The address that an attempt found to reach nobody, as its message was written to it; a room is looked after elsewhere.
+    async fn ended_address(
+        &self,
+        delivery: &Delivery,
+        to: Option<String>,
+        class: &str,
+    ) -> Result<Option<(Listed, Reason)>> {
+        let (Some(to), Some(reason)) = (to, Class::ends_address(class)) else { return Ok(None) };
+        let organization = delivery.organization.clone();
+        let hash = suppression::hash(&organization, &to);
+        let channel: Option<String> = with!(self.store.reader(), c => sqlx::query_scalar(
+            "SELECT channel FROM messages WHERE uid = $1 AND address = $2 AND recipient_id NOT LIKE 'room:%'",
+        ).bind(&delivery.event[..]).bind(&hash).fetch_optional(c).await)?;
+        let Some(channel) = channel else { return Ok(None) };
+        let sealed = suppression::seal(&*self.keys.of(&organization).await?, &channel, &hash, &to);
+        Ok(Some((Listed { organization, channel, hash, sealed }, reason)))
     }
 }
 
@@ -97,7 +122,7 @@ impl Courier for Post {
                     None => carrier.carry(&delivery).await,
                 };
                 if matches!(attempted.outcome, Outcome::Permanent | Outcome::Gone) {
-                    self.failed(&delivery.event).await;
+                    self.failed(&delivery, carrier.goes_to(&delivery), attempted.class).await;
                 }
                 attempted
             }

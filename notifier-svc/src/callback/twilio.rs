@@ -11,6 +11,7 @@ use ring::{digest, hmac};
 use url::{Url, form_urlencoded};
 
 use super::{Meaning, Refused, Report, message, written};
+use crate::channel::{provider::Class, twilio::of_code};
 
 /// A form's fields; a name may stand several times.
 type Fields = BTreeMap<String, BTreeSet<String>>;
@@ -73,19 +74,24 @@ pub(crate) fn read(url: &str, body: &[u8]) -> Result<Vec<Report>, Refused> {
         return Err(Refused::Malformed);
     }
     let status = field("MessageStatus");
-    let meaning =
-        if status.is_empty() || status == "received" { received(field) } else { reported(status, field("ErrorCode")) };
+    let meaning = if status.is_empty() || status == "received" {
+        received(field)
+    } else {
+        reported(status, field("ErrorCode"), field("To"))
+    };
     let name = Url::parse(url)
         .ok()
         .and_then(|url| url.query_pairs().find(|(name, _)| name == "message").and_then(|(_, name)| message(&name)));
     Ok(meaning.map(|meaning| Report { id: format!("{sid}:{status}"), message: name, meaning }).into_iter().collect())
 }
 
-fn reported(status: &str, code: &str) -> Option<Meaning> {
+fn reported(status: &str, code: &str, to: &str) -> Option<Meaning> {
+    let reaches_nobody = || code.parse().ok().and_then(of_code) == Some(Class::Dead);
     Some(match status {
         "sent" => Meaning::Sent,
         "delivered" => Meaning::Delivered,
         "read" => Meaning::Read,
+        "failed" | "undelivered" if reaches_nobody() => Meaning::Bounced { address: to.to_owned(), for_good: true },
         "failed" | "undelivered" | "canceled" => Meaning::Failed { code: code.to_owned() },
         _ => return None,
     })
@@ -182,6 +188,18 @@ mod tests {
                 meaning(&format!("MessageSid=SM1&MessageStatus={status}&To=%2B1&ErrorCode=30003")),
                 expected,
                 "{status}"
+            );
+        }
+        let bounced = Some(Meaning::Bounced { address: "+1".to_owned(), for_good: true });
+        for (code, expected) in [
+            ("30005", bounced.clone()),
+            ("30006", bounced),
+            ("30008", Some(Meaning::Failed { code: "30008".to_owned() })),
+        ] {
+            assert_eq!(
+                meaning(&format!("MessageSid=SM1&MessageStatus=undelivered&To=%2B1&ErrorCode={code}")),
+                expected,
+                "{code}"
             );
         }
         let address = || "+15005550009".to_owned();

@@ -24,7 +24,8 @@ use super::{
 use crate::{config, recipient::Recipient};
 
 /// What an answer leaves: the message certainly isn't there, may be there and is settled later, or may be there for ever.
-const NOT_TAKEN: &[Class] = &[Class::Refused, Class::Dead, Class::Later, Class::Down, Class::Busy, Class::Barred];
+const NOT_TAKEN: &[Class] =
+    &[Class::Refused, Class::Dead, Class::Stopped, Class::Later, Class::Down, Class::Busy, Class::Barred];
 const SETTLED_LATER: &[Class] = &[Class::Unsettled];
 const OPEN: &[Class] = &[Class::Unsure];
 

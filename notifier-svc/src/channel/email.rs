@@ -193,6 +193,10 @@ impl Channel for Email {
 }
 
 impl Carrier for Email {
+    fn goes_to(&self, delivery: &Delivery) -> Option<String> {
+        serde_json::from_slice::<Letter>(&delivery.content).ok().map(|letter| letter.to)
+    }
+
     fn carry<'a>(&'a self, delivery: &'a Delivery) -> BoxFuture<'a, Attempted> {
         Box::pin(async move {
             let Ok(letter) = serde_json::from_slice::<Letter>(&delivery.content) else {

@@ -20,7 +20,7 @@ use http::{HeaderMap, HeaderName, HeaderValue, Method, header};
 use tokio::time::{Instant, sleep};
 use url::Url;
 
-use crate::notification::provider_id;
+use crate::{notification::provider_id, suppression::Reason};
 
 /// How long one exchange may take.
 const WITHIN: Duration = Duration::from_secs(15);
@@ -38,8 +38,10 @@ pub(crate) enum Class {
     Taken,
     /// It will never take this message.
     Refused,
-    /// This address reaches nobody any more, or its owner wants nothing: it is not to be used again.
+    /// This address reaches nobody any more: it is not to be used again.
     Dead,
+    /// Its owner told the provider STOP.
+    Stopped,
     /// Not now, for reasons of this message or its recipient.
     Later,
     /// The provider is away, and hasn't taken it.
@@ -61,12 +63,22 @@ impl Class {
             Self::Taken => "delivered",
             Self::Refused => "refused",
             Self::Dead => "address",
+            Self::Stopped => "stopped",
             Self::Later => "postponed",
             Self::Down => "down",
             Self::Busy => "throttled",
             Self::Barred => "auth",
             Self::Unsettled => "unsettled",
             Self::Unsure => "unknown",
+        }
+    }
+
+    /// Why an address isn't used any more where an attempt ended so.
+    pub(crate) fn ends_address(name: &str) -> Option<Reason> {
+        match name {
+            name if name == Self::Dead.name() => Some(Reason::Bounced),
+            name if name == Self::Stopped.name() => Some(Reason::Stopped),
+            _ => None,
         }
     }
 
@@ -107,7 +119,7 @@ impl Verdict {
         let retry = |after, blame| Outcome::Retry { after, blame };
         let outcome = match self.class {
             Class::Taken => Outcome::Delivered,
-            Class::Refused | Class::Dead => Outcome::Permanent,
+            Class::Refused | Class::Dead | Class::Stopped => Outcome::Permanent,
             Class::Later => retry(self.after, Blame::Message),
             Class::Down | Class::Busy | Class::Unsettled => retry(self.after, Blame::Destination),
             Class::Barred => retry(Some(self.after.unwrap_or_default().max(BARRED)), Blame::Destination),

@@ -168,7 +168,7 @@ fn together(verdicts: Vec<Verdict>) -> Verdict {
         Class::Down | Class::Busy => 4,
         Class::Barred => 5,
         Class::Refused => 6,
-        Class::Dead => 7,
+        Class::Dead | Class::Stopped => 7,
     };
     let best = verdicts.into_iter().min_by_key(rank);
     best.unwrap_or_else(|| Verdict::new(Class::Dead, "there is no browser or device to push to"))

@@ -67,7 +67,7 @@ impl Resend {
         let again = self.post(uid, mail).await;
         match again.class {
             // What is said of the mail itself holds for the earlier attempt as well.
-            Class::Taken | Class::Refused | Class::Dead => again,
+            Class::Taken | Class::Refused | Class::Dead | Class::Stopped => again,
             Class::Unsure if again.code == OTHER_PAYLOAD => again,
             // All else says nothing about it.
             _ => Verdict { class: Class::Unsettled, ..again },

@@ -96,6 +96,11 @@ impl Channel for SlackChannel {
 }
 
 impl Carrier for SlackChannel {
+    fn goes_to(&self, delivery: &Delivery) -> Option<String> {
+        let (Post::Api { to, .. } | Post::Hook { url: to, .. }) = serde_json::from_slice(&delivery.content).ok()?;
+        Some(to)
+    }
+
     fn carry<'a>(&'a self, delivery: &'a Delivery) -> BoxFuture<'a, Attempted> {
         Box::pin(async move {
             let verdict = match serde_json::from_slice::<Post>(&delivery.content) {

@@ -108,6 +108,10 @@ impl Channel for SmsChannel {
 }
 
 impl Carrier for SmsChannel {
+    fn goes_to(&self, delivery: &Delivery) -> Option<String> {
+        serde_json::from_slice::<Sms>(&delivery.content).ok().map(|sms| sms.to)
+    }
+
     fn carry<'a>(&'a self, delivery: &'a Delivery) -> BoxFuture<'a, Attempted> {
         Box::pin(async move { self.send(delivery, false).await.attempted() })
     }

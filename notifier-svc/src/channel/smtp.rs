@@ -27,6 +27,7 @@ use lettre::{
 
 use tokio::{sync::Semaphore, time::timeout};
 
+use super::provider::Class;
 use crate::config::{Smtp, Tls};
 
 /// How long a connection may lie idle and be used again: servers hang up after minutes (RFC 5321, 4.5.3.2.7: five).
@@ -178,6 +179,9 @@ fn concluded(broken: &Broken) -> Attempted {
         tracing::warn!(step = broken.step.name(), ?failure, "the mail server doesn't take our mail; it waits");
     }
     let (class, said) = match failure {
+        Failure::Refused(code) if broken.is_nobody() => {
+            (Class::Dead.name(), format!("the mail server refused {} with {code}", broken.step.name()))
+        }
         Failure::Refused(code) => ("refused", format!("the mail server refused {} with {code}", broken.step.name())),
         Failure::Postponed(code) => {
             ("postponed", format!("the mail server put {} off with {code}", broken.step.name()))
@@ -196,6 +200,19 @@ fn concluded(broken: &Broken) -> Attempted {
         Why::TimeUp | Why::International => Bytes::new(),
     };
     Attempted { outcome, status_code, class, error, response }
+}
+
+/// What servers say of a recipient that reaches nobody (RFC 3463 and 7505): no such mailbox, no address, moved, a domain without
+/// mail, switched off. A bare 550 may be about us.
+const NOBODY: &[&str] = &["5.1.1", "5.1.3", "5.1.6", "5.1.10", "5.2.1"];
+
+impl Broken {
+    fn is_nobody(&self) -> bool {
+        let Why::Failed(error) = &self.why else { return false };
+        let said = error.to_string();
+        let code = said.split_once("): ").and_then(|(_, text)| text.split_whitespace().next());
+        self.step == Step::Recipient && code.is_some_and(|code| NOBODY.contains(&code))
+    }
 }
 
 /// Ends a message that can't be tried at all.

@@ -79,6 +79,10 @@ impl Channel for TeamsChannel {
 }
 
 impl Carrier for TeamsChannel {
+    fn goes_to(&self, delivery: &Delivery) -> Option<String> {
+        serde_json::from_slice::<Post>(&delivery.content).ok().map(|post| post.url)
+    }
+
     fn carry<'a>(&'a self, delivery: &'a Delivery) -> BoxFuture<'a, Attempted> {
         Box::pin(async move {
             let verdict = match serde_json::from_slice::<Post>(&delivery.content) {

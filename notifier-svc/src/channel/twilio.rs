@@ -208,8 +208,9 @@ fn table(answer: &Answer) -> (Class, String) {
 /// What an error code means, in an answer or in a report; none for one that isn't known.
 pub(crate) fn of_code(code: u32) -> Option<Class> {
     Some(match code {
-        // Recipients that can't be reached: malformed, opted out, no mobile, unknown, a landline.
-        21211 | 21214 | 21217 | 21610 | 21614 | 30005 | 30006 => Class::Dead,
+        // Recipients that can't be reached: malformed, no mobile, unknown, a landline.
+        21211 | 21214 | 21217 | 21614 | 30005 | 30006 => Class::Dead,
+        21610 => Class::Stopped,
         // What is said, or whom this sender may reach.
         21408 | 21602 | 21612 | 21617 | 20404 | 63016 | 30004 => Class::Refused,
         // The recipient's handset or network, for now; a queue of ours that is full.
@@ -297,7 +298,7 @@ mod tests {
             (403, 21408, Class::Refused),
             (400, 21602, Class::Refused),
             (400, 21606, Class::Barred),
-            (400, 21610, Class::Dead),
+            (400, 21610, Class::Stopped),
             (429, 21611, Class::Later),
             (400, 21612, Class::Refused),
             (400, 21614, Class::Dead),

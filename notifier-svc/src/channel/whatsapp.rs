@@ -132,6 +132,10 @@ impl Channel for WhatsappChannel {
 }
 
 impl Carrier for WhatsappChannel {
+    fn goes_to(&self, delivery: &Delivery) -> Option<String> {
+        serde_json::from_slice::<Chat>(&delivery.content).ok().map(|chat| chat.to)
+    }
+
     fn carry<'a>(&'a self, delivery: &'a Delivery) -> BoxFuture<'a, Attempted> {
         Box::pin(async move {
             match serde_json::from_slice::<Chat>(&delivery.content) {

@@ -160,6 +160,35 @@ async fn a_complaint_that_comes_after_its_sender_was_erased_still_holds() {
 }
 
 #[tokio::test]
+async fn a_number_that_its_provider_calls_dead_is_not_used_again() {
+    in_each_world(async |world, providers| {
+        let client = world.client("wsk_a").await;
+        for (id, number, code, reason) in
+            [("none", "+15005550001", 21614, "bounced"), ("stops", "+15005550002", 21610, "stopped")]
+        {
+            vendor(&client, id, number, "").await;
+            providers.twilio_is(Mood::Refuses(code));
+            let refused = reaches(&client, &format!("{id}1"), id, "sms").await.unwrap_err();
+            assert!(refused.contains(&code.to_string()), "{refused}");
+            providers.twilio_is(Mood::Takes);
+            let skipped = reaches(&client, &format!("{id}2"), id, "sms").await.unwrap_err();
+            assert!(skipped.contains(&format!("suppression list: {reason}")), "{skipped}");
+        }
+        world.twilio_reports("", &[("MessageSid", "SM10"), ("From", "+15005550002"), ("Body", "START")]).await;
+        reaches(&client, "stops3", "stops", "sms").await.expect("its owner takes it back");
+        vendor(&client, "land", "+15005550003", "").await;
+        let message = reaches(&client, "land1", "land", "sms").await.unwrap();
+        let report =
+            [("MessageSid", "SM1"), ("MessageStatus", "undelivered"), ("ErrorCode", "30006"), ("To", "+15005550003")];
+        world.twilio_reports(&message, &report).await;
+        let skipped = reaches(&client, "land2", "land", "sms").await.unwrap_err();
+        assert!(skipped.contains("suppression list: bounced"), "{skipped}");
+        assert!(world.chassis.drain().await);
+    })
+    .await;
+}
+
+#[tokio::test]
 async fn a_button_and_a_reply_confirm_and_end_what_is_pending() {
     in_each_world(async |world, providers| {
         let client = world.client("wsk_a").await;

@@ -45,6 +45,8 @@ pub(crate) enum Mood {
     Takes,
     /// Says that it takes nothing now.
     Away,
+    /// Says that the number is none, or that its owner said STOP: its code.
+    Refuses(u32),
     /// Takes a message and hangs up; and says nothing of what it has.
     Cuts,
 }
@@ -112,6 +114,12 @@ impl Providers {
             match mood {
                 Mood::Away if line.contains("/Messages.json") => {
                     stream.write_all(b"HTTP/1.1 429 Too Many Requests\r\nContent-Length: 0\r\n\r\n").await?;
+                    continue;
+                }
+                Mood::Refuses(code) if line.contains("/Messages.json") => {
+                    let fault = json!({"code": code, "message": "m", "status": 400}).to_string();
+                    let head = format!("HTTP/1.1 400 Bad Request\r\nContent-Length: {}\r\n\r\n{fault}", fault.len());
+                    stream.write_all(head.as_bytes()).await?;
                     continue;
                 }
                 Mood::Cuts if line.contains("/Messages.json") => {

@@ -18,6 +18,8 @@ use tokio::{
 pub(crate) enum Mood {
     /// Answers `RCPT` with this code.
     Recipient(u16),
+    /// Says that the recipient has no mailbox.
+    Nobody,
     /// Takes the message and answers with this code.
     Message(u16),
     /// Hangs up when `DATA` comes.
@@ -92,6 +94,7 @@ impl Smtp {
                 }
                 "RCPT" if !begun => "503 MAIL first".to_owned(),
                 "RCPT" => match mood {
+                    Some(Mood::Nobody) => format!("550 5.1.1 <{}> has no mailbox here", path(line)),
                     Some(Mood::Recipient(code)) => format!("{code} <{}> is not wanted here", path(line)),
                     _ => {
                         mail.to.push(path(line));

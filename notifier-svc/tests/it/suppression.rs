@@ -65,3 +65,22 @@ async fn the_list_is_asked_when_a_message_is_resolved_and_again_before_it_is_sen
     })
     .await;
 }
+
+#[tokio::test]
+async fn a_mailbox_that_isnt_there_is_not_written_to_again_and_a_bare_refusal_says_nothing_of_it() {
+    in_each_world(async |world| {
+        let client = world.client("wsk_a").await;
+        for (id, mood, state) in
+            [("gone", Mood::Nobody, MessageState::Skipped), ("unliked", Mood::Recipient(550), MessageState::Sent)]
+        {
+            client.supplier(id, "").await;
+            world.smtp.next([mood]);
+            client.tell(&format!("{id}1"), id, &["email"], "Gate B").await;
+            client.until(&format!("{id}1"), id, "email", MessageState::Failed).await;
+            client.tell(&format!("{id}2"), id, &["email"], "Gate C").await;
+            client.until(&format!("{id}2"), id, "email", state).await;
+        }
+        assert!(world.chassis.drain().await);
+    })
+    .await;
+}

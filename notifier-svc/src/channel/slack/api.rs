@@ -151,7 +151,7 @@ impl Api {
         let answer = self.provider.answer(ask).await.map_err(|verdict| Found::Later(verdict.after))?;
         match table(&answer).0 {
             Class::Taken => serde_json::from_slice(&answer.body).map_err(|_| Found::Later(None)),
-            Class::Refused | Class::Dead | Class::Barred => Err(Found::Never),
+            Class::Refused | Class::Dead | Class::Stopped | Class::Barred => Err(Found::Never),
             _ => Err(Found::Later(self.provider.asks_for(&answer))),
         }
     }
