@@ -171,6 +171,10 @@ mod tests {
     async fn put(store: &Store, recipient: &str, state: i64) {
         let uid = format!("{recipient}{state}").into_bytes();
         with!(store.writer(), c => sqlx::query(
+            "INSERT INTO notifications (id, organization_id, workflow, event_id, event_uid, priority, collapse_key, request, created_at)
+             VALUES ('n', 'o', 'w', 'e', 'e', 3, '', $1, 1) ON CONFLICT DO NOTHING",
+        ).bind(&b""[..]).execute(c).await.map(drop)).unwrap();
+        with!(store.writer(), c => sqlx::query(
             "INSERT INTO messages (uid, notification_id, organization_id, recipient_id, channel, fate, cancelled, reason, priority,
                  created_at, address) VALUES ($1, 'n', 'o', $2, 'sms', 0, 0, 'because', 3, 1, $1)",
         ).bind(&uid).bind(recipient).execute(c).await.map(drop)).unwrap();
