@@ -1,7 +1,13 @@
 //! What an earlier attempt may have brought to its provider, on each engine: resumed by that provider, and by no other; after a
 //! day it stays unknown.
 
-use chassis::{clock::ManualClock, lane, store, testing::on_each_engine};
+use chassis::{
+    clock::ManualClock,
+    lane,
+    secret::{Keyring, KeyringSettings, generate_master_key},
+    store,
+    testing::on_each_engine,
+};
 
 use super::*;
 use crate::{
@@ -17,7 +23,9 @@ fn post(store: &Store, peer: &Peer, clock: Clock) -> Post {
     (config.resend.base_url, config.resend.per_second) = (peer.base(), 0);
     (config.smtp.host, config.smtp.port, config.smtp.from) = ("127.0.0.1".to_owned(), 1, "us@example.org".to_owned());
     let channels = Channels::new(&config, &way_out(), &clock, None).expect("settings that hold");
-    Post { store: store.clone(), clock, channels: Arc::new(channels), later: Arc::default() }
+    let settings = KeyringSettings { master_keys: vec![generate_master_key(&Clock::System)] };
+    let keys = DataKeys::new(store.clone(), Keyring::new(&settings).unwrap(), Clock::System);
+    Post { store: store.clone(), keys, clock, channels: Arc::new(channels), later: Arc::default() }
 }
 
 fn letter(attempts: u32) -> Arc<Delivery> {
