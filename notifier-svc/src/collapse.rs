@@ -1,9 +1,9 @@
 //! A domain event and the table change that says the same tell people once.
 //!
 //! The router gives both the same key: tokens with blanks between, each `<route>:<what it is about>:<what it says>`. Of
-//! each thing the last token is kept, with the kind of event that it came by; an event is redundant if each of its
-//! tokens stands there from the *other* kind, not longer than a day ago, and the pair is then done with. So a date that
-//! is moved back and forth within an hour is told each time.
+//! each thing what was said of it is kept for a day, with the kind of event that it came by; an event is redundant if each of
+//! its tokens stands there from the *other* kind, and the pair is then done with. So a date that is moved back and forth within
+//! an hour is told each time, and one kind may lag behind the other by several changes.
 
 use chassis::{
     error::Result,
@@ -36,7 +36,7 @@ impl Said<'_> {
         let mut by = None;
         for (about, says) in self.tokens() {
             let found: Option<String> = with!(store.reader(), c => sqlx::query_scalar(
-                "SELECT event_id FROM told WHERE organization_id = $1 AND workflow = $2 AND about = $3 AND says = $4
+                "SELECT event_id FROM said WHERE organization_id = $1 AND workflow = $2 AND about = $3 AND says = $4
                      AND is_change <> $5 AND told_at > $6",
             )
             .bind(self.organization.as_str())
@@ -52,28 +52,49 @@ impl Said<'_> {
         Ok(by)
     }
 
-    /// Notes that people were told by event `event_id`, or, where it was `redundant`, that the pair is done with.
+    /// Notes that people were told by event `event_id`, or, where it was `redundant`, that the pair is done with; and forgets
+    /// what the other kind isn't waited for any more.
     pub(crate) async fn note(&self, tx: &mut Tx, event_id: &str, redundant: bool, now: i64) -> Result<()> {
         for (about, says) in self.tokens() {
             if redundant {
-                with!(tx.on(), c => sqlx::query("DELETE FROM told WHERE organization_id = $1 AND workflow = $2 AND about = $3")
-                    .bind(self.organization.as_str()).bind(self.workflow).bind(about).execute(c).await.map(drop))?;
-                continue;
+                self.forget(tx, about, says).await?;
+            } else {
+                self.keep(tx, about, says, event_id, now).await?;
             }
-            with!(tx.on(), c => sqlx::query(
-                "INSERT INTO told (organization_id, workflow, about, says, is_change, event_id, told_at) VALUES ($1, $2, $3, $4, $5, $6, $7)
-                 ON CONFLICT (organization_id, workflow, about) DO UPDATE SET says = excluded.says, is_change = excluded.is_change,
-                     event_id = excluded.event_id, told_at = excluded.told_at",
-            )
-            .bind(self.organization.as_str())
-            .bind(self.workflow)
-            .bind(about)
-            .bind(says)
-            .bind(i64::from(self.is_change))
-            .bind(event_id)
-            .bind(now)
-            .execute(c).await.map(drop))?;
         }
+        with!(tx.on(), c => sqlx::query("DELETE FROM said WHERE organization_id = $1 AND told_at <= $2")
+            .bind(self.organization.as_str()).bind(now - WINDOW).execute(c).await.map(drop))?;
+        Ok(())
+    }
+
+    /// The other kind said it, and this one now.
+    async fn forget(&self, tx: &mut Tx, about: &str, says: &str) -> Result<()> {
+        with!(tx.on(), c => sqlx::query(
+            "DELETE FROM said WHERE organization_id = $1 AND workflow = $2 AND about = $3 AND says = $4 AND is_change <> $5",
+        )
+        .bind(self.organization.as_str())
+        .bind(self.workflow)
+        .bind(about)
+        .bind(says)
+        .bind(i64::from(self.is_change))
+        .execute(c).await.map(drop))?;
+        Ok(())
+    }
+
+    async fn keep(&self, tx: &mut Tx, about: &str, says: &str, event_id: &str, now: i64) -> Result<()> {
+        with!(tx.on(), c => sqlx::query(
+            "INSERT INTO said (organization_id, workflow, about, says, is_change, event_id, told_at) VALUES ($1, $2, $3, $4, $5, $6, $7)
+             ON CONFLICT (organization_id, workflow, about, says, is_change) DO UPDATE SET event_id = excluded.event_id,
+                 told_at = excluded.told_at",
+        )
+        .bind(self.organization.as_str())
+        .bind(self.workflow)
+        .bind(about)
+        .bind(says)
+        .bind(i64::from(self.is_change))
+        .bind(event_id)
+        .bind(now)
+        .execute(c).await.map(drop))?;
         Ok(())
     }
 }

@@ -14,7 +14,7 @@ use chassis::{
 };
 use jiff::Timestamp;
 
-use crate::{audit, token::Owner};
+use crate::{audit, fact::Fact, token::Owner};
 
 /// What somebody is asked to confirm.
 pub(crate) struct Asked<'a> {
@@ -52,6 +52,38 @@ pub(crate) async fn ask(tx: &mut Tx, asked: &Asked<'_>, now: Timestamp) -> Resul
     .bind(now.as_microsecond().saturating_add(wait))
     .execute(c).await.map(drop))?;
     Ok(())
+}
+
+/// Ends what somebody is asked to confirm of an older value that nothing told them: it was withdrawn, or failed.
+pub(crate) async fn outdate(tx: &mut Tx, organization: &OrganizationId, recipient: &str, fact: &Fact) -> Result<()> {
+    with!(tx.on(), c => sqlx::query(
+        "UPDATE confirmations SET due_at = NULL, how = 'it changed again'
+         WHERE organization_id = $1 AND recipient_id = $2 AND fact = $3 AND due_at IS NOT NULL
+             AND EXISTS (SELECT 1 FROM known_facts AS f JOIN messages AS m ON m.uid = f.message
+                 WHERE f.organization_id = $1 AND f.recipient_id = $2 AND f.fact = $3 AND f.value <> $4
+                     AND m.notification_id = confirmations.notification_id)
+             AND NOT EXISTS (SELECT 1 FROM messages AS m LEFT JOIN deliveries AS d ON d.event = COALESCE(m.carried_by, m.uid)
+                 WHERE m.notification_id = confirmations.notification_id AND m.recipient_id = $2 AND m.cancelled = 0
+                     AND m.fate IN (0, 1, 4) AND COALESCE(d.state, 0) NOT IN (4, 5))",
+    )
+    .bind(organization.as_str())
+    .bind(recipient)
+    .bind(&fact.key)
+    .bind(&fact.new)
+    .execute(c).await.map(drop))?;
+    Ok(())
+}
+
+/// Until when a later value waits to be told of what is to be confirmed; none if none does.
+pub(crate) async fn news_waits(store: &Store, due: &Due) -> Result<Option<Timestamp>> {
+    let until: Option<i64> = with!(store.reader(), c => sqlx::query_scalar(
+        "SELECT MAX(m.due_at) FROM confirmations AS c
+         JOIN known_facts AS f ON f.organization_id = c.organization_id AND f.recipient_id = c.recipient_id AND f.fact = c.fact
+         JOIN messages AS m ON m.uid = f.message
+         WHERE c.notification_id = $1 AND c.recipient_id = $2 AND c.fact <> '' AND m.notification_id <> $1
+             AND m.fate = 3 AND m.cancelled = 0",
+    ).bind(&due.notification_id).bind(&due.recipient_id).fetch_one(c).await)?;
+    Ok(until.map(from_micros))
 }
 
 /// A confirmation that is due.
@@ -199,11 +231,23 @@ pub(crate) async fn acknowledge_in(tx: &mut Tx, confirms: &Confirms, now: Timest
     .bind(by)
     .bind(*how)
     .execute(c).await.map(drop))?;
+    forget_failures(tx, notification, recipient).await?;
     end_pending(tx, notification, recipient).await?;
     let at: Option<i64> = with!(tx.on(), c => sqlx::query_scalar(
         "SELECT acknowledged_at FROM confirmations WHERE notification_id = $1 AND recipient_id = $2",
     ).bind(notification).bind(recipient).fetch_one(c).await)?;
     Ok(Some(at.map_or(now, from_micros)))
+}
+
+/// What failed needn't go on by another channel. It comes before what is pending ends: it waits for a failover that is under way,
+/// so that what that began is seen.
+async fn forget_failures(tx: &mut Tx, notification: &str, recipient: &str) -> Result<()> {
+    with!(tx.on(), c => sqlx::query(
+        "UPDATE messages SET failed_at = NULL WHERE failed_at IS NOT NULL
+             AND (notification_id = $1 AND recipient_id = $2 OR notification_id IN
+                 (SELECT id FROM notifications WHERE confirms_id = $1 AND confirms_recipient = $2))",
+    ).bind(notification).bind(recipient).execute(c).await.map(drop))?;
+    Ok(())
 }
 
 async fn end_pending(tx: &mut Tx, notification: &str, recipient: &str) -> Result<()> {

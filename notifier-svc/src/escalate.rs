@@ -12,30 +12,33 @@ use chassis::{
     store::Tx,
     with,
 };
-use jiff::{SignedDuration, Timestamp, tz::TimeZone};
+use jiff::{SignedDuration, Timestamp};
 use serde_json::json;
 
 use crate::{
+    circumstance::Known,
     confirm::{self, Due},
     escalation::{LADDER, Left, Step, UNCONFIRMED, next},
-    fact::{self, Change},
+    fact::{self, Change, Fact},
     failover,
     kept::{self, Kept, Waiting},
     limit,
     notification::{
         NewMessage, NewNotification, Recorded, Route, content_place, digest, insert_or_revive, message_uid, notice,
     },
-    policy::Urgency,
+    policy::{Urgency, room_at},
     recipient::{Kind, Person},
     suppression::Reason,
     tell::{Notifier, Telling, Text, count},
     template::Texts,
-    variable::complete,
+    variable::{complete, since},
     workflow::find,
 };
 
 /// Confirmations in one pass.
 const PAGE: i64 = 100;
+/// The priority that makes anything urgent.
+const CRITICAL: i64 = 1;
 
 impl Notifier {
     /// Takes the next step wherever one is due; gives when the next one is.
@@ -69,6 +72,9 @@ impl Notifier {
         else {
             return self.end(due, "they left").await;
         };
+        if let Some(until) = confirm::news_waits(&self.store, due).await?.filter(|until| *until > now) {
+            return confirm::put_off(&self.store, due, until).await;
+        }
         if urgency == Urgency::Ordinary
             && let Some(until) = self.quiet_until(&organization, person, now).await?
         {
@@ -77,6 +83,10 @@ impl Notifier {
         let left = self.left(&waiting, person, &people, urgency).await?;
         match next(&person.id, &left) {
             Step::Channel(channel) => {
+                let told = limit::told(&self.store, &organization, &person.id, now).await?;
+                if let Some(room) = room_at(&told, now).filter(|_| urgency == Urgency::Ordinary) {
+                    return confirm::put_off(&self.store, due, room).await;
+                }
                 self.by_channel(&Because::Unconfirmed(due), &waiting, person, &channel, now).await
             }
             Step::Person(id) => self.by_person(due, &waiting, person, &id, urgency, now).await,
@@ -103,8 +113,8 @@ impl Notifier {
     ) -> Result<Option<Timestamp>> {
         let preference = self.preferences.get(organization, &person.id).await?;
         let directory = person.recipient.as_ref().map_or("", |recipient| &recipient.time_zone);
-        let name = if preference.time_zone.is_empty() { directory } else { &preference.time_zone };
-        let zone = TimeZone::get(name).unwrap_or(TimeZone::UTC);
+        let wording = self.wordings.of(organization).await?;
+        let zone = preference.zone(directory, &wording.settings.time_zone);
         Ok(preference.quiet.and_then(|quiet| quiet.ends(now, &zone)))
     }
 
@@ -156,6 +166,24 @@ impl Notifier {
         Ok(ids)
     }
 
+    /// From what a fact changes for somebody on another channel: what they know there, else what they knew on the one that
+    /// told them, else as it was said.
+    async fn before(
+        &self,
+        known: &Known,
+        waiting: &Waiting,
+        person: &Person,
+        channel: &str,
+        fact: &Fact,
+    ) -> Result<Option<String>> {
+        let belief = known.beliefs.get(&person.id).and_then(|beliefs| beliefs.get(channel)?.value.clone());
+        if let Some(value) = belief.filter(|value| *value != fact.new) {
+            return Ok(Some(value));
+        }
+        let told = fact::before(&self.store, &waiting.id, &person.id, &fact.key).await?;
+        Ok(told.or_else(|| fact.old.clone()))
+    }
+
     /// Tells the same person on another channel.
     pub(crate) async fn by_channel(
         &self,
@@ -173,7 +201,13 @@ impl Notifier {
         let mut people = [person.clone()];
         known.localize(&mut people);
         let [person] = &people;
-        let variables = known.variables(&waiting.kept.variables, person, channel, None);
+        let before = match &fact {
+            Some(fact) => self.before(&known, waiting, person, channel, fact).await?,
+            None => None,
+        };
+        let variables = before
+            .as_deref()
+            .map_or_else(|| waiting.kept.variables.clone(), |before| since(&waiting.kept.variables, before));
         let key = self.keys.of(organization).await?;
         let text = Text {
             workflow: waiting.workflow,
@@ -217,11 +251,9 @@ impl Notifier {
             return Ok(());
         }
         insert_or_revive(&mut tx, &waiting.id, &new, &message, sealed, now).await?;
-        if let (Because::Stalled { .. }, Some(fact)) = (because, &fact) {
-            // What was withdrawn told them nothing: this does.
-            let belief = known.beliefs.get(&person.id).and_then(|beliefs| beliefs.get(channel));
-            let before = belief.map_or(fact.old.as_deref(), |belief| belief.value.as_deref());
-            let change = Change { uid: &uid, fact, before };
+        if let Some(fact) = &fact {
+            // Where it moves on before this is sent, this is withdrawn.
+            let change = Change { uid: &uid, fact, before: before.as_deref() };
             fact::note(&mut tx, organization, &person.id, channel, &change, now.as_microsecond()).await?;
         }
         let notice = match route {
@@ -263,6 +295,8 @@ impl Notifier {
                 event_id: waiting.event_id.clone(),
                 event_uid: uid,
                 confirms: Some((waiting.id.clone(), person.id.clone())),
+                // The lane, the last look and the failover see by it that it is urgent.
+                priority: if urgency == Urgency::Ordinary { waiting.priority } else { CRITICAL },
                 ..as_new(waiting)
             },
             workflow,
@@ -270,7 +304,6 @@ impl Notifier {
                 variables: complete(workflow, UNCONFIRMED, variables.as_object().cloned().unwrap_or_default()),
                 chosen: vec![other.to_owned()],
                 category: waiting.kept.category(&waiting.asked).to_owned(),
-                overridden: urgency != Urgency::Ordinary,
                 ..Kept::default()
             },
             is_change: false,

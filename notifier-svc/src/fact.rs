@@ -65,8 +65,9 @@ pub(crate) async fn beliefs(
     except: Option<&[u8; 16]>,
 ) -> Result<HashMap<String, Belief>> {
     let rows: Vec<Row> = with!(store.reader(), c => sqlx::query_as(
-        "SELECT f.channel, f.value, f.before, f.message, m.fate, m.cancelled, d.state FROM known_facts AS f
-         LEFT JOIN messages AS m ON m.uid = f.message LEFT JOIN deliveries AS d ON d.event = m.uid
+        "SELECT f.channel, f.value, f.before, f.message, m.fate, COALESCE(k.cancelled, m.cancelled) AS cancelled, d.state
+         FROM known_facts AS f LEFT JOIN messages AS m ON m.uid = f.message
+         LEFT JOIN messages AS k ON k.uid = m.carried_by LEFT JOIN deliveries AS d ON d.event = COALESCE(m.carried_by, m.uid)
          WHERE f.organization_id = $1 AND f.recipient_id = $2 AND f.fact = $3",
     ).bind(organization.as_str()).bind(recipient).bind(fact).fetch_all(c).await)?;
     Ok(rows.into_iter().map(|row| (row.channel.clone(), belief(row, except))).collect())
@@ -86,6 +87,8 @@ fn belief(row: Row, except: Option<&[u8; 16]>) -> Belief {
             Some(State::Dead | State::Cancelled) => Said::Never,
             Some(State::Sending | State::Delivered | State::Unknown) => Said::Yes,
         },
+        // One of several in a digest can't be withdrawn; where that failed, it told nothing.
+        (Some(fate), _) if fate == Route::Carried as i64 && state == Some(State::Dead) => Said::Never,
         _ => Said::Yes,
     };
     match was_told {
@@ -109,6 +112,16 @@ macro_rules! still_waits {
     };
 }
 pub(crate) use still_waits;
+
+/// What somebody believed of a fact before a notification told them of it; none if that isn't known.
+pub(crate) async fn before(store: &Store, notification: &str, recipient: &str, fact: &str) -> Result<Option<String>> {
+    let before: Option<Option<String>> = with!(store.reader(), c => sqlx::query_scalar(
+        "SELECT f.before FROM known_facts AS f JOIN messages AS m ON m.uid = f.message
+         WHERE m.notification_id = $1 AND f.recipient_id = $2 AND f.organization_id = m.organization_id AND f.fact = $3
+             AND f.before IS NOT NULL ORDER BY f.told_at, f.channel LIMIT 1",
+    ).bind(notification).bind(recipient).bind(fact).fetch_optional(c).await)?;
+    Ok(before.flatten())
+}
 
 /// Withdraws a message that still waits; false if it was sent, or is being sent, meanwhile.
 pub(crate) async fn withdraw(tx: &mut Tx, uid: &[u8; 16], why: &str) -> Result<bool> {

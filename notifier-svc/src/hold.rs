@@ -23,7 +23,10 @@ use jiff::Timestamp;
 use serde_json::json;
 use tokio_util::sync::CancellationToken;
 
-use self::{gathered::digest_of, release::Release};
+use self::{
+    gathered::{digest_of, goes_alone},
+    release::{Release, gone},
+};
 use crate::{
     category,
     confirm::{self, Asked},
@@ -39,7 +42,7 @@ use crate::{
     tell::{Notifier, Subject, Text, count},
     template::{Texts, Wording},
     variable::{Variables, complete},
-    workflow::find,
+    workflow::{find, replaces},
 };
 
 /// People in one pass, and messages of one person.
@@ -48,7 +51,7 @@ const MESSAGES: i64 = 100;
 /// How long to wait when something failed.
 const PAUSE: Duration = Duration::from_secs(1);
 /// What a gathered notification is called.
-const WORKFLOW: &str = "digest";
+pub(crate) const WORKFLOW: &str = "digest";
 
 /// A message that is due.
 #[derive(sqlx::FromRow)]
@@ -118,16 +121,16 @@ impl Notifier {
     /// Those of the store; one person's failure holds up nobody else.
     async fn release(&self) -> Result<Option<Timestamp>> {
         loop {
-            let now = self.clock.now();
+            let due = self.clock.now().as_microsecond();
             let people: Vec<(String, String)> = with!(self.store.reader(), c => sqlx::query_as(
                 "SELECT DISTINCT organization_id, recipient_id FROM messages WHERE fate = 3 AND cancelled = 0 AND due_at <= $1 LIMIT $2",
-            ).bind(now.as_microsecond()).bind(PEOPLE).fetch_all(c).await)?;
+            ).bind(due).bind(PEOPLE).fetch_all(c).await)?;
             if people.is_empty() {
                 break;
             }
             let mut failed = None;
             for (organization, recipient) in people {
-                let released = self.release_of(&OrganizationId::parse(&organization)?, &recipient, now).await;
+                let released = self.release_of(&OrganizationId::parse(&organization)?, &recipient).await;
                 failed = released.err().or(failed);
             }
             if let Some(error) = failed {
@@ -141,8 +144,10 @@ impl Notifier {
     }
 
     /// Releases what is due of one person: first what goes out by itself, oldest first, then the digest.
-    async fn release_of(&self, organization: &OrganizationId, recipient: &str, now: Timestamp) -> Result<()> {
+    async fn release_of(&self, organization: &OrganizationId, recipient: &str) -> Result<()> {
         let _turn = self.turns.of(organization).await;
+        // The turn may have come late: the limit counts from when they are told.
+        let now = self.clock.now();
         let rows: Vec<Row> = with!(self.store.reader(), c => sqlx::query_as(
             "SELECT uid, notification_id, channel, how, fact, created_at FROM messages
              WHERE organization_id = $1 AND recipient_id = $2 AND fate = 3 AND cancelled = 0 AND due_at <= $3
@@ -160,20 +165,34 @@ impl Notifier {
                 None => notifications.push((row.notification_id.clone(), vec![row])),
             }
         }
-        let mut gathered = Vec::new();
+        let mut digest = Vec::new();
         for (id, rows) in notifications {
-            let verdicts = self.verdicts(&id, recipient, rows, now).await?;
-            let (digest, alone): (Vec<_>, Vec<_>) =
-                verdicts.into_iter().partition(|verdict| verdict.how != How::Deferred as i64);
-            self.settle(organization, recipient, alone, Vec::new(), now).await?;
-            gathered.extend(digest);
+            let waiting = Arc::new(kept::read(&self.store, &self.keys, &id).await?);
+            let (alone, others): (Vec<_>, Vec<_>) =
+                rows.into_iter().partition(|row| row.how == How::Deferred as i64 || goes_alone(&waiting));
+            let verdicts = self.verdicts(&waiting, recipient, alone, now).await?;
+            self.settle(organization, recipient, verdicts, Vec::new(), now).await?;
+            digest.push((waiting, others));
+        }
+        // Only now: what went out by itself counts for the limit.
+        let mut gathered = Vec::new();
+        for (waiting, rows) in digest {
+            gathered.extend(self.verdicts(&waiting, recipient, rows, now).await?);
         }
         self.close(organization, recipient, gathered, now).await
     }
 
     /// Decides anew about a person's messages of one notification.
-    async fn verdicts(&self, id: &str, recipient: &str, rows: Vec<Row>, now: Timestamp) -> Result<Vec<Verdict>> {
-        let waiting = Arc::new(kept::read(&self.store, &self.keys, id).await?);
+    async fn verdicts(
+        &self,
+        waiting: &Arc<Waiting>,
+        recipient: &str,
+        rows: Vec<Row>,
+        now: Timestamp,
+    ) -> Result<Vec<Verdict>> {
+        if rows.is_empty() {
+            return Ok(Vec::new());
+        }
         let (organization, kept) = (&waiting.organization, &waiting.kept);
         let mut people = self.directory.people(organization, kept.named()).await?;
         people.retain(|person| person.id == recipient);
@@ -204,10 +223,10 @@ impl Notifier {
             verdicts.push(Verdict {
                 uid,
                 channel: row.channel,
-                about: row.fact,
+                about: if replaces(&waiting.asked) { row.fact } else { String::new() },
                 created_at: row.created_at,
                 how: row.how,
-                waiting: Arc::clone(&waiting),
+                waiting: Arc::clone(waiting),
                 person,
                 variables,
                 wording: known.wording,
@@ -355,7 +374,6 @@ impl Notifier {
         for verdict in &digest.holds {
             let release = Release { route: Route::Carried, carried_by: Some(uid), ..Release::of(verdict) };
             if release.write(tx, verdict, None, now).await? {
-                ask(tx, &new.organization, &person.id, verdict, now).await?;
                 held.push(verdict);
             }
         }
@@ -426,10 +444,4 @@ async fn ask(
     let fact = fact.as_ref().map_or("", |fact| &fact.key);
     let asked = Asked { organization, notification: &verdict.waiting.id, recipient, fact, wait };
     confirm::ask(tx, &asked, now).await
-}
-
-/// They left the wedding, or the directory.
-fn gone() -> (Fate, Vec<String>) {
-    let reason = "it doesn't concern them any more".to_owned();
-    (Fate::Skip(reason.clone()), vec![reason])
 }

@@ -147,8 +147,8 @@ pub async fn start(config: Config, chassis: &Chassis) -> Result<Service> {
     let later = Arc::new(Notify::new());
     let post = Arc::new(Post {
         store: store.clone(),
-        clock: clock.clone(),
         keys: keys.clone(),
+        clock: clock.clone(),
         channels: Arc::clone(&channels),
         later: Arc::clone(&later),
     });

@@ -210,6 +210,9 @@ pub(crate) async fn record(
                 return Ok(Recorded::Moved);
             }
         }
+        for recipient in beside.beliefs.keys() {
+            confirm::outdate(&mut tx, &new.organization, recipient, fact).await?;
+        }
     }
     let mut changed = Vec::new();
     for message in messages {

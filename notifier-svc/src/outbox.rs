@@ -43,8 +43,8 @@ const NEVER: Duration = Duration::from_secs(10 * 365 * 24 * 3600);
 /// Carries what lies in the lanes, by its channel.
 pub(crate) struct Post {
     pub(crate) store: Store,
-    pub(crate) clock: Clock,
     pub(crate) keys: DataKeys,
+    pub(crate) clock: Clock,
     pub(crate) channels: Arc<Channels>,
     /// What goes on after a failure waits for it.
     pub(crate) later: Arc<Notify>,
@@ -91,7 +91,7 @@ impl Post {
 
 impl Courier for Post {
     async fn attempt(&self, delivery: Arc<Delivery>) -> Attempted {
-        match last_look(&self.store, &self.clock, &delivery).await {
+        match last_look(&self.store, &self.keys, &self.clock, &delivery).await {
             Ok(Look::Send) => {}
             Ok(Look::Drop(class, why)) => return ended(Outcome::Permanent, class, &why),
             Ok(Look::Wait(after)) => {

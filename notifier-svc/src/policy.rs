@@ -135,7 +135,9 @@ impl Schedule {
             }
             (Some(at), Some(_)) => format!("what came before it waits for the limit until {at}"),
         };
-        Self { passes, zone: zone(person.recipient.as_ref(), &known.preference), room, said }
+        // Where the directory has none, this is their organization's already.
+        let directory = person.recipient.as_ref().map_or("", |recipient| &recipient.time_zone);
+        Self { passes, zone: known.preference.zone(directory, ""), room, said }
     }
 
     /// Sends, or holds back, a message that is wanted and reaches its person.
@@ -218,14 +220,13 @@ fn recent(told: &[Timestamp], now: Timestamp) -> &[Timestamp] {
     &told[told.partition_point(|at| *at <= begins)..]
 }
 
+/// When there is room for what isn't urgent; none if now.
+pub(crate) fn room_at(told: &[Timestamp], now: Timestamp) -> Option<Timestamp> {
+    room(recent(told, now))
+}
+
 /// When one more may be told; none if now.
 fn room(recent: &[Timestamp]) -> Option<Timestamp> {
     let earlier = recent.len().checked_sub(LIMIT)?;
     Some(recent[earlier] + WINDOW)
-}
-
-fn zone(recipient: Option<&Recipient>, preference: &Preference) -> TimeZone {
-    let directory = recipient.map_or("", |recipient| &recipient.time_zone);
-    let name = if preference.time_zone.is_empty() { directory } else { &preference.time_zone };
-    TimeZone::get(name).unwrap_or(TimeZone::UTC)
 }

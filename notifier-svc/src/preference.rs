@@ -118,6 +118,12 @@ impl Preference {
         of(workflow).or_else(|| of(category)).or_else(|| of(""))
     }
 
+    /// By whose clock a person lives: as they wish, else the directory's, else their organization's.
+    pub(crate) fn zone(&self, directory: &str, organization: &str) -> TimeZone {
+        let name = [&*self.time_zone, directory, organization].into_iter().find(|name| !name.is_empty());
+        name.and_then(|name| TimeZone::get(name).ok()).unwrap_or(TimeZone::UTC)
+    }
+
     /// When what is told now would be gathered up for this person; none if at once.
     pub(crate) fn digest_due(&self, rule: Option<&Rule>, now: Timestamp, zone: &TimeZone) -> Option<Timestamp> {
         match rule.and_then(|rule| rule.digest).unwrap_or(self.digest) {

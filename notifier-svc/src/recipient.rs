@@ -7,7 +7,7 @@
 
 mod contact;
 pub(crate) mod learn;
-mod member;
+pub(crate) mod member;
 
 use std::collections::BTreeMap;
 

@@ -90,6 +90,11 @@ pub(crate) fn find(name: &str) -> &'static Workflow {
     WORKFLOWS.iter().find(|workflow| workflow.name == name).unwrap_or(&FALLBACK)
 }
 
+/// Whether a later notification about the same thing says all that an earlier one did: it tells a single value.
+pub(crate) fn replaces(name: &str) -> bool {
+    matches!(name, "wedding_date_change" | "guest_count_changed" | "journey_milestone_completed")
+}
+
 /// All that are in the table, and the fallback.
 pub(crate) fn all() -> impl Iterator<Item = &'static Workflow> {
     WORKFLOWS.iter().chain([&FALLBACK])

@@ -3,13 +3,17 @@
 use std::collections::HashMap;
 
 use chassis::{
+    id::OrganizationId,
     lane::{self, State},
     store::{self, Store},
     testing::on_each_engine,
 };
 
 use super::*;
-use crate::MIGRATIONS;
+use crate::{
+    MIGRATIONS,
+    confirm::{Confirms, acknowledge},
+};
 
 const NOW: i64 = 1_777_636_800_000_000;
 const MINUTE: i64 = 60_000_000;
@@ -162,6 +166,30 @@ async fn what_begins_to_be_sent_while_it_is_withdrawn_sees_that_it_was() {
         assert!(!sending.is_finished(), "it waits for the row");
         tx.commit().await.unwrap();
         assert_eq!(sending.await.unwrap(), 1);
+    })
+    .await;
+}
+
+#[tokio::test]
+async fn what_is_confirmed_after_it_failed_goes_on_nowhere() {
+    on_each_engine(&[&store::MIGRATIONS, &lane::MIGRATIONS, &MIGRATIONS], async |store| {
+        let uid = put(&store, 1, Case { priority: 1, state: State::Dead, ..STALLED }).await;
+        let mut tx = store.begin().await.unwrap();
+        assert!(note(&mut tx, &uid, from_micros(NOW)).await.unwrap());
+        tx.commit().await.unwrap();
+        let confirms = Confirms {
+            organization: OrganizationId::parse("o").unwrap(),
+            notification: "n1".to_owned(),
+            recipient: "r".to_owned(),
+            by: "r".to_owned(),
+            how: "link",
+        };
+        acknowledge(&store, &confirms, None, from_micros(NOW)).await.unwrap();
+        let failed: i64 = with!(store.reader(), c => sqlx::query_scalar(
+            "SELECT COUNT(*) FROM messages WHERE failed_at IS NOT NULL",
+        ).fetch_one(c).await)
+        .unwrap();
+        assert_eq!(failed, 0);
     })
     .await;
 }

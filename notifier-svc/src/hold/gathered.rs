@@ -4,7 +4,10 @@ use chassis::id::{OrganizationId, uuid_text};
 
 use super::{Verdict, WORKFLOW};
 use crate::{
+    category::MARKETING,
     digest::Gathered,
+    escalation,
+    kept::Waiting,
     notification::{NewNotification, digest},
 };
 
@@ -29,4 +32,9 @@ pub(super) fn digest_of(
         override_reason: String::new(),
         confirms: None,
     }
+}
+
+/// What a digest has no place for: the link that confirms it, or what commercial mail must carry.
+pub(super) fn goes_alone(waiting: &Waiting) -> bool {
+    escalation::asks(&waiting.asked) || waiting.kept.category(&waiting.asked) == MARKETING
 }

@@ -78,3 +78,9 @@ impl Release {
         Ok(written > 0)
     }
 }
+
+/// They left the wedding, or the directory.
+pub(super) fn gone() -> (Fate, Vec<String>) {
+    let reason = "it doesn't concern them any more".to_owned();
+    (Fate::Skip(reason.clone()), vec![reason])
+}

@@ -6,6 +6,7 @@ use chassis::{
     clock::Clock,
     id::OrganizationId,
     lane,
+    secret::{Keyring, KeyringSettings, generate_master_key},
     store::{self, Engine, Store, Tx},
     testing::{noon, on_each_engine},
     with,
@@ -37,6 +38,11 @@ async fn end(tx: &mut Tx, way: Way, uid: &[u8; 16]) {
         }
         Way::Erased => drop(recipient::erase(tx, &organization, "r", 1).await.unwrap()),
     }
+}
+
+fn keys(store: &Store) -> DataKeys {
+    let settings = KeyringSettings { master_keys: vec![generate_master_key(&Clock::System)] };
+    DataKeys::new(store.clone(), Keyring::new(&settings).unwrap(), Clock::System)
 }
 
 async fn put(store: &Store, uid: &[u8; 16]) {
@@ -73,14 +79,14 @@ async fn what_is_withdrawn_while_its_lane_takes_it_is_not_sent() {
                 // One writer: the lane's word waits for the commit.
                 tx.commit().await.unwrap();
                 sending(&store, &delivery.event).await;
-                let seen = last_look(&store, &Clock::System, &delivery).await.unwrap();
+                let seen = last_look(&store, &keys(&store), &Clock::System, &delivery).await.unwrap();
                 assert!(matches!(seen, Look::Drop("cancelled", _)), "{way:?}: {seen:?}");
                 continue;
             };
             let ours: i32 = sqlx::query_scalar("SELECT pg_backend_pid()").fetch_one(connection).await.unwrap();
             sending(&store, &delivery.event).await;
-            let clock = Clock::System;
-            let mut looking = pin!(last_look(&store, &clock, &delivery));
+            let (keys, clock) = (keys(&store), Clock::System);
+            let mut looking = pin!(last_look(&store, &keys, &clock, &delivery));
             let early = tokio::select! {
                 seen = &mut looking => Some(seen),
                 () = waited_for(&store, ours) => None,
@@ -115,7 +121,11 @@ async fn what_is_being_sent_is_not_withdrawn_any_more() {
             let mut tx = store.begin().await.unwrap();
             end(&mut tx, way, &delivery.event).await;
             tx.commit().await.unwrap();
-            assert_eq!(last_look(&store, &Clock::System, &delivery).await.unwrap(), Look::Send, "{way:?}");
+            assert_eq!(
+                last_look(&store, &keys(&store), &Clock::System, &delivery).await.unwrap(),
+                Look::Send,
+                "{way:?}"
+            );
         }
     })
     .await;

@@ -25,7 +25,7 @@ fn post(store: &Store, peer: &Peer, clock: Clock) -> Post {
     let channels = Channels::new(&config, &way_out(), &clock, None).expect("settings that hold");
     let settings = KeyringSettings { master_keys: vec![generate_master_key(&Clock::System)] };
     let keys = DataKeys::new(store.clone(), Keyring::new(&settings).unwrap(), Clock::System);
-    Post { store: store.clone(), clock, keys, channels: Arc::new(channels), later: Arc::default() }
+    Post { store: store.clone(), keys, clock, channels: Arc::new(channels), later: Arc::default() }
 }
 
 fn letter(attempts: u32) -> Arc<Delivery> {

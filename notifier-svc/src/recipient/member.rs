@@ -1,6 +1,11 @@
 //! Who belongs to which wedding, by who says so.
 
-use chassis::{error::Result, id::OrganizationId, store::Tx, with};
+use chassis::{
+    error::Result,
+    id::OrganizationId,
+    store::{Store, Tx},
+    with,
+};
 
 /// That someone belongs to a wedding, and who says so.
 pub(super) struct Membership<'a> {
@@ -46,4 +51,17 @@ pub(super) async fn leave(
     .bind(member)
     .execute(c).await.map(drop))?;
     Ok(())
+}
+
+/// Whether somebody belongs to a wedding, whoever says so.
+pub(crate) async fn belongs(
+    store: &Store,
+    organization: &OrganizationId,
+    wedding: &str,
+    recipient: &str,
+) -> Result<bool> {
+    let named: i64 = with!(store.reader(), c => sqlx::query_scalar(
+        "SELECT COUNT(*) FROM wedding_recipients WHERE organization_id = $1 AND wedding_id = $2 AND recipient_id = $3",
+    ).bind(organization.as_str()).bind(wedding).bind(recipient).fetch_one(c).await)?;
+    Ok(named > 0)
 }

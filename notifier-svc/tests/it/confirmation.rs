@@ -3,6 +3,7 @@
 use std::time::Duration;
 
 use proto::{
+    common::v1::Priority,
     notifier::v1::{
         AcknowledgeRequest, ExplainNotificationRequest, ListInformedRequest, MessageState, Preference, Recipient,
         RecipientKind, UpsertRecipientRequest,
@@ -119,6 +120,9 @@ async fn an_unconfirmed_emergency_on_the_day_goes_to_contact_then_planner_each_m
         world.time.advance(Duration::from_secs(60));
         let told = client.until("e1", "deputy", "email", MessageState::Sent).await;
         assert_eq!(told.reason, "named by the sender");
+        let of_event = client.of_event("e1").await;
+        let stands_in = of_event.iter().find(|notification| notification.workflow == "unconfirmed").unwrap();
+        assert_eq!(stands_in.priority(), Priority::Critical, "as urgent as what isn't confirmed");
         let mails = world.smtp.kept();
         let to_deputy = text(mails.iter().find(|mail| mail.to == ["deputy@example.org"]).unwrap());
         assert!(to_deputy.contains("Petal & Stem has not confirmed"), "{to_deputy}");
@@ -145,6 +149,34 @@ async fn an_unconfirmed_emergency_on_the_day_goes_to_contact_then_planner_each_m
             })
             .await;
         }
+        assert!(world.chassis.drain().await);
+    })
+    .await;
+}
+
+#[tokio::test]
+async fn the_next_channel_waits_for_room_in_the_limit() {
+    in_each_world(async |world| {
+        two_vendors(&world).await;
+        let client = world.client("wsk_a").await;
+        world.event(moved("e1", "2026-06-20", "2026-06-27"), tells("wedding_date_change", &["email"], "")).await;
+        client.until("e1", "ph", "email", MessageState::Sent).await;
+        world.time.advance(Duration::from_secs(24 * 3_600 - 60));
+        for key in 0..10 {
+            client.tell(&format!("k{key}"), "ph", &["in_app"], "Gate B is closed").await;
+        }
+        world.time.advance(Duration::from_secs(60));
+        client.until("e1", "fl", "in_app", MessageState::Sent).await;
+        let id = client.of_event("e1").await[0].id.clone();
+        let explain = ExplainNotificationRequest { id, recipient_id: "ph".to_owned() };
+        let due = async || {
+            let explained = client.confirmations().explain_notification(explain.clone()).await.unwrap().into_inner();
+            explained.confirmations[0].next_at.map(|at| at.seconds)
+        };
+        poll("put off", async || due().await == Some(1_777_636_800 + 24 * 3_600 - 60 + 3_600)).await;
+        assert!(client.message("e1", "ph", "in_app").await.is_none());
+        world.time.advance(Duration::from_secs(3_540));
+        client.until("e1", "ph", "in_app", MessageState::Sent).await;
         assert!(world.chassis.drain().await);
     })
     .await;

@@ -2,13 +2,20 @@
 
 use std::time::Duration;
 
-use proto::notifier::v1::{
-    GetPreferenceRequest, MessageState, Preference, PreferenceRule, QuietHours, SendRequest, UnsubscribeRequest,
-    UpdatePreferenceRequest,
+use proto::{
+    notifier::v1::{
+        GetPreferenceRequest, MessageState, Preference, PreferenceRule, QuietHours, SendRequest, UnsubscribeRequest,
+        UpdatePreferenceRequest,
+    },
+    router::v1::{Operation, Plan},
 };
+use serde_json::{Value, json};
 use tonic::Code;
 
-use crate::world::in_each_world;
+use crate::{
+    smtp::Mood,
+    world::{change, content, in_each_world, poll, tells, two_vendors},
+};
 
 fn rule(subject: &str) -> PreferenceRule {
     PreferenceRule { subject: subject.to_owned(), ..Default::default() }
@@ -135,6 +142,26 @@ async fn quiet_hours_defer_and_what_is_deferred_is_decided_anew_across_a_restart
         let dropped = client.until("leaves", "leaves", "email", MessageState::Skipped).await;
         assert!(dropped.reason.contains("turned general off"), "{}", dropped.reason);
         assert_eq!(world.smtp.kept().len(), 1);
+        assert!(world.chassis.drain().await);
+    })
+    .await;
+}
+
+#[tokio::test]
+async fn on_a_weddings_day_quiet_hours_dont_hold_back_what_is_tried_again() {
+    in_each_world(async |world| {
+        two_vendors(&world).await;
+        let client = world.client("wsk_a").await;
+        let quiet_hours = QuietHours { from: "11:00".to_owned(), until: "14:00".to_owned() };
+        client.wish("ph", Preference { quiet_hours: Some(quiet_hours), ..Default::default() }).await;
+        let day = json!({"id": "w1", "wedding_date": "2026-05-01", "time_zone": "Europe/London"});
+        world.event(change("day", "wedding_details", Operation::Update, Value::Null, day), Plan::default()).await;
+        world.smtp.next([Mood::Message(451), Mood::Message(451)]);
+        let said = json!({"wedding_id": "w1", "guest_count": 80});
+        world.event(content("e1", "guest_count.changed", said), tells("guest_count_changed", &["email"], "")).await;
+        poll("tried", async || client.message("e1", "ph", "email").await.is_some_and(|mail| mail.attempts == 1)).await;
+        world.time.advance(Duration::from_secs(6 * 60));
+        client.until("e1", "ph", "email", MessageState::Sent).await;
         assert!(world.chassis.drain().await);
     })
     .await;

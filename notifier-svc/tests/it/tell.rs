@@ -67,6 +67,30 @@ async fn the_row_and_the_domain_event_tell_once_and_a_date_moved_back_and_forth_
 }
 
 #[tokio::test]
+async fn domain_events_that_lag_behind_two_changes_tell_nothing_anew() {
+    in_each_world(async |world| {
+        two_vendors(&world).await;
+        let client = world.client("wsk_a").await;
+        let to = |date: &str| tells("wedding_date_change", &["in_app"], &format!("wedding_date_change:w1:{date}"));
+        let said = |old: &str, new: &str| json!({"wedding_id": "w1", "old_date": old, "new_date": new});
+        world.event(moved("row1", "2026-06-20", "2026-06-27"), to("27")).await;
+        world.event(moved("row2", "2026-06-27", "2026-07-04"), to("04")).await;
+        let lag =
+            [("said1", said("2026-06-20", "2026-06-27"), "27"), ("said2", said("2026-06-27", "2026-07-04"), "04")];
+        for (id, data, day) in lag {
+            world.event(content(id, "wedding.date_changed", data), to(day)).await;
+            let collapsed = client.until(id, "ph", "in_app", MessageState::Skipped).await;
+            assert!(collapsed.reason.contains("told already: event row"), "{}", collapsed.reason);
+        }
+        // The pairs are done with: the same change once more is told.
+        world.event(moved("row3", "2026-07-04", "2026-06-27"), to("27")).await;
+        client.until("row3", "ph", "in_app", MessageState::Sent).await;
+        assert!(world.chassis.drain().await);
+    })
+    .await;
+}
+
+#[tokio::test]
 async fn a_key_stands_for_one_request_and_people_are_named_or_refused() {
     in_each_world(async |world| {
         let client = world.client("wsk_a").await;
