@@ -167,7 +167,7 @@ async fn where_people_sign_in_the_command_gives_an_address_and_waits_until_someb
     // The commands' own organization is made by the first of them.
     let (said, well) = run(&system, &["integrations"]).await;
     assert!(well, "{said}");
-    let key = Key(std::fs::read_to_string(system.data().join("dev-key")).expect("it is kept"));
+    let key = Key(std::fs::read_to_string(system.data().join("dev-key")).expect("it is kept").trim().to_owned());
     let source = format!(
         "name = 'sign-in'\ntitle = 'Sign In'\nkind = 'photography_crm'\nbase_url = '{vendor}'\n[[auth]]\nkind = 'oauth2'\n\
          grant = 'authorization_code'\nauthorize_url = '{vendor}/authorize'\ntoken_url = '{vendor}/token'\n\
