@@ -1,4 +1,4 @@
-//! `wedsync demo`: seven stories, played on a system of its own and shown as they happen.
+//! `wedsync demo`: eight stories, played on a system of its own and shown as they happen.
 //!
 //! The four services are real, on SQLite, with gRPC between them; vendors' receivers verify with the public
 //! `standardwebhooks` library, and webhooks come in over HTTP. What isn't ours stands on loopback and keeps to its contract: a
@@ -43,7 +43,7 @@ const PATIENCE: Duration = Duration::from_secs(60);
 /// After the last expected message: long enough to see one that comes twice.
 const AFTERMATH: Duration = Duration::from_millis(500);
 
-/// Play seven stories on a temporary system and show who received what.
+/// Play eight stories on a temporary system and show who received what.
 #[derive(Args)]
 pub(crate) struct Demo {
     /// Which log lines to show, for example `info`.

@@ -34,12 +34,15 @@ pub(crate) struct Receiver {
     pub(crate) address: SocketAddr,
     /// Told once the endpoint is made: until then nothing can verify.
     pub(crate) secret: watch::Sender<String>,
+    /// While it is so, everything is answered 503, and nothing taken.
+    pub(crate) away: watch::Sender<bool>,
     pub(crate) received: mpsc::Receiver<Received>,
 }
 
 #[derive(Clone)]
 struct Inbox {
     secret: watch::Receiver<String>,
+    away: watch::Receiver<bool>,
     received: mpsc::Sender<Received>,
 }
 
@@ -52,16 +55,19 @@ impl Receiver {
         let listener = tokio::net::TcpListener::bind(address).await.with_context(|| format!("listen on {address}"))?;
         let address = listener.local_addr()?;
         let (sender, received) = mpsc::channel(WAITING_MAX);
-        let secret = watch::Sender::new(String::new());
-        let inbox = Inbox { secret: secret.subscribe(), received: sender };
+        let (secret, away) = (watch::Sender::new(String::new()), watch::Sender::new(false));
+        let inbox = Inbox { secret: secret.subscribe(), away: away.subscribe(), received: sender };
         let app = Router::new().fallback(post(receive)).with_state(Arc::new(inbox));
         #[expect(clippy::disallowed_methods, reason = "a receiver of the command line, which no chassis drains")]
         tokio::spawn(async move { axum::serve(listener, app).await });
-        Ok(Self { address, secret, received })
+        Ok(Self { address, secret, away, received })
     }
 }
 
 async fn receive(State(inbox): State<Arc<Inbox>>, headers: HeaderMap, body: Bytes) -> StatusCode {
+    if *inbox.away.borrow() {
+        return StatusCode::SERVICE_UNAVAILABLE;
+    }
     let text = |name: &str| headers.get(name).and_then(|value| value.to_str().ok()).unwrap_or_default().to_owned();
     let verified = verify(&inbox.secret.borrow(), &headers, &body);
     let answer = if verified.is_ok() { StatusCode::NO_CONTENT } else { StatusCode::UNAUTHORIZED };

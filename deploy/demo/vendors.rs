@@ -1,7 +1,7 @@
 //! A third wedding, whose vendors' own systems are linked: what changes in one of them is in all others, in their own words,
 //! and nothing comes back.
 
-use std::{collections::HashMap, net::SocketAddr};
+use std::{collections::HashMap, net::SocketAddr, time::Duration};
 
 use anyhow::{Context as _, Result};
 use chassis::{
@@ -19,11 +19,14 @@ use proto::{
         subscription_service_client::SubscriptionServiceClient,
     },
     vendorsync::v1::{
-        ConnectIntegrationRequest, CreateIntegrationRequest, GivenCredential, Integration, IntegrationKind,
-        given_credential::Credential, integration_service_client::IntegrationServiceClient,
+        ConnectIntegrationRequest, CreateIntegrationRequest, GetIntegrationHealthRequest, GivenCredential, Integration,
+        IntegrationKind, given_credential::Credential,
+        integration_health_service_client::IntegrationHealthServiceClient,
+        integration_service_client::IntegrationServiceClient,
     },
 };
 use serde_json::{Map, Value, json};
+use tokio::sync::watch;
 
 use super::{
     AFTERMATH, PATIENCE,
@@ -58,6 +61,8 @@ struct House<'a> {
     /// Supabase tells of each change of a row.
     rows: Account,
     crm: Account,
+    /// Whether Nia's CRM is down.
+    crm_away: watch::Sender<bool>,
     venue: Account,
     couple: Account,
 }
@@ -95,7 +100,38 @@ pub(super) async fn are_linked(stage: &Stage<'_>, vendor_sync: &Authorized, tall
     tally.expect(&[OWN], Via::Database);
     house.couple_eats("vegan, no nuts").await?;
     passed &= tally.finish(PATIENCE, AFTERMATH).await;
+
+    tally.begin("Five guests more, while Nia's CRM is down: nobody else waits, and she has it when it is back");
+    house.crm_away.send_replace(true);
+    tally.expect(&[VENUE, CATERER.0], Via::System);
+    house.row("wedding_details", &json!({ "guest_count": 95 })).await?;
+    tally.wait(PATIENCE).await;
+    say(&waits(vendor_sync, &house.crm.id).await?);
+    tally.expect(&[PHOTOGRAPHER], Via::System);
+    house.crm_away.send_replace(false);
+    passed &= tally.finish(PATIENCE, AFTERMATH).await;
     Ok(passed)
+}
+
+/// What the health page says of an account, once something waits for it.
+async fn waits(vendor_sync: &Authorized, id: &str) -> Result<String> {
+    let mut healths = IntegrationHealthServiceClient::new(vendor_sync.clone());
+    let failed = async {
+        loop {
+            let request = GetIntegrationHealthRequest { id: id.into() };
+            let health = healths.get_integration_health(request).await?.into_inner().health.unwrap_or_default();
+            if health.backlog > 0 && health.failed_attempts > 0 {
+                return anyhow::Ok(health);
+            }
+            tokio::time::sleep(Duration::from_millis(50)).await;
+        }
+    };
+    let health =
+        tokio::time::timeout(PATIENCE, failed).await.context("the CRM's health shows nothing that waits")??;
+    Ok(format!(
+        "  its health meanwhile: {} waiting, {} of {} attempts failed",
+        health.backlog, health.failed_attempts, health.attempts
+    ))
 }
 
 fn wedding() -> Value {
@@ -123,11 +159,12 @@ impl<'a> House<'a> {
             let receiver = Receiver::start(SocketAddr::from(([127, 0, 0, 1], 0))).await?;
             let account = link(connector, supplier, receiver.address).await?;
             receiver.secret.send_replace(account.secret.clone());
+            let away = receiver.away.clone();
             collect(who, receiver, tally);
-            anyhow::Ok(account)
+            anyhow::Ok((account, away))
         };
-        let crm = received(PHOTOGRAPHER, "crm", "nia-studio").await?;
-        let venue = received(VENUE, "venue", "the-mill").await?;
+        let (crm, crm_away) = received(PHOTOGRAPHER, "crm", "nia-studio").await?;
+        let (venue, _) = received(VENUE, "venue", "the-mill").await?;
         received(CATERER.0, "caterer", "basil").await?;
         link("wedsync-postgrest", "", database_at).await?;
         let couple = link("wedme", "", wedme_at).await?;
@@ -137,7 +174,7 @@ impl<'a> House<'a> {
         introduce_caterer(stage.notifier).await?;
         watch(stage.router, &format!("wedding:{WEDDING}"), PAGE, tally).await?;
         watch(stage.router, "supplier:dashboard:basil", DASHBOARD, tally).await?;
-        Ok(Self { stage, database, wedme, rows, crm, venue, couple })
+        Ok(Self { stage, database, wedme, rows, crm, crm_away, venue, couple })
     }
 
     /// What WedSync knows is where the others' knowledge begins.
