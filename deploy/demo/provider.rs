@@ -121,7 +121,9 @@ async fn slack(State(counter): State<Counter>, headers: HeaderMap, body: Bytes) 
     let elements = message["blocks"].as_array().into_iter().flatten().filter(|block| block["type"] == "actions");
     let mut buttons = elements.filter_map(|block| block["elements"][0]["value"].as_str());
     let button = buttons.next().unwrap_or_default().to_owned();
-    let taken = Taken { channel: "slack", to: to.to_owned(), text: text.to_owned(), button };
+    // As Slack shows it: https://docs.slack.dev/messaging/formatting-message-text#escaping
+    let text = text.replace("&lt;", "<").replace("&gt;", ">").replace("&amp;", "&");
+    let taken = Taken { channel: "slack", to: to.to_owned(), text, button };
     counter.take(taken, Json(json!({ "ok": true, "channel": "D1", "ts": "1503435956.000247" })).into_response())
 }
 
