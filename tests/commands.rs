@@ -192,6 +192,8 @@ async fn where_people_sign_in_the_command_gives_an_address_and_waits_until_someb
     let path = address.strip_prefix("https://sync.example.com").expect("the gateway's own").to_owned();
     assert!(line().await.starts_with("waiting until"));
 
+    // One may be there already.
+    let _ = rustls::crypto::ring::default_provider().install_default();
     #[expect(clippy::disallowed_methods, reason = "a browser is a bare client")]
     let browser =
         reqwest::Client::builder().redirect(reqwest::redirect::Policy::none()).no_proxy().build().expect("a client");
