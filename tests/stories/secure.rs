@@ -7,7 +7,7 @@ use proto::vendorsync::v1::{
     ConnectIntegrationRequest, GivenCredential, Integration, IntegrationKind, TestIntegrationRequest,
     TestIntegrationResponse, given_credential::Credential,
 };
-use serde_json::json;
+use serde_json::{Value, json};
 use sqlx::{AssertSqlSafe, Connection as _, PgConnection};
 use tempfile::TempDir;
 use tonic::{Code, Status};
@@ -18,8 +18,8 @@ use vendor_sync_svc::testing::vendor::{
 
 use super::{
     inbound::create_integration,
-    linked::{KEY, link},
-    story::{Tenant, eventually, now},
+    linked::{KEY, link, taken},
+    story::{Tenant, eventually, now, updated},
 };
 use crate::harness::{Engine, Postgres, Wedsync, organization, provided, run, text};
 
@@ -150,6 +150,13 @@ async fn test(tenant: &Tenant, integration: &Integration) -> TestIntegrationResp
     tenant.integrations().test_integration(request).await.expect("an answer").into_inner()
 }
 
+fn row(day: &str) -> Value {
+    json!({
+        "id": "w1", "couple_id": "c1", "bride_name": "Rosa", "groom_name": "Otto", "wedding_date": day, "ceremony_time": "15:00",
+        "time_zone": "Europe/London", "venue_name": "Oak Hall", "guest_count": 120, "special_requests": "no flash",
+    })
+}
+
 #[tokio::test]
 async fn a_database_behind_tls_is_written_to_and_what_is_wrong_with_its_certificate_is_said() {
     let Some(secure) = Secure::start().await else { return };
@@ -185,6 +192,11 @@ async fn a_database_behind_tls_is_written_to_and_what_is_wrong_with_its_certific
             .await;
         let receiver = Server::start(Receiver::new(Profile::Crm, KEY, "whsec_MfKQ9r8GKYqrTwjUPD8ILPZIo2LaLaSw")).await;
         let crm = link(&acme, "crm", "", &[("url", receiver.base())], KEY).await;
+        *receiver.vendor() = Receiver::new(Profile::Crm, KEY, &crm.secret);
+        // Vendors speak of weddings that they were told of.
+        acme.publish(updated("row", &row("2027-06-01"), &row("2027-06-12"))).await;
+        taken(&receiver, "the wedding", |crm| crm.taken.first().map(drop).ok_or_else(|| format!("{:?}", crm.refused)))
+            .await;
         let data = json!({ "wedding_id": "w1", "wedding_date": "2027-07-03" });
         let body = json!({ "type": "wedding.date_changed", "timestamp": now().to_string(), "data": data }).to_string();
         assert_eq!(crm.send_standard("moved", 0, &body).await.status, 200);
