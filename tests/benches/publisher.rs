@@ -115,7 +115,8 @@ pub(crate) fn offer(
 
 /// Whether it may be taken when it is tried again.
 fn is_passing(status: &Status) -> bool {
-    [Code::Unavailable, Code::DeadlineExceeded, Code::Cancelled].contains(&status.code())
+    // A connection that is reset while its server is killed is `Unknown` to tonic.
+    [Code::Unavailable, Code::DeadlineExceeded, Code::Cancelled, Code::Unknown].contains(&status.code())
 }
 
 /// When an event was due, and how long its publish took until it was durable.
