@@ -1,7 +1,7 @@
 //! WedSync's own database as a linked system: what others resolved is written to the rows that it came from.
 //!
 //! One parameterised UPDATE per record in a transaction of its own, of the columns that don't say what stands, but for those
-//! that somebody has changed since ([`compare`]): change capture brings that change, and it is merged. The row's new state
+//! that somebody has changed since ([`mod@compare`]): change capture brings that change, and it is merged. The row's new state
 //! comes back the same way, and is known by its link as our own. Writing again what is there already changes nothing, so that
 //! every failure may be retried.
 //!
