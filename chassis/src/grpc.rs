@@ -9,6 +9,7 @@
 
 mod client;
 mod connection;
+mod local;
 mod rpc;
 
 use std::{collections::HashMap, net::SocketAddr, sync::Arc};
@@ -17,10 +18,11 @@ use anyhow::{Context as _, Result, bail, ensure};
 use axum::{Router, extract::State, http::StatusCode, middleware, response::IntoResponse, routing::get};
 use prost::Message as _;
 use prost_types::FileDescriptorSet;
-use tokio::net::TcpListener;
+use tokio::{io::DuplexStream, net::TcpListener, sync::mpsc::Receiver};
 use tonic::{server::NamedService, service::Routes};
 
 pub use self::client::{Connection, Credentials, Peer};
+pub(crate) use self::local::Local;
 use crate::{
     auth::{Access, AccessTable, Authenticator, Gate},
     health::Health,
@@ -44,6 +46,7 @@ const OPEN: AccessTable = &[
 pub struct Server {
     name: &'static str,
     listener: TcpListener,
+    local: Receiver<DuplexStream>,
     address: SocketAddr,
     chassis: Chassis,
     health: Health,
@@ -85,10 +88,11 @@ impl Server {
         let address = listener.local_addr()?;
         let (health, access) = (chassis.health(), OPEN.iter().copied().collect());
         let (routes, http) = (Routes::from(Router::new()), Router::new());
-        let chassis = chassis.clone();
+        let (chassis, local) = (chassis.clone(), chassis.local().serves(address));
         Ok(Self {
             name,
             listener,
+            local,
             address,
             chassis,
             health,
@@ -166,7 +170,7 @@ impl Server {
         for service in &self.services {
             self.health.set_serving(service, true);
         }
-        connection::accept(self.listener, app, &self.chassis);
+        connection::accept(self.listener, self.local, app, &self.chassis);
         tracing::info!(service = self.name, address = %self.address, "listening");
         Ok(Running { address: self.address, health: self.health })
     }

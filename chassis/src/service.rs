@@ -25,6 +25,7 @@ use crate::{
     clock::Clock,
     config::{self, Shared},
     descriptors,
+    grpc::Local,
     health::Health,
     secret::Keyring,
     tasks::Tasks,
@@ -44,6 +45,7 @@ pub struct Chassis {
     pub tokens: ServiceTokens,
     draining: CancellationToken,
     servers: TaskTracker,
+    local: Local,
     healths: Arc<Mutex<Vec<Health>>>,
 }
 
@@ -63,6 +65,7 @@ impl Chassis {
             tokens,
             draining: CancellationToken::new(),
             servers: TaskTracker::new(),
+            local: Local::default(),
             healths: Arc::default(),
         })
     }
@@ -94,6 +97,10 @@ impl Chassis {
 
     pub(crate) fn servers(&self) -> &TaskTracker {
         &self.servers
+    }
+
+    pub(crate) fn local(&self) -> &Local {
+        &self.local
     }
 
     /// The health of one more server.

@@ -9,8 +9,12 @@ use tonic::{
     service::{Interceptor, interceptor::InterceptedService},
     transport::{Channel, ClientTlsConfig, Endpoint},
 };
+use tower::service_fn;
 
-use super::connection::{KEEPALIVE_INTERVAL, KEEPALIVE_TIMEOUT};
+use super::{
+    Local,
+    connection::{KEEPALIVE_INTERVAL, KEEPALIVE_TIMEOUT},
+};
 use crate::{
     auth::ServiceTokens,
     error::Error,
@@ -27,6 +31,7 @@ pub type Connection = InterceptedService<Channel, Credentials>;
 #[derive(Clone)]
 pub struct Peer {
     endpoint: Endpoint,
+    local: Local,
     channel: Channel,
     credentials: Credentials,
 }
@@ -54,8 +59,10 @@ impl Peer {
                 "{uri} is beyond loopback and not encrypted: use https, or set [server] allow_plaintext if a mesh encrypts"
             );
         }
-        let channel = endpoint.connect_lazy();
-        Ok(Self { endpoint, channel, credentials: Credentials::Own { caller, tokens: chassis.tokens.clone() } })
+        let (local, credentials) =
+            (chassis.local().clone(), Credentials::Own { caller, tokens: chassis.tokens.clone() });
+        let channel = connect(&endpoint, &local);
+        Ok(Self { endpoint, local, channel, credentials })
     }
 
     /// The connection, for a generated client. All that share it share the server's limit of concurrent streams.
@@ -79,8 +86,16 @@ impl Peer {
     /// The same peer over a connection of its own: for long streams, which would use up the other one's limit.
     #[must_use]
     pub fn separate(&self) -> Self {
-        Self { channel: self.endpoint.connect_lazy(), ..self.clone() }
+        Self { channel: connect(&self.endpoint, &self.local), ..self.clone() }
     }
+}
+
+fn connect(endpoint: &Endpoint, local: &Local) -> Channel {
+    if endpoint.uri().scheme_str() == Some("https") {
+        return endpoint.connect_lazy();
+    }
+    let local = local.clone();
+    endpoint.connect_with_connector_lazy(service_fn(move |uri| local.clone().connect(uri)))
 }
 
 fn is_loopback(host: &str) -> bool {
