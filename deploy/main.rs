@@ -1,6 +1,6 @@
 //! `wedsync`: the four services in one process, and what a developer wants at hand.
 //!
-//! `serve` (the default) starts everything over the same gRPC as in production; `demo` plays two stories on a system of
+//! `serve` (the default) starts everything over the same gRPC as in production; `demo` plays its stories on a system of
 //! its own and shows who received what; the other commands talk to a system that runs.
 
 mod captures;
@@ -54,7 +54,7 @@ pub(crate) struct Serve {
 enum Command {
     /// Start the four services (what happens without a command).
     Serve(Serve),
-    /// Play two stories on a temporary system and show who received what.
+    /// Play eight stories on a temporary system and show who received what.
     Demo(demo::Demo),
     /// Publish one event.
     Publish(command::Publish),
