@@ -41,7 +41,9 @@ use crate::{
 /// run out.
 const PENDING_MAX: usize = 2_048;
 /// Fresh deliveries that wait in memory for a slot of their lane, and altogether. Beyond these no offers are taken, for so
-/// long at most: what isn't taken yet is safe in the router's log. After that further ones wait in the store.
+/// long at most: what isn't taken yet is safe in the router's log. After that further ones wait in the store. An event that
+/// was taken is queued for all of its lanes, as far as a queue's worth more: whatever waits in the store sends those that
+/// follow there as well.
 const QUEUE_MAX: usize = 64;
 const QUEUES_MAX: usize = 512;
 const PAUSE: Duration = Duration::from_millis(100);
@@ -326,12 +328,13 @@ impl<C: Courier> Actor<C> {
         self.promises.insert(number, vec![done]);
         self.uncommitted.entry(event).or_insert(number);
         let mut pending = Pending::new(event, offers.len());
+        let most = if self.queued <= QUEUES_MAX { QUEUES_MAX + QUEUE_MAX } else { 0 };
         for offer in offers {
             // A destination that was removed meanwhile gets nothing.
             let Some(lane) = self.numbers.get(&offer.lane_id).copied() else { continue };
             self.last_id += 1;
             let delivery = self.delivery(lane, self.last_id, offer, now);
-            let insert = self.place(delivery, (number, pending.inserts.len()), now);
+            let insert = self.place(delivery, (number, pending.inserts.len()), most, now);
             let repeatable = self.lanes[&lane].settings.repeatable;
             pending.open += usize::from(repeatable && insert.tried);
             pending.urgent |= insert.may_be_behind || (insert.tried && !repeatable);
@@ -360,15 +363,16 @@ impl<C: Courier> Actor<C> {
         }
     }
 
-    /// Decides whether a fresh delivery is tried at once, and gives its row.
-    fn place(&mut self, delivery: Delivery, offer: (u64, usize), now: Timestamp) -> Insert {
+    /// Decides whether a fresh delivery is tried at once, or queued while fewer than `most` are, and gives its row.
+    fn place(&mut self, delivery: Delivery, offer: (u64, usize), most: usize, now: Timestamp) -> Insert {
         let has_slot = self.has_slot(&delivery.organization);
         let lane = self.lanes.get_mut(&delivery.lane).expect("the lane was found by its id");
         let key_is_busy = lane.key_is_busy(&delivery);
         let behind = lane.settings.ordered && (key_is_busy || lane.may_hold());
-        let may_go = !self.stopping && !behind && !lane.has_before(delivery.priority) && lane.ready(now) == Ready::Now;
+        let waits = lane.has_before(delivery.priority) && !lane.has_plenty(now);
+        let may_go = !self.stopping && !behind && !waits && lane.ready(now) == Ready::Now;
         let go = may_go && has_slot && lane.queue.is_empty() && lane.free(now) > 0;
-        let has_room = self.queued <= QUEUES_MAX && lane.queue.len() <= QUEUE_MAX;
+        let has_room = self.queued < most && lane.queue.len() <= QUEUE_MAX;
         let repeatable = lane.settings.repeatable;
         let soon = may_go && !go && has_room && repeatable && !lane.settings.ordered && lane.flows(now);
         let state = match (go, key_is_busy) {
