@@ -2,8 +2,7 @@
 
 use std::{
     any::Any,
-    cmp::Reverse,
-    collections::{BTreeSet, BinaryHeap, HashMap},
+    collections::{BTreeSet, HashMap},
     panic::AssertUnwindSafe,
     sync::Arc,
     time::Duration,
@@ -85,8 +84,8 @@ pub(super) struct Actor<C> {
     releases: Vec<(i64, Option<String>)>,
     changed_lanes: BTreeSet<i64>,
     turns: Turns,
-    /// When lanes are to be looked at again. An entry that isn't its lane's alarm any more is passed over.
-    timers: BinaryHeap<Reverse<(Timestamp, i64)>>,
+    /// When lanes are to be looked at again: the alarms of those that have one.
+    timers: BTreeSet<(Timestamp, i64)>,
     /// Fresh deliveries that wait for a slot in memory, and the lanes where there are too many.
     queued: usize,
     crowded: BTreeSet<i64>,
@@ -137,7 +136,7 @@ impl<C: Courier> Actor<C> {
             releases: Vec::new(),
             changed_lanes: BTreeSet::new(),
             turns: Turns::default(),
-            timers: BinaryHeap::new(),
+            timers: BTreeSet::new(),
             queued: 0,
             crowded: BTreeSet::new(),
             crowded_since: None,
@@ -202,7 +201,7 @@ impl<C: Courier> Actor<C> {
     }
 
     fn next_wake(&self) -> Option<Timestamp> {
-        self.timers.peek().map(|Reverse((at, _))| *at)
+        self.timers.first().map(|(at, _)| *at)
     }
 
     /// Whether too many fresh deliveries wait in memory; notes since when.
@@ -238,6 +237,7 @@ impl<C: Courier> Actor<C> {
             Request::Drop { lane, done } => {
                 if let Some(lane) = self.lanes.remove(&lane) {
                     self.numbers.remove(&lane.id);
+                    lane.alarm.into_iter().for_each(|(at, _)| drop(self.timers.remove(&(at, lane.number))));
                 }
                 self.barriers.push(done);
             }
@@ -267,6 +267,7 @@ impl<C: Courier> Actor<C> {
             }
             #[cfg(test)]
             Request::Look { answer } => {
+                assert!(self.timers.len() <= self.lanes.len(), "a lane has one alarm");
                 // Turns that are left had no slot.
                 let idle = !self.recording
                     && self.loads == 0
@@ -299,12 +300,13 @@ impl<C: Courier> Actor<C> {
 
     fn ring(&mut self) {
         let now = self.clock.now();
-        while let Some(Reverse((at, number))) = self.timers.peek().copied()
-            && at <= now
+        while let Some(timer) = self.timers.first().copied()
+            && timer.0 <= now
         {
-            self.timers.pop();
+            self.timers.remove(&timer);
+            let number = timer.1;
             if let Some(lane) = self.lanes.get_mut(&number)
-                && let Some((_, priority)) = lane.alarm.take_if(|(alarm, _)| *alarm == at)
+                && let Some((_, priority)) = lane.alarm.take()
             {
                 lane.hold(priority);
                 self.consider(number, now);
@@ -316,8 +318,9 @@ impl<C: Courier> Actor<C> {
     fn arm(&mut self, number: i64, at: Timestamp, priority: i64) {
         let Some(lane) = self.lanes.get_mut(&number) else { return };
         if lane.alarm.is_none_or(|(alarm, _)| at < alarm) {
-            lane.alarm = Some((at, priority));
-            self.timers.push(Reverse((at, number)));
+            let later = lane.alarm.replace((at, priority));
+            later.into_iter().for_each(|(at, _)| drop(self.timers.remove(&(at, number))));
+            self.timers.insert((at, number));
         }
     }
 
@@ -369,8 +372,7 @@ impl<C: Courier> Actor<C> {
         let lane = self.lanes.get_mut(&delivery.lane).expect("the lane was found by its id");
         let key_is_busy = lane.key_is_busy(&delivery);
         let behind = lane.settings.ordered && (key_is_busy || lane.may_hold());
-        let waits = lane.has_before(delivery.priority) && !lane.has_plenty(now);
-        let may_go = !self.stopping && !behind && !waits && lane.ready(now) == Ready::Now;
+        let may_go = !self.stopping && !behind && !lane.has_before(delivery.priority) && lane.ready(now) == Ready::Now;
         let go = may_go && has_slot && lane.queue.is_empty() && lane.free(now) > 0;
         let has_room = self.queued < most && lane.queue.len() <= QUEUE_MAX;
         let repeatable = lane.settings.repeatable;

@@ -195,13 +195,6 @@ impl Lane {
             || self.unwritten[..=place(priority)].iter().any(|count| *count > 0)
     }
 
-    /// Whether a fresh delivery needn't wait for others, since most slots are free: they have the rest. Where a limit is what
-    /// holds the others up, or the order counts, they go first.
-    pub(super) fn has_plenty(&mut self, now: Timestamp) -> bool {
-        let Settings { ordered, rate_limit, .. } = self.settings;
-        !ordered && rate_limit == 0 && self.flows(now) && self.free(now) > self.window.size() / 2
-    }
-
     /// Whether anything may wait here, now or later.
     pub(super) fn may_hold(&self) -> bool {
         self.may_hold || self.unwritten.iter().any(|count| *count > 0)
