@@ -87,6 +87,12 @@ impl Log {
         since: u64,
         head: u64,
     ) -> Result<Page> {
+        let wanted = |entry: &Entry| {
+            entry.priority == priority && organization.is_none_or(|organization| *organization == entry.organization)
+        };
+        if let Some((entries, until)) = self.tail.find(since, head, PAGE, wanted) {
+            return Ok(Page { entries, until });
+        }
         let organization = organization.map_or("", OrganizationId::as_str);
         // With the number in the text: the index of the priorities that are rare holds the others alone.
         let text = format!(

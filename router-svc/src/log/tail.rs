@@ -50,6 +50,27 @@ impl Tail {
         self.0.write().unwrap_or_else(PoisonError::into_inner).clear(head + 1);
     }
 
+    /// Up to `limit` entries after `since` and up to `head` that are `wanted`, and how far that reaches, if the next one is
+    /// here; `None` sends the reader to the store.
+    pub(super) fn find(
+        &self,
+        since: u64,
+        head: u64,
+        limit: usize,
+        wanted: impl Fn(&Entry) -> bool,
+    ) -> Option<(Vec<Arc<Entry>>, u64)> {
+        let range = self.0.read().unwrap_or_else(PoisonError::into_inner);
+        let skip = usize::try_from((since + 1).checked_sub(range.first)?).ok()?;
+        range.entries.get(skip)?;
+        let within = range.entries.iter().skip(skip).take_while(|entry| entry.sequence <= head);
+        let found: Vec<_> = within.filter(|entry| wanted(entry)).take(limit).cloned().collect();
+        let until = match found.last() {
+            Some(last) if found.len() == limit => last.sequence,
+            _ => head.min(range.first + range.entries.len() as u64 - 1),
+        };
+        Some((found, until))
+    }
+
     /// Up to `limit` entries after `since`, if the next one is here; `None` sends the reader to the store.
     pub(super) fn read(&self, since: u64, limit: usize) -> Option<Vec<Arc<Entry>>> {
         let range = self.0.read().unwrap_or_else(PoisonError::into_inner);
@@ -101,6 +122,11 @@ mod tests {
                 let expected: Vec<u64> = (since + 1..).take(read.len()).collect();
                 prop_assert_eq!(read.iter().map(|entry| entry.sequence).collect::<Vec<_>>(), expected);
                 prop_assert!(!read.is_empty() || since >= head);
+            }
+            if let Some((found, until)) = tail.find(since, head, 3, |entry| entry.sequence % 2 == 0) {
+                let expected: Vec<u64> = (since + 1..=until).filter(|sequence| sequence % 2 == 0).collect();
+                prop_assert_eq!(found.iter().map(|entry| entry.sequence).collect::<Vec<_>>(), expected);
+                prop_assert!(since < until && until <= head && (found.len() == 3 || until == head));
             }
         }
     }

@@ -237,7 +237,9 @@ impl<C: Courier> Actor<C> {
             Request::Drop { lane, done } => {
                 if let Some(lane) = self.lanes.remove(&lane) {
                     self.numbers.remove(&lane.id);
-                    lane.alarm.into_iter().for_each(|(at, _)| drop(self.timers.remove(&(at, lane.number))));
+                    if let Some((at, _)) = lane.alarm {
+                        self.timers.remove(&(at, lane.number));
+                    }
                 }
                 self.barriers.push(done);
             }
@@ -318,8 +320,9 @@ impl<C: Courier> Actor<C> {
     fn arm(&mut self, number: i64, at: Timestamp, priority: i64) {
         let Some(lane) = self.lanes.get_mut(&number) else { return };
         if lane.alarm.is_none_or(|(alarm, _)| at < alarm) {
-            let later = lane.alarm.replace((at, priority));
-            later.into_iter().for_each(|(at, _)| drop(self.timers.remove(&(at, number))));
+            if let Some((later, _)) = lane.alarm.replace((at, priority)) {
+                self.timers.remove(&(later, number));
+            }
             self.timers.insert((at, number));
         }
     }
