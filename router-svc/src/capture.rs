@@ -2,7 +2,7 @@
 //!
 //! The way of a change: `wire` (the connection) -> `stream` (queue, answers to the server) -> `pgoutput` and `decode` (whose
 //! transaction, which number) -> `row` and `value` (JSON records, whose they are) -> `intake` (published, followed until it
-//! is durable). `slot` and `snapshot` make the beginning; `state` is what the router's store keeps, `report` what
+//! is durable). `slot`, `publication` and `snapshot` make the beginning; `state` is what the router's store keeps, `report` what
 //! people may see of it.
 //!
 //! Guarantee: each committed change is in the log exactly once, in commit order, whatever is killed or cut: the server is
@@ -17,6 +17,7 @@ mod live;
 mod notice;
 mod pgoutput;
 mod position;
+mod publication;
 mod report;
 mod row;
 mod slot;

@@ -10,7 +10,7 @@ use super::{
     config::{Source, identifier, literal},
     notice,
     position::{Lsn, Origin},
-    snapshot,
+    publication, snapshot,
     state::{Known, Phase},
     wire::{Connection, Row},
 };
@@ -73,7 +73,7 @@ pub(super) async fn open(
 ) -> Result<(Origin, Lsn), CaptureError> {
     let (system, timeline) = identify(connection).await?;
     let known = session.state.read().await?;
-    publish(session.source, connection).await?;
+    publication::ensure(session.source, connection).await?;
     session.load_types(connection).await?;
     let slot = find(session.source, connection).await?;
     let generation = known.as_ref().map_or(0, |known| known.generation);
@@ -153,39 +153,6 @@ async fn identify(connection: &mut Connection) -> Result<(String, u32), CaptureE
             Ok((system, timeline))
         }
         _ => Err(CaptureError::Source("the server doesn't say who it is".to_owned())),
-    }
-}
-
-/// Makes the publication, or adds the tables that it lacks; where that isn't ours to do, says what is missing.
-async fn publish(source: &Source, connection: &mut Connection) -> Result<(), CaptureError> {
-    let name = literal(&source.publication);
-    let there = connection.query(&format!("SELECT 1 FROM pg_publication WHERE pubname = {name}")).await?;
-    let published = connection
-        .query(&format!("SELECT schemaname, tablename FROM pg_publication_tables WHERE pubname = {name}"))
-        .await?;
-    let published: Vec<_> = published.iter().map(|row| (text(row, 0), text(row, 1))).collect();
-    let has = |schema: &str, name: &str| published.iter().any(|(s, n)| s == schema && n == name);
-    let mut missing: Vec<_> = source.owners.keys().filter(|table| !has(&table.schema, &table.name)).collect();
-    missing.sort();
-    let tables = missing.iter().map(|table| table.quoted()).collect::<Vec<_>>().join(", ");
-    let publication = identifier(&source.publication);
-    match (there.is_empty(), missing.is_empty()) {
-        (false, true) => Ok(()),
-        (true, _) if source.manage => {
-            connection.query(&format!("CREATE PUBLICATION {publication} FOR TABLE {tables}")).await?;
-            Ok(())
-        }
-        (false, _) if source.manage => {
-            connection.query(&format!("ALTER PUBLICATION {publication} ADD TABLE {tables}")).await?;
-            Ok(())
-        }
-        (true, _) => {
-            Err(CaptureError::Source("the publication doesn't exist: create it, or set manage = true".to_owned()))
-        }
-        (false, _) => {
-            tracing::error!(source = source.name, tables, "the publication lacks tables: their changes don't come");
-            Ok(())
-        }
     }
 }
 

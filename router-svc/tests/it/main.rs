@@ -11,6 +11,8 @@ mod capture_faults;
 #[cfg(test)]
 mod capture_order;
 #[cfg(test)]
+mod capture_partitions;
+#[cfg(test)]
 mod capture_records;
 #[cfg(test)]
 mod capture_snapshot;
