@@ -7,6 +7,8 @@ mod broadcast;
 #[cfg(test)]
 mod capture;
 #[cfg(test)]
+mod capture_failover;
+#[cfg(test)]
 mod capture_faults;
 #[cfg(test)]
 mod capture_order;
