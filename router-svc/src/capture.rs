@@ -74,11 +74,12 @@ enum CaptureError {
 pub(crate) fn start(sources: Vec<Source>, publisher: &Publisher, store: &Store, tasks: &Tasks) -> Captures {
     let mut known = Vec::new();
     for source in sources {
-        let state = State { source: source.name.clone(), store: store.clone(), clock: publisher.clock.clone() };
+        let (store, clock, keyring) = (store.clone(), publisher.clock.clone(), publisher.keys.keyring().clone());
+        let state = State { source: source.name.clone(), store, clock, keyring };
         known.push((source.live.clone(), state.clone()));
         tasks.spawn("capture", run(source, publisher.clone(), state, tasks.stopping()));
     }
-    Captures { sources: known.into(), store: store.clone() }
+    Captures { sources: known.into(), store: store.clone(), keyring: publisher.keys.keyring().clone() }
 }
 
 /// One session after the other, until told to stop.

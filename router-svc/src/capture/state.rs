@@ -1,6 +1,12 @@
 //! What the router's own store keeps of a source: how far it is, which generation its slot is, and what was refused.
 
-use chassis::{clock::Clock, error::Result, store::Store, with};
+use chassis::{
+    clock::Clock,
+    error::Result,
+    secret::{Keyring, place},
+    store::Store,
+    with,
+};
 
 use super::position::Lsn;
 
@@ -42,6 +48,12 @@ pub(super) struct State {
     pub(super) source: String,
     pub(super) store: Store,
     pub(super) clock: Clock,
+    pub(super) keyring: Keyring,
+}
+
+/// Where a refusal's key belongs, for its seal.
+pub(super) fn place_of_key(event_id: &str) -> Vec<u8> {
+    place("capture_refusals", "row_key", event_id)
 }
 
 impl State {
@@ -78,7 +90,8 @@ impl State {
         Ok(())
     }
 
-    /// Keeps a refusal where a person can see it, once.
+    /// Keeps a refusal where a person can see it, once. Its key is of a row, and may be anybody's address: it is sealed, and
+    /// logged nowhere.
     pub(super) async fn refuse(&self, refusal: &Refusal, reason: &str) -> Result<()> {
         let Refusal { event_id, table, operation, key } = refusal;
         tracing::error!(source = self.source, table, operation, event.id = event_id, reason, "a change was refused");
@@ -87,7 +100,8 @@ impl State {
             "INSERT INTO capture_refusals (source, event_id, table_name, operation, row_key, reason, refused_at)
              VALUES ($1, $2, $3, $4, $5, $6, $7) ON CONFLICT (source, event_id) DO NOTHING",
         )
-        .bind(&self.source).bind(event_id).bind(table).bind(operation).bind(key).bind(reason).bind(self.clock.now_micros())
+        .bind(&self.source).bind(event_id).bind(table).bind(operation)
+        .bind(self.keyring.seal(&place_of_key(event_id), key.as_bytes())).bind(reason).bind(self.clock.now_micros())
         .execute(c).await.map(drop))?;
         with!(self.store.writer(), c => sqlx::query(
             "DELETE FROM capture_refusals WHERE source = $1 AND number <=
