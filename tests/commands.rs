@@ -116,6 +116,10 @@ async fn an_operator_sees_how_far_captured_databases_are_and_what_was_refused() 
     source.caught_up().await;
     let (said, well) = run(&system, &["captures"]).await;
     assert!(well && said.contains("planner") && said.contains("streaming"), "{said}");
+    // A shell has an organization's key at hand for the other commands.
+    let mut captures = Command::new(binary());
+    captures.args(["captures", "--system"]).arg(system.data()).env("WEDSYNC_API_KEY", "an organization's");
+    assert!(captures.output().await.expect("it starts").status.success());
     let (said, well) = run(&system, &["captures", "refusals"]).await;
     assert!(well && said.contains("id=1") && said.contains("id=2"), "{said}");
     let (said, well) = run(&system, &["captures", "dismiss", "planner", "--through", "1"]).await;
