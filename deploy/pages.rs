@@ -20,23 +20,27 @@ pub(crate) struct Listed<T> {
 }
 
 /// The first `limit` rows. `page` takes how many, and the token of the page; it gives rows and the token of the next.
+///
+/// One more is asked for: a service names a next page also where that has nothing.
 pub(crate) async fn list<T>(
     limit: u32,
     mut page: impl AsyncFnMut(i32, String) -> Result<(Vec<T>, String)>,
 ) -> Result<Listed<T>> {
     let limit = limit as usize;
     let (mut rows, mut token) = (Vec::new(), String::new());
-    loop {
-        let size = i32::try_from(PAGE.min(limit - rows.len())).expect("at most 500");
+    while rows.len() <= limit {
+        let size = i32::try_from(PAGE.min(limit + 1 - rows.len())).expect("at most 500");
         let (further, next) = page(size, token).await?;
-        let is_empty = further.is_empty();
+        let is_last = further.is_empty() || next.is_empty();
         rows.extend(further);
-        // A page without rows would be asked for again and again.
-        if next.is_empty() || is_empty || rows.len() >= limit {
-            return Ok(Listed { is_cut: !next.is_empty() || rows.len() > limit, rows });
+        if is_last {
+            break;
         }
         token = next;
     }
+    let is_cut = rows.len() > limit;
+    rows.truncate(limit);
+    Ok(Listed { rows, is_cut })
 }
 
 impl<T> Listed<T> {
@@ -54,14 +58,14 @@ impl<T> Listed<T> {
 mod tests {
     use super::*;
 
-    /// A service that has the numbers below `total`.
+    /// A service that has the numbers below `total`, and names a next page after each full one.
     async fn first(limit: u32, total: usize) -> (usize, bool, usize) {
         let mut asked = 0;
         let page = async |size: i32, token: String| {
             asked += 1;
-            let from: usize = token.parse().unwrap_or_default();
-            let to = total.min(from + size as usize);
-            Ok(((from..to).collect(), if to < total { to.to_string() } else { String::new() }))
+            let (from, size) = (token.parse().unwrap_or_default(), usize::try_from(size).expect("above 0"));
+            let to = total.min(from + size);
+            Ok(((from..to).collect(), if to == from + size { to.to_string() } else { String::new() }))
         };
         let listed = list(limit, page).await.expect("it answers");
         assert_eq!(listed.rows, (0..listed.rows.len()).collect::<Vec<_>>(), "in their order, each once");
@@ -73,13 +77,14 @@ mod tests {
         assert_eq!(first(50, 0).await, (0, false, 1));
         assert_eq!(first(50, 50).await, (50, false, 1));
         assert_eq!(first(50, 51).await, (50, true, 1));
+        assert_eq!(first(500, 500).await, (500, false, 2));
         assert_eq!(first(1_200, 1_100).await, (1_100, false, 3));
-        assert_eq!(first(1_000, 1_001).await, (1_000, true, 2));
+        assert_eq!(first(1_000, 1_001).await, (1_000, true, 3));
     }
 
     #[tokio::test]
     async fn a_service_that_promises_more_and_gives_nothing_is_not_asked_for_ever() {
         let listed = list(10, async |_, _| Ok((Vec::<u8>::new(), "next".to_owned()))).await.expect("it answers");
-        assert!(listed.is_cut && listed.rows.is_empty());
+        assert!(!listed.is_cut && listed.rows.is_empty());
     }
 }
