@@ -10,8 +10,9 @@ use proto::router::v1::{
 };
 
 use crate::{
-    client::System,
+    client::Operated,
     command::time,
+    pages::{at_least_one, list},
     table::{say, show},
 };
 
@@ -19,7 +20,7 @@ use crate::{
 #[derive(Args)]
 pub(crate) struct Captures {
     #[command(flatten)]
-    system: System,
+    system: Operated,
     #[command(subcommand)]
     action: Option<CaptureAction>,
 }
@@ -32,8 +33,8 @@ enum CaptureAction {
         #[arg(long, default_value = "")]
         capture: String,
         /// How many.
-        #[arg(long, default_value_t = 20)]
-        limit: i32,
+        #[arg(long, default_value_t = 20, value_parser = at_least_one())]
+        limit: u32,
     },
     /// Forget refusals that you have seen to.
     Dismiss {
@@ -50,7 +51,7 @@ enum CaptureAction {
 
 impl Captures {
     pub(crate) async fn run(self) -> Result<ExitCode> {
-        let mut captures = CaptureServiceClient::new(self.system.router_as_operator().await?);
+        let mut captures = CaptureServiceClient::new(self.system.router().await?);
         match self.action {
             None => {
                 let listed = captures.list_captures(ListCapturesRequest {}).await?.into_inner().captures;
@@ -59,10 +60,14 @@ impl Captures {
                 show(&heading, listed.into_iter().map(row));
             }
             Some(CaptureAction::Refusals { capture, limit }) => {
-                let request = ListRefusalsRequest { page_size: limit, capture, ..Default::default() };
-                let listed = captures.list_refusals(request).await?.into_inner().refusals;
+                let listed = list(limit, async |page_size, page_token| {
+                    let request = ListRefusalsRequest { page_size, page_token, capture: capture.clone() };
+                    let page = captures.list_refusals(request).await?.into_inner();
+                    Ok((page.refusals, page.next_page_token))
+                })
+                .await?;
                 let heading = ["number", "capture", "table", "operation", "key", "at", "why", "event"];
-                show(&heading, listed.into_iter().map(refusal_row));
+                listed.show(&heading, refusal_row);
             }
             Some(CaptureAction::Dismiss { capture, through, from }) => {
                 let request = DismissRefusalsRequest { capture, from, through };

@@ -3,7 +3,6 @@
 use std::process::ExitCode;
 
 use anyhow::{Result, bail};
-use chassis::id;
 use clap::{Args, Subcommand};
 use jiff::Timestamp;
 use proto::{
@@ -18,6 +17,7 @@ use proto::{
 
 use crate::{
     client::System,
+    pages::{at_least_one, list},
     table::{say, show},
 };
 
@@ -76,6 +76,9 @@ impl Publish {
 pub(crate) struct Endpoints {
     #[command(flatten)]
     system: System,
+    /// How many.
+    #[arg(long, default_value_t = 500, value_parser = at_least_one())]
+    limit: u32,
     #[command(subcommand)]
     action: Option<EndpointAction>,
 }
@@ -102,8 +105,12 @@ impl Endpoints {
             say(&format!("endpoint {}\nsecret   {}", made.endpoint.unwrap_or_default().id, made.secret));
             return Ok(ExitCode::SUCCESS);
         }
-        let listed =
-            endpoints.list_endpoints(ListEndpointsRequest { page_size: 500, ..Default::default() }).await?.into_inner();
+        let listed = list(self.limit, async |page_size, page_token| {
+            let request = ListEndpointsRequest { page_size, page_token, ..Default::default() };
+            let page = endpoints.list_endpoints(request).await?.into_inner();
+            Ok((page.endpoints, page.next_page_token))
+        })
+        .await?;
         let row = |endpoint: Endpoint| {
             let breaker = endpoint.breaker();
             vec![
@@ -115,7 +122,7 @@ impl Endpoints {
                 endpoint.state_reason,
             ]
         };
-        show(&["endpoint", "url", "types", "state", "breaker", "why"], listed.endpoints.into_iter().map(row));
+        listed.show(&["endpoint", "url", "types", "state", "breaker", "why"], row);
         Ok(ExitCode::SUCCESS)
     }
 }
@@ -129,8 +136,8 @@ pub(crate) struct Deliveries {
     #[arg(long, default_value = "")]
     event: String,
     /// How many, newest first.
-    #[arg(long, default_value_t = 20)]
-    limit: i32,
+    #[arg(long, default_value_t = 20, value_parser = at_least_one())]
+    limit: u32,
     #[command(subcommand)]
     action: Option<DeliveryAction>,
 }
@@ -154,11 +161,15 @@ impl Deliveries {
         let mut deliveries = DeliveryServiceClient::new(self.system.vendor_sync().await?);
         match self.action {
             None => {
-                let request =
-                    ListDeliveriesRequest { page_size: self.limit, event_id: self.event, ..Default::default() };
-                let listed = deliveries.list_deliveries(request).await?.into_inner().deliveries;
+                let listed = list(self.limit, async |page_size, page_token| {
+                    let event_id = self.event.clone();
+                    let request = ListDeliveriesRequest { page_size, page_token, event_id, ..Default::default() };
+                    let page = deliveries.list_deliveries(request).await?.into_inner();
+                    Ok((page.deliveries, page.next_page_token))
+                })
+                .await?;
                 let heading = ["delivery", "event", "type", "endpoint", "state", "attempts", "status", "at", "why"];
-                show(&heading, listed.into_iter().map(delivery_row));
+                listed.show(&heading, delivery_row);
             }
             Some(DeliveryAction::Show { delivery }) => {
                 let attempts = deliveries
@@ -198,9 +209,9 @@ fn delivery_row(delivery: Delivery) -> Vec<String> {
     let state = delivery.state();
     vec![
         delivery.id,
-        short(&delivery.event_id),
+        delivery.event_id,
         delivery.event_type,
-        short(&delivery.endpoint_id),
+        delivery.endpoint_id,
         state_name(state).to_owned(),
         delivery.attempts.to_string(),
         delivery.last_status_code.to_string(),
@@ -213,14 +224,6 @@ fn delivery_row(delivery: Delivery) -> Vec<String> {
 fn beginning(answer: &[u8]) -> String {
     let text = String::from_utf8_lossy(answer);
     text.chars().map(|c| if c.is_control() { ' ' } else { c }).take(ANSWER_CHARS).collect()
-}
-
-/// A UUID's last group; any other id as it is.
-fn short(text: &str) -> String {
-    match id::parse_uuid(text) {
-        Some(_) => format!("…{}", &text[24..]),
-        None => text.to_owned(),
-    }
 }
 
 /// A time for a table, in UTC.
@@ -267,5 +270,17 @@ pub(crate) fn breaker_state(state: BreakerState) -> &'static str {
         BreakerState::Closed => "closed",
         BreakerState::Open => "open",
         BreakerState::HalfOpen => "half open",
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn a_delivery_is_shown_with_ids_that_other_commands_take() {
+        let id = "0190b6f0-0000-7000-8000-b302099a8057".to_owned();
+        let row = delivery_row(Delivery { event_id: id.clone(), endpoint_id: id.clone(), ..Delivery::default() });
+        assert_eq!((&row[1], &row[3]), (&id, &id));
     }
 }

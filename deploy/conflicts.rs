@@ -12,6 +12,7 @@ use proto::vendorsync::v1::{
 use crate::{
     client::System,
     command::time,
+    pages::{at_least_one, list},
     table::{say, show},
 };
 
@@ -32,8 +33,8 @@ pub(crate) struct Conflicts {
     #[arg(long, value_name = "ID", default_value = "")]
     record: String,
     /// How many, oldest first.
-    #[arg(long, default_value_t = 50)]
-    limit: i32,
+    #[arg(long, default_value_t = 50, value_parser = at_least_one())]
+    limit: u32,
     #[command(subcommand)]
     action: Option<ConflictAction>,
 }
@@ -75,15 +76,15 @@ impl Conflicts {
             return Ok(ExitCode::SUCCESS);
         }
         let state = if self.all { ConflictState::Unspecified } else { ConflictState::Open };
-        let request = ListConflictsRequest {
-            state: state.into(),
-            record_id: self.record,
-            page_size: self.limit,
-            ..Default::default()
-        };
-        let listed = records.list_conflicts(request).await?.into_inner().conflicts;
+        let listed = list(self.limit, async |page_size, page_token| {
+            let (state, record_id) = (state.into(), self.record.clone());
+            let request = ListConflictsRequest { state, record_id, page_size, page_token, ..Default::default() };
+            let page = records.list_conflicts(request).await?.into_inner();
+            Ok((page.conflicts, page.next_page_token))
+        })
+        .await?;
         let heading = ["conflict", "record", "field", "stands", "lost", "why", "state", "found"];
-        show(&heading, listed.into_iter().map(row));
+        listed.show(&heading, row);
         Ok(ExitCode::SUCCESS)
     }
 }

@@ -62,7 +62,7 @@ pub(crate) async fn run(demo: Demo) -> Result<ExitCode> {
     let chassis = Chassis::new(settings.shared.clone(), Clock::System)?;
     let addresses = serve::start(settings, &chassis).await?;
     let operator = std::fs::read_to_string(key_file)?;
-    let key = register(addresses.router, operator.trim(), "rose-and-oak").await?;
+    let key = register(&serve::at(addresses.router), operator.trim(), "rose-and-oak").await?;
 
     let outcome = play(&addresses, &key, mail, providers).await;
     chassis.drain().await;
@@ -91,7 +91,7 @@ fn settings(data: &std::path::Path, mail: &MailServer, providers: &Providers) ->
 }
 
 async fn play(addresses: &Addresses, key: &str, mail: MailServer, providers: Providers) -> Result<bool> {
-    let router = authorized(addresses.router, key).await?;
+    let router = authorized(&serve::at(addresses.router), key).await?;
     let mut tally = Tally::default();
     introduce(&router).await?;
     let cast = Cast::assemble(addresses, key, &mail, &tally).await?;
@@ -116,10 +116,10 @@ async fn play(addresses: &Addresses, key: &str, mail: MailServer, providers: Pro
     cast.crm_reports(addresses.gateway, COUPLE).await?;
     passed &= tally.finish(PATIENCE, AFTERMATH).await;
 
-    let notifier = authorized(addresses.notifier, key).await?;
+    let notifier = authorized(&serve::at(addresses.notifier), key).await?;
     let stage = Stage { router: &router, notifier: &notifier, gateway: addresses.gateway };
     passed &= people::date_moves(&stage, &cast.vendors(), &workflow, &mut tally).await?;
-    let vendor_sync = authorized(addresses.vendor_sync, key).await?;
+    let vendor_sync = authorized(&serve::at(addresses.vendor_sync), key).await?;
     cast.leave(&vendor_sync).await?;
     passed &= vendors::are_linked(&stage, &vendor_sync, &mut tally).await?;
     Ok(passed)

@@ -112,7 +112,17 @@ fn row(erasure: Erasure) -> Vec<String> {
         RecordKind::Wedding => "wedding",
         RecordKind::Booking => "booking",
     };
-    let day = erasure.erased_at.and_then(|at| jiff::Timestamp::new(at.seconds, at.nanos).ok());
-    let day = day.map(|at| at.strftime("%Y-%m-%d ").to_string()).unwrap_or_default();
-    vec![format!("{kind} {}", erasure.id), format!("{day}{}", time(erasure.erased_at)), erasure.erased_by]
+    vec![format!("{kind} {}", erasure.id), time(erasure.erased_at), erasure.erased_by]
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn a_row_says_once_when_it_was_erased() {
+        let erased_at = Some(prost_types::Timestamp { seconds: 0, nanos: 0 });
+        let erasure = Erasure { id: "c1".to_owned(), erased_by: "ada".to_owned(), erased_at, ..Erasure::default() };
+        assert_eq!(row(erasure), ["? c1", "1970-01-01 00:00:00.000Z", "ada"]);
+    }
 }

@@ -22,6 +22,7 @@ use tonic::Status;
 use crate::{
     client::{Authorized, System},
     command::time,
+    pages::{at_least_one, list},
     progress::Progress,
     table::{say, show},
 };
@@ -73,6 +74,9 @@ pub(crate) struct ImportCommand {
 pub(crate) struct ImportsCommand {
     #[command(flatten)]
     system: System,
+    /// How many, newest first.
+    #[arg(long, default_value_t = 50, value_parser = at_least_one())]
+    limit: u32,
     #[command(subcommand)]
     action: Option<Action>,
 }
@@ -157,11 +161,15 @@ impl ImportsCommand {
         let mut imports = ImportServiceClient::new(self.system.vendor_sync().await?);
         match self.action {
             None => {
-                let request = ListImportsRequest { page_size: 50, ..Default::default() };
-                let listed = imports.list_imports(request).await?.into_inner().imports;
+                let listed = list(self.limit, async |page_size, page_token| {
+                    let request = ListImportsRequest { page_size, page_token, ..Default::default() };
+                    let page = imports.list_imports(request).await?.into_inner();
+                    Ok((page.imports, page.next_page_token))
+                })
+                .await?;
                 let heading =
                     ["import", "integration", "what", "state", "seen", "new", "changed", "refused", "began", "why"];
-                show(&heading, listed.into_iter().map(row));
+                listed.show(&heading, row);
             }
             Some(Action::Show { import }) => {
                 let got = imports.get_import(GetImportRequest { id: import }).await?.into_inner().import;

@@ -3,7 +3,7 @@
 
 use std::{net::SocketAddr, process::ExitCode, sync::Arc};
 
-use anyhow::{Context as _, Result};
+use anyhow::{Context as _, Result, bail};
 use axum::{
     Router,
     body::Bytes,
@@ -13,12 +13,20 @@ use axum::{
 };
 use clap::Args;
 use proto::vendorsync::v1::{
-    CreateEndpointRequest, DeleteEndpointRequest, Endpoint, endpoint_service_client::EndpointServiceClient,
+    CreateEndpointRequest, DeleteEndpointRequest, Endpoint, ListEndpointsRequest,
+    endpoint_service_client::EndpointServiceClient,
 };
 use standardwebhooks::Webhook;
-use tokio::sync::{mpsc, watch};
+use tokio::{
+    signal::unix::{SignalKind, signal},
+    sync::{mpsc, watch},
+};
 
-use crate::{client::System, table::say};
+use crate::{
+    client::{Authorized, System},
+    pages::list,
+    table::say,
+};
 
 /// A webhook as it came, and whether the library verified it.
 #[derive(Clone, Debug)]
@@ -46,6 +54,10 @@ struct Inbox {
     received: mpsc::Sender<Received>,
 }
 
+/// Endpoints among which one of an earlier run is looked for.
+const ENDPOINTS_MAX: u32 = 10_000;
+/// What endpoints of ours are known by.
+const DESCRIPTION: &str = "wedsync listen";
 /// Webhooks that wait to be read; the sender is answered 503 at the bound, and tries again.
 const WAITING_MAX: usize = 1_000;
 
@@ -101,12 +113,11 @@ impl Listen {
     pub(crate) async fn run(self) -> Result<ExitCode> {
         let mut receiver = Receiver::start(self.listen).await?;
         let mut endpoints = EndpointServiceClient::new(self.system.vendor_sync().await?);
-        let endpoint = Endpoint {
-            url: format!("http://{}/", receiver.address),
-            event_types: self.types,
-            description: "wedsync listen".into(),
-            ..Default::default()
-        };
+        let url = format!("http://{}/", receiver.address);
+        let ends = told_to_end()?;
+        tokio::pin!(ends);
+        remove_left(&mut endpoints, &url).await?;
+        let endpoint = Endpoint { url, event_types: self.types, description: DESCRIPTION.into(), ..Default::default() };
         let made = endpoints.create_endpoint(CreateEndpointRequest { endpoint: Some(endpoint) }).await?.into_inner();
         let id = made.endpoint.unwrap_or_default().id;
         receiver.secret.send_replace(made.secret);
@@ -114,12 +125,45 @@ impl Listen {
         loop {
             tokio::select! {
                 Some(received) = receiver.received.recv() => say(&line(&received)),
-                _ = tokio::signal::ctrl_c() => break,
+                () = &mut ends => break,
             }
         }
-        endpoints.delete_endpoint(DeleteEndpointRequest { id }).await?;
+        if let Err(status) = endpoints.delete_endpoint(DeleteEndpointRequest { id: id.clone() }).await {
+            bail!(
+                "endpoint {id} isn't removed, and what comes for it waits ({}): `wedsync listen --listen {}` removes it later",
+                status.message(),
+                receiver.address
+            );
+        }
         Ok(ExitCode::SUCCESS)
     }
+}
+
+/// Resolves at Ctrl-C, at SIGTERM, and when the terminal is closed. What comes from here on is heard, polled or not.
+fn told_to_end() -> Result<impl Future<Output = ()>> {
+    let mut interrupt = signal(SignalKind::interrupt())?;
+    let (mut terminate, mut hangup) = (signal(SignalKind::terminate())?, signal(SignalKind::hangup())?);
+    Ok(async move {
+        tokio::select! {
+            _ = interrupt.recv() => {}
+            _ = terminate.recv() => {}
+            _ = hangup.recv() => {}
+        }
+    })
+}
+
+/// Removes what an earlier one left that was killed: nobody but us listens on our address.
+async fn remove_left(endpoints: &mut EndpointServiceClient<Authorized>, url: &str) -> Result<()> {
+    let there = list(ENDPOINTS_MAX, async |page_size, page_token| {
+        let request = ListEndpointsRequest { page_size, page_token, ..Default::default() };
+        let page = endpoints.list_endpoints(request).await?.into_inner();
+        Ok((page.endpoints, page.next_page_token))
+    })
+    .await?;
+    for left in there.rows.into_iter().filter(|it| it.description == DESCRIPTION && it.url == url) {
+        endpoints.delete_endpoint(DeleteEndpointRequest { id: left.id }).await?;
+    }
+    Ok(())
 }
 
 fn line(received: &Received) -> String {

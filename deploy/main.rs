@@ -12,6 +12,7 @@ mod erase;
 mod imports;
 mod integrations;
 mod listen;
+mod pages;
 mod progress;
 mod serve;
 mod settings;

@@ -4,17 +4,26 @@ use std::{net::SocketAddr, path::Path, process::ExitCode};
 
 use anyhow::{Context as _, Result};
 use chassis::{clock::Clock, config, descriptors, service::Chassis, telemetry};
-use serde::Serialize;
+use serde::{Deserialize, Serialize};
 
 use crate::{Serve, settings::Settings, table::say};
 
-/// Where the services listen; written to `addresses.json` beside the data, for commands and tests.
-#[derive(Clone, Copy, Debug, Serialize)]
+/// Where the services listen.
+#[derive(Clone, Copy, Debug, Serialize, Deserialize)]
 pub(crate) struct Addresses {
     pub(crate) router: SocketAddr,
     pub(crate) vendor_sync: SocketAddr,
     pub(crate) notifier: SocketAddr,
     pub(crate) gateway: SocketAddr,
+}
+
+/// What a process says of itself in `addresses.json` beside its data, for commands and tests.
+#[derive(Debug, Serialize, Deserialize)]
+pub(crate) struct Running {
+    #[serde(flatten)]
+    pub(crate) addresses: Addresses,
+    /// Whether commands may make an organization of their own.
+    pub(crate) development: bool,
 }
 
 /// Serves until SIGTERM or SIGINT.
@@ -29,8 +38,9 @@ pub(crate) async fn run(serve: Serve) -> Result<ExitCode> {
     let key_file = settings.router.bootstrap_key_file.clone();
     let chassis = Chassis::new(settings.shared.clone(), Clock::System)?;
     let addresses = start(settings, &chassis).await?;
-    write_addresses(&serve.data, &addresses)?;
-    say(&welcome(&addresses, &key_file, serve.config.is_none()));
+    let running = Running { addresses, development: serve.config.is_none() };
+    write_addresses(&serve.data, &running)?;
+    say(&welcome(&running, &key_file));
     let clean = chassis.run().await?;
     Ok(if clean { ExitCode::SUCCESS } else { ExitCode::FAILURE })
 }
@@ -38,7 +48,6 @@ pub(crate) async fn run(serve: Serve) -> Result<ExitCode> {
 /// Starts all four; each is told where the ones before it really listen.
 pub(crate) async fn start(settings: Settings, chassis: &Chassis) -> Result<Addresses> {
     let Settings { router, mut vendor_sync, mut notifier, mut gateway, .. } = settings;
-    let at = |address: SocketAddr| format!("http://{address}");
     let router = router_svc::start(router, chassis).await.context("router")?.address;
     vendor_sync.router = at(router);
     let vendor_sync_service = vendor_sync_svc::start(vendor_sync, chassis).await.context("vendor-sync")?;
@@ -52,31 +61,62 @@ pub(crate) async fn start(settings: Settings, chassis: &Chassis) -> Result<Addre
     Ok(Addresses { router, vendor_sync, notifier, gateway })
 }
 
-fn write_addresses(data: &Path, addresses: &Addresses) -> Result<()> {
-    let file = data.join("addresses.json");
-    std::fs::create_dir_all(data)?;
-    std::fs::write(&file, serde_json::to_string(addresses)?).with_context(|| format!("write {}", file.display()))
+/// An address as its clients are given it.
+pub(crate) fn at(address: SocketAddr) -> String {
+    format!("http://{address}")
 }
 
-fn welcome(addresses: &Addresses, key_file: &Path, development: bool) -> String {
-    let Addresses { router, vendor_sync, notifier, gateway } = addresses;
-    let mode = if development {
+fn write_addresses(data: &Path, running: &Running) -> Result<()> {
+    let file = data.join("addresses.json");
+    std::fs::create_dir_all(data)?;
+    std::fs::write(&file, serde_json::to_string(running)?).with_context(|| format!("write {}", file.display()))
+}
+
+fn welcome(running: &Running, key_file: &Path) -> String {
+    let Running { addresses: Addresses { router, vendor_sync, notifier, gateway }, development } = running;
+    let mode = if *development {
         "development mode: loopback only, endpoints on loopback let through, secrets made here"
     } else {
         "settings from the given file"
     };
     let key = std::fs::read_to_string(key_file).unwrap_or_default();
-    let key = if development { key.trim().to_owned() } else { format!("in {}", key_file.display()) };
+    let key = if *development { key.trim().to_owned() } else { format!("in {}", key_file.display()) };
     format!(
         "WedSync is up ({mode})\n\n  \
          gateway      http://{gateway}    vendors' webhooks, health, metrics\n  \
          router       {router}           events, routes, consumers (gRPC)\n  \
          vendor-sync  {vendor_sync}           endpoints, deliveries, integrations (gRPC)\n  \
          notifier     {notifier}           people (gRPC)\n  \
-         operator key {key}\n\n\
-         Try, in another terminal:\n  \
-         wedsync listen                        a receiver: makes an endpoint, prints and verifies what comes\n  \
-         wedsync publish --type wedding.date_changed --data '{{\"wedding_id\":\"w1\"}}'\n  \
-         wedsync deliveries                    what became of it\n"
+         operator key {key}\n{}",
+        if *development { trials(&program()) } else { String::new() }
     )
+}
+
+/// As this process was called: it may not be where a shell looks for programs.
+fn program() -> String {
+    std::env::args().next().unwrap_or_else(|| "wedsync".to_owned())
+}
+
+fn trials(program: &str) -> String {
+    format!(
+        "\nTry, in another terminal:\n  \
+         {program} listen                        a receiver: makes an endpoint, prints and verifies what comes\n  \
+         {program} publish --type wedding.date_changed --data '{{\"wedding_id\":\"w1\"}}'\n  \
+         {program} deliveries                    what became of it\n"
+    )
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn what_to_try_is_said_as_it_can_be_typed_here_and_in_development_mode_alone() {
+        let here: SocketAddr = "127.0.0.1:1".parse().expect("an address");
+        let addresses = Addresses { router: here, vendor_sync: here, notifier: here, gateway: here };
+        let said = |development| welcome(&Running { addresses, development }, Path::new("key"));
+        assert!(said(true).contains(&format!("{} listen ", program())));
+        assert!(!said(false).contains("Try"), "it would need a key");
+        assert!(trials("target/debug/wedsync").contains("\n  target/debug/wedsync deliveries "));
+    }
 }

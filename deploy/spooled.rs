@@ -12,7 +12,8 @@ use proto::vendorsync::v1::{
 use crate::{
     client::System,
     command::time,
-    table::{say, show},
+    pages::{at_least_one, list},
+    table::say,
 };
 
 /// List webhooks that nobody sends again and that couldn't be taken, or try one again.
@@ -28,8 +29,8 @@ pub(crate) struct Spooled {
     #[arg(long, value_name = "ID", default_value = "")]
     integration: String,
     /// How many, oldest first.
-    #[arg(long, default_value_t = 50)]
-    limit: i32,
+    #[arg(long, default_value_t = 50, value_parser = at_least_one())]
+    limit: u32,
     #[command(subcommand)]
     action: Option<SpooledAction>,
 }
@@ -53,13 +54,14 @@ impl Spooled {
         let mut webhooks = WebhookServiceClient::new(self.system.vendor_sync().await?);
         match self.action {
             None => {
-                let request = ListSpooledWebhooksRequest {
-                    integration_id: self.integration,
-                    page_size: self.limit,
-                    ..Default::default()
-                };
-                let listed = webhooks.list_spooled_webhooks(request).await?.into_inner().webhooks;
-                show(&["webhook", "integration", "came", "why"], listed.into_iter().map(row));
+                let listed = list(self.limit, async |page_size, page_token| {
+                    let integration_id = self.integration.clone();
+                    let request = ListSpooledWebhooksRequest { integration_id, page_size, page_token };
+                    let page = webhooks.list_spooled_webhooks(request).await?.into_inner();
+                    Ok((page.webhooks, page.next_page_token))
+                })
+                .await?;
+                listed.show(&["webhook", "integration", "came", "why"], row);
             }
             Some(SpooledAction::Show { webhook: id }) => {
                 let body = webhooks.get_spooled_webhook(GetSpooledWebhookRequest { id }).await?.into_inner().body;

@@ -62,6 +62,39 @@ async fn a_developer_publishes_listens_and_looks_at_what_became_of_it() {
     assert!(well && said.contains("active"), "{said}");
     let (said, well) = run(&system, &["deliveries", "--event", "command-1"]).await;
     assert!(well && said.contains("wedding.date_changed"), "{said}");
+    let (said, well) = run(&system, &["deliveries", "--limit", "1"]).await;
+    assert!(well && !said.contains("there are more"), "{said}");
+
+    // A terminal that is closed ends it in order too.
+    let pid = listener.id().expect("it is running").to_string();
+    Command::new("kill").args(["-s", "HUP", &pid]).status().await.expect("it is running");
+    assert!(timeout(PATIENCE, listener.wait()).await.expect("it ends").expect("a child").success());
+    let (said, _) = run(&system, &["endpoints"]).await;
+    assert!(said.contains("nothing to show"), "its endpoint went with it: {said}");
+}
+
+#[tokio::test]
+async fn a_key_that_was_kept_for_data_that_are_gone_is_made_anew() {
+    let system = Wedsync::start().await;
+    std::fs::write(system.data().join("dev-key"), "of another life\n").expect("written");
+    let (said, well) = run(&system, &["endpoints"]).await;
+    assert!(well && said.contains("nothing to show"), "{said}");
+}
+
+#[tokio::test]
+async fn a_listener_takes_away_what_an_earlier_one_left_on_its_address() {
+    let system = Wedsync::start().await;
+    let address = format!("127.0.0.1:{}", crate::harness::free_port().await);
+    for _ in 0..2 {
+        let mut listener = Command::new(binary());
+        listener.args(["listen", "--listen", &address, "--system"]).arg(system.data());
+        let mut listener = listener.stdout(Stdio::piped()).kill_on_drop(true).spawn().expect("it starts");
+        let mut lines = BufReader::new(listener.stdout.take().expect("it is piped")).lines();
+        timeout(PATIENCE, lines.next_line()).await.expect("it says where it listens").expect("text");
+        listener.kill().await.expect("it is running");
+    }
+    let (said, _) = run(&system, &["endpoints"]).await;
+    assert_eq!(said.matches(&address).count(), 1, "{said}");
 }
 
 #[tokio::test]
@@ -83,6 +116,10 @@ async fn an_operator_sees_how_far_captured_databases_are_and_what_was_refused() 
     source.caught_up().await;
     let (said, well) = run(&system, &["captures"]).await;
     assert!(well && said.contains("planner") && said.contains("streaming"), "{said}");
+    // A shell has an organization's key at hand for the other commands.
+    let mut captures = Command::new(binary());
+    captures.args(["captures", "--system"]).arg(system.data()).env("WEDSYNC_API_KEY", "an organization's");
+    assert!(captures.output().await.expect("it starts").status.success());
     let (said, well) = run(&system, &["captures", "refusals"]).await;
     assert!(well && said.contains("id=1") && said.contains("id=2"), "{said}");
     let (said, well) = run(&system, &["captures", "dismiss", "planner", "--through", "1"]).await;

@@ -61,7 +61,9 @@ fn every_command_of_the_readme_is_run_by_ci() {
 #[test]
 fn the_shipped_settings_file_shows_every_setting_with_its_default() {
     let Some(shipped) = read("deploy/wedsync.toml") else { return };
-    let output = Command::new(binary()).arg("--print-config").output().expect("the binary was built");
+    // An empty file: without one it would be development mode.
+    let arguments = ["--config", "/dev/null", "--print-config"];
+    let output = Command::new(binary()).args(arguments).output().expect("the binary was built");
     assert!(output.status.success(), "{}", String::from_utf8_lossy(&output.stderr));
     let printed = String::from_utf8(output.stdout).expect("text");
     let lines = |text: &str| -> BTreeSet<String> {

@@ -307,7 +307,7 @@ fn merged(
     let mut table = defaults;
     let mut problems = Vec::new();
     if let Some(Text { origin, text }) = file {
-        let mut given: Table = text.parse().with_context(|| origin.clone())?;
+        let mut given: Table = text.parse().map_err(|error| unparsable(&origin, &text, &error))?;
         given.retain(|name, _| !is_elsewhere(&table, name));
         overlay(&mut table, given, "", &origin, &mut problems);
     }
@@ -318,6 +318,15 @@ fn merged(
     }
     all_of(problems)?;
     Ok(table)
+}
+
+/// Where a file isn't TOML, and why, without the line itself: it may hold a secret.
+fn unparsable(origin: &str, text: &str, error: &toml::de::Error) -> anyhow::Error {
+    let at = error.span().map_or(0, |span| span.start);
+    let before = text.get(..at).unwrap_or(text);
+    let line = before.matches('\n').count() + 1;
+    let column = before.chars().rev().take_while(|c| *c != '\n').count() + 1;
+    anyhow::anyhow!("{origin}: line {line}, column {column}: {}", error.message())
 }
 
 /// Whether `section` belongs to a service that isn't running here.
@@ -479,6 +488,16 @@ mod tests {
         }
         let error = router(&printed, &[]).expect_err("a redacted secret").to_string();
         assert!(error.contains("give the secret itself"), "{error}");
+    }
+
+    #[test]
+    fn a_slip_in_the_file_is_named_by_its_place_and_its_line_is_not_shown() {
+        for (line, column) in [("service_secret = \"hunter2", 26), ("service_secret = hunter2", 18), ("hunter2", 8)] {
+            let error = router(&format!("[router]\nlimit = 2\n[auth]\n{line}\n"), &[]).expect_err(line);
+            let shown = format!("{error:#}");
+            assert!(shown.starts_with(&format!("wedsync.toml: line 4, column {column}: ")), "{shown}");
+            assert!(!shown.contains("hunter2") && !format!("{error:?}").contains("hunter2"), "{shown}");
+        }
     }
 
     #[test]

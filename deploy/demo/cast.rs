@@ -28,7 +28,7 @@ use super::{
 use crate::{
     client::{Authorized, authorized},
     listen::Receiver,
-    serve::Addresses,
+    serve::{Addresses, at},
 };
 
 pub(super) const WEDDING: &str = "wedding-rosa-otto";
@@ -58,7 +58,7 @@ pub(super) struct Cast {
 impl Cast {
     /// Makes everybody's endpoint, directory entry and inbox watch.
     pub(super) async fn assemble(addresses: &Addresses, key: &str, mail: &MailServer, tally: &Tally) -> Result<Self> {
-        let vendor_sync = authorized(addresses.vendor_sync, key).await?;
+        let vendor_sync = authorized(&at(addresses.vendor_sync), key).await?;
         let (mut endpoints, mut ids) = (EndpointServiceClient::new(vendor_sync.clone()), Vec::new());
         for vendor in &VENDORS {
             let receiver = Receiver::start(SocketAddr::from(([127, 0, 0, 1], 0))).await?;
@@ -138,7 +138,7 @@ impl Cast {
 }
 
 async fn introduce_people(addresses: &Addresses, key: &str, mail: &MailServer, tally: &Tally) -> Result<()> {
-    let notifier = authorized(addresses.notifier, key).await?;
+    let notifier = authorized(&at(addresses.notifier), key).await?;
     let mut recipients = RecipientServiceClient::new(notifier.clone());
     let vendors = VENDORS.iter().map(|vendor| (vendor.id, vendor.name, vendor.kind, RecipientKind::Supplier));
     for (id, name, kind, role) in vendors.chain([(PLANNER.0, PLANNER.1, "planner", RecipientKind::Planner)]) {

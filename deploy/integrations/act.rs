@@ -7,7 +7,7 @@ use std::{collections::HashMap, io::Read as _, process::ExitCode};
 
 use anyhow::{Context as _, Result, bail};
 use clap::{Args, Subcommand};
-use jiff::Timestamp;
+use jiff::{Timestamp, tz::TimeZone};
 use proto::vendorsync::v1::{
     ConnectIntegrationRequest, ConnectionState, Connector, CreateIntegrationRequest, DisconnectIntegrationRequest,
     GetConnectorRequest, GetIntegrationRequest, GivenCredential, Integration, IntegrationHealth, IntegrationKind,
@@ -197,6 +197,7 @@ fn check(connector: &Connector, given: &HashMap<String, String>) -> Result<()> {
 impl Connect {
     async fn run(self, channel: Authorized) -> Result<ExitCode> {
         let integration = get(channel.clone(), &self.integration).await?;
+        connectable(&integration)?;
         let connector = connector(channel.clone(), &integration.connector).await?;
         let way = self.way(&connector)?;
         if self.dry_run {
@@ -261,7 +262,7 @@ impl Connect {
         let until = until.and_then(|at| Timestamp::new(at.seconds, at.nanos).ok()).unwrap_or_default();
         #[expect(clippy::disallowed_methods, reason = "a person waits at this machine")]
         let left = std::time::Duration::try_from(until.duration_since(Timestamp::now())).unwrap_or_default();
-        say(&format!("waiting until {} (Ctrl-C leaves; the address stays good)", until.strftime("%H:%M")));
+        say(&format!("waiting until {} (Ctrl-C leaves; the address stays good)", time(until, TimeZone::system())));
         let connected = async {
             let request = WatchIntegrationHealthRequest { id: self.integration.clone() };
             let mut told =
@@ -284,6 +285,19 @@ impl Connect {
         say("connected");
         Ok(ExitCode::SUCCESS)
     }
+}
+
+/// Kinds without a connector have nobody to ask.
+fn connectable(integration: &Integration) -> Result<()> {
+    if integration.connector.is_empty() {
+        bail!("{} isn't connected: an integration of its kind only receives webhooks", integration.id);
+    }
+    Ok(())
+}
+
+/// A time of day for whoever waits here, and in which zone that is.
+fn time(at: Timestamp, zone: TimeZone) -> String {
+    at.to_zoned(zone).strftime("%H:%M %Z").to_string()
 }
 
 fn secret_from(file: &str) -> Result<String> {
@@ -386,6 +400,21 @@ mod tests {
             client_id: client.map(str::to_owned),
             dry_run: false,
         }
+    }
+
+    #[test]
+    fn a_time_is_said_in_the_zone_of_whoever_waits() {
+        let at: Timestamp = "2026-06-20T12:32:00Z".parse().expect("a time");
+        assert_eq!(time(at, TimeZone::get("Europe/Berlin").expect("it is bundled")), "14:32 CEST");
+        assert_eq!(time(at, TimeZone::UTC), "12:32 UTC");
+    }
+
+    #[test]
+    fn what_only_receives_is_not_connected() {
+        let integration = Integration { id: "i1".to_owned(), ..Integration::default() };
+        let refused = connectable(&integration).expect_err("it has no connector").to_string();
+        assert!(refused.contains("i1") && refused.contains("only receives webhooks"), "{refused}");
+        assert!(connectable(&Integration { connector: "mail".to_owned(), ..integration }).is_ok());
     }
 
     #[test]

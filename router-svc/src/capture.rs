@@ -2,7 +2,7 @@
 //!
 //! The way of a change: `wire` (the connection) -> `stream` (queue, answers to the server) -> `pgoutput` and `decode` (whose
 //! transaction, which number) -> `row` and `value` (JSON records, whose they are) -> `intake` (published, followed until it
-//! is durable). `slot` and `snapshot` make the beginning; `state` is what the router's store keeps, `report` what
+//! is durable). `slot`, `publication` and `snapshot` make the beginning; `state` is what the router's store keeps, `report` what
 //! people may see of it.
 //!
 //! Guarantee: each committed change is in the log exactly once, in commit order, whatever is killed or cut: the server is
@@ -17,6 +17,7 @@ mod live;
 mod notice;
 mod pgoutput;
 mod position;
+mod publication;
 mod report;
 mod row;
 mod slot;
@@ -73,11 +74,12 @@ enum CaptureError {
 pub(crate) fn start(sources: Vec<Source>, publisher: &Publisher, store: &Store, tasks: &Tasks) -> Captures {
     let mut known = Vec::new();
     for source in sources {
-        let state = State { source: source.name.clone(), store: store.clone(), clock: publisher.clock.clone() };
+        let (store, clock, keyring) = (store.clone(), publisher.clock.clone(), publisher.keys.keyring().clone());
+        let state = State { source: source.name.clone(), store, clock, keyring };
         known.push((source.live.clone(), state.clone()));
         tasks.spawn("capture", run(source, publisher.clone(), state, tasks.stopping()));
     }
-    Captures { sources: known.into(), store: store.clone() }
+    Captures { sources: known.into(), store: store.clone(), keyring: publisher.keys.keyring().clone() }
 }
 
 /// One session after the other, until told to stop.

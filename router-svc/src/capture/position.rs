@@ -28,19 +28,49 @@ impl fmt::Display for Lsn {
     }
 }
 
+/// A timeline that ended because a standby was promoted: its log goes on as another's from there.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub(super) struct Fork {
+    pub(super) timeline: u32,
+    pub(super) at: Lsn,
+}
+
+impl Fork {
+    /// Those that a timeline's history file lists, oldest first: `1<tab>0/5000000<tab>why` on each line.
+    pub(super) fn parse_all(history: &str) -> Vec<Self> {
+        let fork = |line: &str| {
+            let mut parts = line.split_whitespace();
+            Some(Self { timeline: parts.next()?.parse().ok()?, at: Lsn::parse(parts.next()?)? })
+        };
+        history.lines().filter_map(fork).collect()
+    }
+}
+
 /// Which write-ahead log, and which of our slots on it. A place means something together with these alone: after a
 /// restore or a failover places come again.
 #[derive(Clone, Debug, PartialEq, Eq)]
 pub(super) struct Origin {
     pub(super) system: String,
     pub(super) timeline: u32,
+    /// What the timeline came from.
+    pub(super) forks: Vec<Fork>,
     pub(super) generation: i64,
 }
 
 impl Origin {
-    /// The id of a transaction's change number `ordinal`: the same whenever the same log is read again.
+    /// The id of a transaction's change number `ordinal`: the same whenever the same log is read again, also from a server
+    /// that was promoted since.
     pub(super) fn of_change(&self, begin: Begin, ordinal: u64) -> String {
-        format!("pg:{self}:{:016X}:{ordinal}", begin.commit.0)
+        let Self { system, generation, .. } = self;
+        let timeline =
+            self.forks.iter().find(|fork| begin.commit < fork.at).map_or(self.timeline, |fork| fork.timeline);
+        format!("pg:{system}:{timeline}:{generation}:{:016X}:{ordinal}", begin.commit.0)
+    }
+
+    /// How far this log is the same as another timeline's of its system; none where it is that timeline's own.
+    pub(super) fn shares(&self, timeline: u32) -> Option<Lsn> {
+        let fork = self.forks.iter().find(|fork| fork.timeline == timeline);
+        (timeline != self.timeline).then(|| fork.map_or(Lsn(0), |fork| fork.at))
     }
 
     /// The id of row number `number` of a table's snapshot, whose slot began at `start`.
@@ -80,7 +110,7 @@ mod tests {
 
         #[test]
         fn ids_fit_and_differ(timeline in any::<u32>(), generation in 0..i64::MAX, commit in any::<u64>(), ordinal in any::<u64>(), committed_at in any::<i64>()) {
-            let origin = Origin { system: u64::MAX.to_string(), timeline, generation };
+            let origin = Origin { system: u64::MAX.to_string(), timeline, forks: Vec::new(), generation };
             let begin = Begin { commit: Lsn(commit), committed_at, xid: 0 };
             let ids = [origin.of_change(begin, ordinal), origin.of_row(Lsn(commit), 999, ordinal), origin.of_notice()];
             let fits = |id: &String| id.len() <= 128 && id.bytes().all(|b| b.is_ascii_alphanumeric() || b == b':');
@@ -88,6 +118,18 @@ mod tests {
             prop_assert!(ids[0] != ids[1] && ids[1] != ids[2] && ids[0] != origin.of_change(begin, ordinal ^ 1));
             time(begin);
         }
+    }
+
+    #[test]
+    fn a_change_is_called_by_the_timeline_that_it_was_committed_on() {
+        let forks = Fork::parse_all("1\t0/100\tno recovery target specified\n\n2\t0/200\twhy\n# 3\t0/300\n");
+        assert_eq!(forks, [Fork { timeline: 1, at: Lsn(0x100) }, Fork { timeline: 2, at: Lsn(0x200) }]);
+        let origin = Origin { system: "7".to_owned(), timeline: 3, forks, generation: 1 };
+        let id = |commit| origin.of_change(Begin { commit: Lsn(commit), committed_at: 0, xid: 0 }, 0);
+        for (commit, timeline) in [(0xFF, 1), (0x100, 2), (0x1FF, 2), (0x200, 3)] {
+            assert_eq!(id(commit), format!("pg:7:{timeline}:1:{commit:016X}:0"));
+        }
+        assert_eq!((origin.shares(3), origin.shares(1), origin.shares(4)), (None, Some(Lsn(0x100)), Some(Lsn(0))));
     }
 
     #[test]

@@ -2,12 +2,12 @@
 
 use std::sync::Arc;
 
-use chassis::{error::Result, store::Store, with};
+use chassis::{error::Result, secret::Keyring, store::Store, with};
 use jiff::Timestamp;
 
 use super::{
     live::Live,
-    state::{Known, Phase, State},
+    state::{Known, Phase, State, place_of_key},
 };
 
 /// Every source. Cheap to clone.
@@ -15,6 +15,7 @@ use super::{
 pub(crate) struct Captures {
     pub(super) sources: Arc<[(Arc<Live>, State)]>,
     pub(super) store: Store,
+    pub(super) keyring: Keyring,
 }
 
 /// How a source is.
@@ -51,7 +52,7 @@ pub(crate) struct Kept {
     pub(crate) refused_at: Timestamp,
 }
 
-type KeptRow = (i64, String, String, String, String, String, String, i64);
+type KeptRow = (i64, String, String, String, String, Vec<u8>, String, i64);
 
 impl Captures {
     pub(crate) async fn list(&self) -> Result<Vec<Capture>> {
@@ -86,7 +87,7 @@ impl Captures {
             "SELECT number, source, event_id, table_name, operation, row_key, reason, refused_at FROM capture_refusals
              WHERE ($1 = '' OR source = $1) AND number < $2 ORDER BY number DESC LIMIT $3",
         ).bind(source).bind(before).bind(i64::from(limit)).fetch_all(c).await)?;
-        Ok(rows.into_iter().map(kept).collect())
+        Ok(rows.into_iter().map(|row| self.kept(row)).collect())
     }
 
     /// Forgets those of a source from one number through another; how many they were.
@@ -95,9 +96,11 @@ impl Captures {
             "DELETE FROM capture_refusals WHERE source = $1 AND number BETWEEN $2 AND $3",
         ).bind(source).bind(from).bind(through).execute(c).await.map(|done| done.rows_affected()))?)
     }
-}
 
-fn kept((number, source, event_id, table, operation, key, reason, refused_at): KeptRow) -> Kept {
-    let refused_at = chassis::clock::from_micros(refused_at);
-    Kept { number, source, event_id, table, operation, key, reason, refused_at }
+    /// A key that doesn't open is left out: the event's id and the table still say which row it was.
+    fn kept(&self, (number, source, event_id, table, operation, key, reason, refused_at): KeptRow) -> Kept {
+        let key = self.keyring.open(&place_of_key(&event_id), &key).unwrap_or_default();
+        let (key, refused_at) = (String::from_utf8_lossy(&key).into_owned(), chassis::clock::from_micros(refused_at));
+        Kept { number, source, event_id, table, operation, key, reason, refused_at }
+    }
 }

@@ -4,13 +4,17 @@
 //! A slot is lost when it is gone or invalidated (`wal_status = lost`), and when it is further than we ever told it: then
 //! somebody else read from it, or made it anew under its name. What changed meanwhile was never seen here. That is
 //! counted and logged as an error, subscribers get a notice, and the chosen tables are read anew where a slot is made.
+//!
+//! A standby that was promoted keeps its system's name, and may bring the slot along. It goes on where all that was
+//! acknowledged is in its log too; where its log left before that, places beyond mean something else there, and what
+//! was told may never have happened: that is a loss as well.
 
 use super::{
     CaptureError, Session,
     config::{Source, identifier, literal},
     notice,
-    position::{Lsn, Origin},
-    snapshot,
+    position::{Fork, Lsn, Origin},
+    publication, snapshot,
     state::{Known, Phase},
     wire::{Connection, Row},
 };
@@ -40,16 +44,18 @@ const GONE: &str = "the slot was dropped";
 const INVALID: &str = "the server invalidated the slot";
 const MOVED: &str = "the slot was moved or made anew by somebody else";
 const ELSEWHERE: &str = "the database is another server's";
+const BEHIND: &str = "the server was replaced by one that may lack its last changes";
 
 /// Pure.
-fn decide(known: Option<&Known>, system: &str, slot: Option<Slot>, source: &Source) -> Decision {
+fn decide(known: Option<&Known>, server: &Origin, slot: Option<Slot>, source: &Source) -> Decision {
     let lost = match (known, slot) {
         (Some(known), _) if known.phase == Phase::Preparing && source.manage => {
             return Decision::Make { lost: known.lost.clone(), drops: slot.is_some() };
         }
         (Some(_), None) => GONE,
         (_, Some(slot)) if slot.is_invalid => INVALID,
-        (Some(known), Some(_)) if known.system != system => ELSEWHERE,
+        (Some(known), Some(_)) if known.system != server.system => ELSEWHERE,
+        (Some(known), Some(_)) if lacks(server, known) => BEHIND,
         (Some(known), Some(slot)) if slot.confirmed > known.acknowledged => MOVED,
         (Some(_), Some(_)) => return Decision::GoOn,
         (None, _) => "",
@@ -65,22 +71,31 @@ fn decide(known: Option<&Known>, system: &str, slot: Option<Slot>, source: &Sour
     }
 }
 
+/// Whether a server's log left the one that was read before the place that was acknowledged.
+fn lacks(server: &Origin, known: &Known) -> bool {
+    known.timeline.and_then(|timeline| server.shares(timeline)).is_some_and(|shared| shared < known.acknowledged)
+}
+
 /// Gets the source ready to stream, with its snapshot and every notice durable; gives whose places they are, and where
 /// streaming begins.
 pub(super) async fn open(
     session: &mut Session<'_>,
     connection: &mut Connection,
 ) -> Result<(Origin, Lsn), CaptureError> {
-    let (system, timeline) = identify(connection).await?;
+    let server = identify(connection).await?;
     let known = session.state.read().await?;
-    publish(session.source, connection).await?;
+    publication::ensure(session.source, connection).await?;
     session.load_types(connection).await?;
     let slot = find(session.source, connection).await?;
     let generation = known.as_ref().map_or(0, |known| known.generation);
-    let origin = |generation| Origin { system: system.clone(), timeline, generation };
-    let decision = decide(known.as_ref(), &system, slot, session.source);
+    let origin = |generation| Origin { generation, ..server.clone() };
+    let decision = decide(known.as_ref(), &server, slot, session.source);
     let (lost, drops) = match (decision, known, slot) {
-        (Decision::GoOn, Some(known), _) => return Ok((origin(generation), known.acknowledged)),
+        (Decision::GoOn, Some(known), _) => {
+            let start = known.acknowledged;
+            session.state.write(&Known { timeline: Some(server.timeline), ..known }).await?;
+            return Ok((origin(generation), start));
+        }
         (Decision::Wait(why), ..) => return Err(CaptureError::Source(why.to_owned())),
         (Decision::Adopt { lost }, _, Some(slot)) => {
             let origin = origin(generation + 1);
@@ -130,8 +145,8 @@ async fn make(
 }
 
 fn preparing(origin: &Origin, lost: &str, acknowledged: Lsn) -> Known {
-    let (system, generation) = (origin.system.clone(), origin.generation);
-    Known { system, generation, phase: Phase::Preparing, lost: lost.to_owned(), acknowledged }
+    let (system, timeline, generation) = (origin.system.clone(), Some(origin.timeline), origin.generation);
+    Known { system, timeline, generation, phase: Phase::Preparing, lost: lost.to_owned(), acknowledged }
 }
 
 /// Everybody whose changes may be missing hears it.
@@ -144,49 +159,24 @@ async fn tell(session: &mut Session<'_>, origin: &Origin, lost: &str) -> Result<
     notice::resync(session, origin, lost).await
 }
 
-async fn identify(connection: &mut Connection) -> Result<(String, u32), CaptureError> {
+/// Whose log it is, before a slot on it has a generation.
+async fn identify(connection: &mut Connection) -> Result<Origin, CaptureError> {
+    let unknown = || CaptureError::Source("the server doesn't say who it is".to_owned());
     let rows = connection.query("IDENTIFY_SYSTEM").await?;
-    let row = rows.first().ok_or_else(|| CaptureError::Source("the server doesn't say who it is".to_owned()))?;
-    let (system, timeline) = (text(row, 0), text(row, 1).parse().ok());
-    match timeline {
-        Some(timeline) if !system.is_empty() && system.len() <= 20 && system.bytes().all(|b| b.is_ascii_digit()) => {
-            Ok((system, timeline))
-        }
-        _ => Err(CaptureError::Source("the server doesn't say who it is".to_owned())),
+    let row = rows.first().ok_or_else(unknown)?;
+    let (system, timeline) = (text(row, 0), text(row, 1).parse::<u32>().map_err(|_| unknown())?);
+    if system.is_empty() || system.len() > 20 || !system.bytes().all(|b| b.is_ascii_digit()) {
+        return Err(unknown());
     }
-}
-
-/// Makes the publication, or adds the tables that it lacks; where that isn't ours to do, says what is missing.
-async fn publish(source: &Source, connection: &mut Connection) -> Result<(), CaptureError> {
-    let name = literal(&source.publication);
-    let there = connection.query(&format!("SELECT 1 FROM pg_publication WHERE pubname = {name}")).await?;
-    let published = connection
-        .query(&format!("SELECT schemaname, tablename FROM pg_publication_tables WHERE pubname = {name}"))
-        .await?;
-    let published: Vec<_> = published.iter().map(|row| (text(row, 0), text(row, 1))).collect();
-    let has = |schema: &str, name: &str| published.iter().any(|(s, n)| s == schema && n == name);
-    let mut missing: Vec<_> = source.owners.keys().filter(|table| !has(&table.schema, &table.name)).collect();
-    missing.sort();
-    let tables = missing.iter().map(|table| table.quoted()).collect::<Vec<_>>().join(", ");
-    let publication = identifier(&source.publication);
-    match (there.is_empty(), missing.is_empty()) {
-        (false, true) => Ok(()),
-        (true, _) if source.manage => {
-            connection.query(&format!("CREATE PUBLICATION {publication} FOR TABLE {tables}")).await?;
-            Ok(())
+    // The first has come from nowhere, and has no such file.
+    let forks = match timeline {
+        ..=1 => Vec::new(),
+        _ => {
+            let history = connection.query(&format!("TIMELINE_HISTORY {timeline}")).await?;
+            history.first().map(|row| Fork::parse_all(&text(row, 1))).unwrap_or_default()
         }
-        (false, _) if source.manage => {
-            connection.query(&format!("ALTER PUBLICATION {publication} ADD TABLE {tables}")).await?;
-            Ok(())
-        }
-        (true, _) => {
-            Err(CaptureError::Source("the publication doesn't exist: create it, or set manage = true".to_owned()))
-        }
-        (false, _) => {
-            tracing::error!(source = source.name, tables, "the publication lacks tables: their changes don't come");
-            Ok(())
-        }
-    }
+    };
+    Ok(Origin { system, timeline, forks, generation: 0 })
 }
 
 async fn find(source: &Source, connection: &mut Connection) -> Result<Option<Slot>, CaptureError> {
@@ -228,7 +218,12 @@ mod tests {
 
     fn known(phase: Phase) -> Known {
         let (system, lost) = ("1".to_owned(), String::new());
-        Known { system, generation: 1, phase, lost, acknowledged: Lsn(100) }
+        Known { system, timeline: Some(1), generation: 1, phase, lost, acknowledged: Lsn(100) }
+    }
+
+    fn server(system: &str, timeline: u32, forks: &[(u32, u64)]) -> Origin {
+        let forks = forks.iter().map(|(timeline, at)| Fork { timeline: *timeline, at: Lsn(*at) }).collect();
+        Origin { system: system.to_owned(), timeline, forks, generation: 0 }
     }
 
     fn slot(confirmed: u64) -> Option<Slot> {
@@ -242,29 +237,52 @@ mod tests {
     #[test]
     fn a_slot_that_is_where_it_was_left_goes_on_and_any_other_is_a_loss() {
         let (plain, reads, given) = (source(""), source("snapshot = ['t']"), source("manage = false"));
-        let streaming = known(Phase::Streaming);
+        let (streaming, one) = (known(Phase::Streaming), server("1", 1, &[]));
         let invalid = Some(Slot { confirmed: Lsn(1), is_invalid: true });
         for source in [&plain, &reads, &given] {
-            assert_eq!(decide(Some(&streaming), "1", slot(100), source), Decision::GoOn);
-            assert_eq!(decide(Some(&streaming), "1", slot(7), source), Decision::GoOn, "it missed our last word");
-            assert_eq!(decide(None, "1", slot(7), source), Decision::Adopt { lost: "" });
+            assert_eq!(decide(Some(&streaming), &one, slot(100), source), Decision::GoOn);
+            assert_eq!(decide(Some(&streaming), &one, slot(7), source), Decision::GoOn, "it missed our last word");
+            assert_eq!(decide(None, &one, slot(7), source), Decision::Adopt { lost: "" });
         }
-        assert_eq!(decide(Some(&streaming), "1", slot(101), &plain), Decision::Adopt { lost: MOVED });
-        assert_eq!(decide(Some(&streaming), "1", slot(101), &reads), make(MOVED, true));
-        assert_eq!(decide(Some(&streaming), "1", slot(101), &given), Decision::Adopt { lost: MOVED });
-        assert_eq!(decide(Some(&streaming), "2", slot(9), &reads), make(ELSEWHERE, true));
-        assert_eq!(decide(Some(&streaming), "1", None, &plain), make(GONE, false));
-        assert_eq!(decide(Some(&streaming), "1", invalid, &reads), make(INVALID, true));
-        assert_eq!(decide(None, "1", None, &plain), make("", false));
+        assert_eq!(decide(Some(&streaming), &one, slot(101), &plain), Decision::Adopt { lost: MOVED });
+        assert_eq!(decide(Some(&streaming), &one, slot(101), &reads), make(MOVED, true));
+        assert_eq!(decide(Some(&streaming), &one, slot(101), &given), Decision::Adopt { lost: MOVED });
+        assert_eq!(decide(Some(&streaming), &server("2", 1, &[]), slot(9), &reads), make(ELSEWHERE, true));
+        assert_eq!(decide(Some(&streaming), &one, None, &plain), make(GONE, false));
+        assert_eq!(decide(Some(&streaming), &one, invalid, &reads), make(INVALID, true));
+        assert_eq!(decide(None, &one, None, &plain), make("", false));
         for slot in [None, invalid] {
-            assert!(matches!(decide(Some(&streaming), "1", slot, &given), Decision::Wait(_)));
+            assert!(matches!(decide(Some(&streaming), &one, slot, &given), Decision::Wait(_)));
         }
+    }
+
+    #[test]
+    fn a_promoted_server_goes_on_only_if_it_has_all_that_was_acknowledged() {
+        let (plain, reads) = (source(""), source("snapshot = ['t']"));
+        let streaming = known(Phase::Streaming);
+        for forks in [&[(1, 100)][..], &[(1, 101), (2, 300)]] {
+            let promoted = server("1", 3, forks);
+            assert_eq!(decide(Some(&streaming), &promoted, slot(7), &reads), Decision::GoOn);
+        }
+        // It left before, it is no descendant, or it is the one that was replaced, come back.
+        let other = Known { timeline: Some(2), ..streaming.clone() };
+        for (known, server) in [
+            (&streaming, server("1", 2, &[(1, 99)])),
+            (&other, server("1", 3, &[(1, 200)])),
+            (&other, server("1", 1, &[])),
+        ] {
+            assert_eq!(decide(Some(known), &server, slot(7), &plain), Decision::Adopt { lost: BEHIND });
+            assert_eq!(decide(Some(known), &server, slot(7), &reads), make(BEHIND, true));
+        }
+        let untold = Known { timeline: None, ..streaming };
+        assert_eq!(decide(Some(&untold), &server("1", 2, &[(1, 99)]), slot(7), &plain), Decision::GoOn);
     }
 
     #[test]
     fn what_was_begun_and_not_finished_is_begun_anew_with_its_reason() {
         let begun = Known { lost: GONE.to_owned(), ..known(Phase::Preparing) };
-        assert_eq!(decide(Some(&begun), "1", slot(7), &source("")), make(GONE, true));
-        assert_eq!(decide(Some(&begun), "1", None, &source("")), make(GONE, false));
+        let one = server("1", 1, &[]);
+        assert_eq!(decide(Some(&begun), &one, slot(7), &source("")), make(GONE, true));
+        assert_eq!(decide(Some(&begun), &one, None, &source("")), make(GONE, false));
     }
 }

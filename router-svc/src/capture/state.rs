@@ -1,6 +1,12 @@
 //! What the router's own store keeps of a source: how far it is, which generation its slot is, and what was refused.
 
-use chassis::{clock::Clock, error::Result, store::Store, with};
+use chassis::{
+    clock::Clock,
+    error::Result,
+    secret::{Keyring, place},
+    store::Store,
+    with,
+};
 
 use super::position::Lsn;
 
@@ -11,6 +17,8 @@ const REFUSALS_MAX: i64 = 10_000;
 #[derive(Clone, Debug, PartialEq, Eq)]
 pub(super) struct Known {
     pub(super) system: String,
+    /// The timeline that was read last; none where it was read before that was kept.
+    pub(super) timeline: Option<u32>,
     pub(super) generation: i64,
     pub(super) phase: Phase,
     /// Why changes before this generation may be missing; empty where none are.
@@ -40,15 +48,22 @@ pub(super) struct State {
     pub(super) source: String,
     pub(super) store: Store,
     pub(super) clock: Clock,
+    pub(super) keyring: Keyring,
+}
+
+/// Where a refusal's key belongs, for its seal.
+pub(super) fn place_of_key(event_id: &str) -> Vec<u8> {
+    place("capture_refusals", "row_key", event_id)
 }
 
 impl State {
     pub(super) async fn read(&self) -> Result<Option<Known>> {
-        let row: Option<(String, i64, String, String, i64)> = with!(self.store.reader(), c => sqlx::query_as(
-            "SELECT system, generation, phase, lost, acknowledged FROM capture_sources WHERE name = $1",
+        let row: Option<(String, i64, i64, String, String, i64)> = with!(self.store.reader(), c => sqlx::query_as(
+            "SELECT system, timeline, generation, phase, lost, acknowledged FROM capture_sources WHERE name = $1",
         ).bind(&self.source).fetch_optional(c).await)?;
-        Ok(row.map(|(system, generation, phase, lost, acknowledged)| Known {
+        Ok(row.map(|(system, timeline, generation, phase, lost, acknowledged)| Known {
             system,
+            timeline: u32::try_from(timeline).ok().filter(|timeline| *timeline > 0),
             generation,
             phase: if phase == "streaming" { Phase::Streaming } else { Phase::Preparing },
             lost,
@@ -59,11 +74,12 @@ impl State {
     pub(super) async fn write(&self, known: &Known) -> Result<()> {
         let phase = if known.phase == Phase::Streaming { "streaming" } else { "preparing" };
         with!(self.store.writer(), c => sqlx::query(
-            "INSERT INTO capture_sources (name, system, generation, phase, lost, acknowledged) VALUES ($1, $2, $3, $4, $5, $6)
-             ON CONFLICT (name) DO UPDATE SET system = $2, generation = $3, phase = $4, lost = $5, acknowledged = $6",
+            "INSERT INTO capture_sources (name, system, generation, phase, lost, acknowledged, timeline)
+             VALUES ($1, $2, $3, $4, $5, $6, $7) ON CONFLICT (name) DO UPDATE
+             SET system = $2, generation = $3, phase = $4, lost = $5, acknowledged = $6, timeline = $7",
         )
         .bind(&self.source).bind(&known.system).bind(known.generation).bind(phase).bind(&known.lost)
-        .bind(known.acknowledged.0.cast_signed()).execute(c).await.map(drop))?;
+        .bind(known.acknowledged.0.cast_signed()).bind(known.timeline.map_or(0, i64::from)).execute(c).await.map(drop))?;
         Ok(())
     }
 
@@ -74,24 +90,18 @@ impl State {
         Ok(())
     }
 
-    /// Keeps a refusal where a person can see it, once.
+    /// Keeps a refusal where a person can see it, once. Its key is of a row, and may be anybody's address: it is sealed, and
+    /// logged nowhere.
     pub(super) async fn refuse(&self, refusal: &Refusal, reason: &str) -> Result<()> {
         let Refusal { event_id, table, operation, key } = refusal;
-        tracing::error!(
-            source = self.source,
-            table,
-            operation,
-            key,
-            event.id = event_id,
-            reason,
-            "a change was refused"
-        );
+        tracing::error!(source = self.source, table, operation, event.id = event_id, reason, "a change was refused");
         metrics::counter!("capture_refusals_total", "source" => self.source.clone()).increment(1);
         with!(self.store.writer(), c => sqlx::query(
             "INSERT INTO capture_refusals (source, event_id, table_name, operation, row_key, reason, refused_at)
              VALUES ($1, $2, $3, $4, $5, $6, $7) ON CONFLICT (source, event_id) DO NOTHING",
         )
-        .bind(&self.source).bind(event_id).bind(table).bind(operation).bind(key).bind(reason).bind(self.clock.now_micros())
+        .bind(&self.source).bind(event_id).bind(table).bind(operation)
+        .bind(self.keyring.seal(&place_of_key(event_id), key.as_bytes())).bind(reason).bind(self.clock.now_micros())
         .execute(c).await.map(drop))?;
         with!(self.store.writer(), c => sqlx::query(
             "DELETE FROM capture_refusals WHERE source = $1 AND number <=

@@ -73,9 +73,14 @@ pub(super) async fn run(
         published = &mut publishing => published,
         saved = &mut saving => saved,
     };
-    ended?;
     // Nobody polls it any more: it must not hold the store's connection meanwhile.
     drop(saving);
+    if ended.is_err() {
+        // Whether a server that takes over has all that is in the log is judged by this place.
+        let place = *durable.borrow();
+        let _ = timeout(STOP_WITHIN, state.acknowledge(origin.generation, place)).await;
+    }
+    ended?;
     // In order: what was read is published, then stored as done, and the server hears it.
     let _ = timeout(STOP_WITHIN, publishing).await;
     let place = *durable.borrow();

@@ -125,9 +125,17 @@ fn scalar(kind: Kind, text: &str, json: &mut Vec<u8>) {
         Kind::Bool if text == "f" => json.extend(b"false"),
         Kind::Number if is_number(text) => json.extend(text.as_bytes()),
         Kind::Json if serde_json::from_str::<&RawValue>(text).is_ok() => json.extend(text.as_bytes()),
-        Kind::Time => quoted(&text.replacen(' ', "T", 1), json),
+        Kind::Time => quoted(&moment(text), json),
         Kind::Instant => quoted(&instant(text), json),
         _ => quoted(text, json),
+    }
+}
+
+/// A `T` before a time. A date alone may have a space as well, before its era: `0044-03-15 BC`.
+fn moment(text: &str) -> String {
+    match text.split_once(' ') {
+        Some((date, rest)) if rest.starts_with(|c: char| c.is_ascii_digit()) => format!("{date}T{rest}"),
+        _ => text.to_owned(),
     }
 }
 
@@ -244,6 +252,7 @@ mod tests {
             (17, r"\x6869", r#""\\x6869""#),
             (1082, "2026-05-01", r#""2026-05-01""#),
             (1082, "infinity", r#""infinity""#),
+            (1082, "0044-03-15 BC", r#""0044-03-15 BC""#),
             (1114, "2026-05-01 12:00:00.5", r#""2026-05-01T12:00:00.5""#),
             (1114, "0044-03-15 12:00:00 BC", r#""0044-03-15T12:00:00 BC""#),
             (1184, "2026-05-01 12:00:00+00", r#""2026-05-01T12:00:00+00:00""#),

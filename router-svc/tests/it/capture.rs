@@ -26,7 +26,7 @@ pub(crate) struct Database {
 }
 
 impl Database {
-    async fn create(server: &str, tables: &[(&str, &str)], setup: &[&str]) -> Self {
+    pub(crate) async fn create(server: &str, tables: &[(&str, &str)], setup: &[&str]) -> Self {
         static NEXT: AtomicU32 = AtomicU32::new(0);
         let name = format!("c{}_{}", std::process::id(), NEXT.fetch_add(1, Ordering::Relaxed));
         let admin = PgPool::connect(server).await.unwrap();

@@ -9,6 +9,7 @@ use tonic::{Code, Status};
 
 use crate::{
     capture::{Database, capturing, with_source},
+    faults::Aside,
     world::{Client, World, field, until},
 };
 
@@ -64,6 +65,26 @@ async fn refusals_are_listed_page_by_page_and_forgotten_by_number() {
         assert_eq!(dismissed(other).await, 0, "each by its source");
         let (left, _) = refusals(&operator, ListRefusalsRequest::default()).await;
         assert_eq!(keys(&left), ["id=6", "id=5", "id=4"]);
+        world
+    })
+    .await;
+}
+
+#[tokio::test]
+async fn a_refused_rows_key_is_sealed_where_it_is_kept() {
+    let table = "CREATE TABLE clients (email text PRIMARY KEY, org text)";
+    with_source(&[("clients", "@org")], &[table], |world, database| async move {
+        let (world, _) = capturing(world, &database).await;
+        database.run("INSERT INTO clients VALUES ('ada@example.com', null)").await;
+        database.caught_up().await;
+        let select = "SELECT row_key FROM capture_refusals";
+        let kept: Vec<u8> = match Aside::open(&world).await {
+            Aside::Sqlite(mut store) => sqlx::query_scalar(select).fetch_one(&mut store).await.unwrap(),
+            Aside::Postgres(mut store) => sqlx::query_scalar(select).fetch_one(&mut store).await.unwrap(),
+        };
+        assert!(!String::from_utf8_lossy(&kept).contains("ada@"), "{kept:?}");
+        let (listed, _) = refusals(&world.operator(), ListRefusalsRequest::default()).await;
+        assert_eq!(keys(&listed), ["email=ada@example.com"]);
         world
     })
     .await;

@@ -7,9 +7,13 @@ mod broadcast;
 #[cfg(test)]
 mod capture;
 #[cfg(test)]
+mod capture_failover;
+#[cfg(test)]
 mod capture_faults;
 #[cfg(test)]
 mod capture_order;
+#[cfg(test)]
+mod capture_partitions;
 #[cfg(test)]
 mod capture_records;
 #[cfg(test)]
