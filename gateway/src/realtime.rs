@@ -37,6 +37,7 @@ pub(crate) mod sse;
 mod token;
 mod topic;
 pub(crate) mod upgrade;
+mod whose;
 
 use std::{
     sync::{
