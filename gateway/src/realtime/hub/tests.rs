@@ -208,6 +208,18 @@ fn who_leaves_is_no_longer_present_and_nothing_is_kept_of_it() {
     assert!(state.members.is_empty() && state.presences.is_empty() && state.is_empty());
 }
 
+#[test]
+fn whoever_read_another_log_to_its_end_is_not_live_in_this_one() {
+    let hub = hub();
+    let member = member("room", &json!([]), claims(Role::Admin, ""), 1 << 20);
+    let since = Position { log_id: "before".to_owned(), sequence: 1_000 };
+    let seat = hub.join(member, Some(since.clone()), |_, _| {});
+    assert!(!seat.go_live(|_| {}), "what comes below 1,000 would be taken for known");
+    assert_eq!(seat.behind(), Some(since));
+    seat.skip(|position| assert_eq!(position.log_id, "log"));
+    assert_eq!(seat.behind(), None);
+}
+
 proptest! {
     /// Events are delivered, queues are emptied, the hub's latest and the log are read in any order; a queue holds a few.
     #[test]
