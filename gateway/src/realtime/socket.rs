@@ -4,13 +4,7 @@
 #[cfg(test)]
 mod tests;
 
-use std::{
-    collections::VecDeque,
-    future::poll_fn,
-    sync::Arc,
-    task::{Context, Poll},
-    time::Duration,
-};
+use std::{collections::VecDeque, future::poll_fn, sync::Arc, time::Duration};
 
 use futures_util::{SinkExt as _, StreamExt as _, future::BoxFuture};
 use jiff::{SignedDuration, Timestamp};
@@ -172,13 +166,12 @@ impl Socket {
             return Err(Close::Overflow);
         }
         let until = self.now() + SENDS_FOR;
-        while self.takes(until, |socket, context| socket.poll_ready_unpin(context)).await? {
+        while self.takes(until, false).await? {
             let Some(fragment) = self.next() else {
-                if self.unsent && !self.takes(until, |socket, context| socket.poll_flush_unpin(context)).await? {
-                    return Ok(());
+                if !self.unsent || self.takes(until, true).await? {
+                    self.unsent = false;
+                    self.look_after();
                 }
-                self.unsent = false;
-                self.look_after();
                 return Ok(());
             };
             self.unsent = true;
@@ -190,19 +183,19 @@ impl Socket {
         Ok(())
     }
 
-    /// Whether the socket does what `poll` asks of it in time. One that takes nothing for too long is gone.
-    async fn takes(
-        &mut self,
-        until: Timestamp,
-        mut poll: impl FnMut(&mut WebSocket, &mut Context<'_>) -> Poll<tungstenite::Result<()>>,
-    ) -> Result<bool, Close> {
+    /// Whether there is room for a fragment in time, or `all` that was sent is written. One that takes nothing for too long
+    /// is gone; that it takes something again shows only when all is written, since there may be room all the time.
+    async fn takes(&mut self, until: Timestamp, all: bool) -> Result<bool, Close> {
+        let all = all || self.stuck.is_some();
         let clock = &self.realtime.chassis.clock;
-        let began = clock.now();
+        let (began, socket) = (clock.now(), &mut self.socket);
+        let taken =
+            poll_fn(|context| if all { socket.poll_flush_unpin(context) } else { socket.poll_ready_unpin(context) });
         tokio::select! {
             biased;
-            done = poll_fn(|context| poll(&mut self.socket, context)) => {
+            taken = taken => {
                 self.stuck = None;
-                done.map(|()| true).map_err(|_| Close::Gone)
+                taken.map(|()| true).map_err(|_| Close::Gone)
             }
             () = clock.sleep_until(until) => {
                 let stuck = *self.stuck.get_or_insert(began);

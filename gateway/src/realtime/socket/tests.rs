@@ -83,9 +83,9 @@ impl Stage {
         far
     }
 
-    /// Says one large message on the channel.
-    fn say(&self) {
-        let data = json!("x".repeat(LARGE)).to_string().into_bytes().into();
+    /// Says one message on the channel.
+    fn say(&self, bytes: usize) {
+        let data = json!("x".repeat(bytes)).to_string().into_bytes().into();
         let content = Some(Content { content_type: String::new(), data });
         self.hub.broadcast(&Broadcast {
             channel: "room".to_owned(),
@@ -132,7 +132,7 @@ async fn a_client_that_sips_at_a_large_message_is_closed_when_the_process_stops(
     let stage = Stage::new().await;
     let mut far = stage.socket().await;
     join(&mut far).await;
-    stage.say();
+    stage.say(LARGE);
     far.read_exact(&mut [0; 4 * SIP]).await.expect("it is being sent");
     let stops = stage.chassis.drain();
     tokio::pin!(stops);
@@ -146,9 +146,25 @@ async fn a_client_that_sips_and_says_nothing_is_idle() {
     let stage = Stage::new().await;
     let mut far = stage.socket().await;
     join(&mut far).await;
-    stage.say();
+    stage.say(LARGE);
     let taken = stage.sip(&mut far).await;
     assert!(taken < LARGE / 2, "it took {taken} bytes");
+}
+
+#[tokio::test]
+async fn a_client_that_takes_nothing_is_gone_though_there_is_still_room_on_the_way() {
+    let stage = Stage::new().await;
+    let mut far = stage.socket().await;
+    join(&mut far).await;
+    stage.say(SIP * 3 / 2);
+    // Short of the time in which it would be idle.
+    for _ in 0..90 {
+        stage.clock.advance(PAUSE);
+        for _ in 0..20 {
+            tokio::task::yield_now().await;
+        }
+    }
+    assert!(!stage.chassis.tasks.running().contains_key("test.socket"));
 }
 
 #[tokio::test]
