@@ -1,4 +1,4 @@
-//! What happens around each request, whatever it asks for: trace, bounds on its head, the limit of its address, a bound
+//! What happens around each request, whatever it asks for: trace, bounds on its head, the limit of its address, bounds
 //! on how many run at once, a deadline, a net for panics, metrics. Nothing of a request is logged but its method, the
 //! route it matched and its trace.
 
@@ -23,19 +23,22 @@ use chassis::{
 use futures_util::FutureExt as _;
 use http::{
     HeaderMap, HeaderValue, Method, StatusCode,
-    header::{CACHE_CONTROL, X_CONTENT_TYPE_OPTIONS},
+    header::{ACCESS_CONTROL_ALLOW_ORIGIN, ACCESS_CONTROL_EXPOSE_HEADERS, CACHE_CONTROL, X_CONTENT_TYPE_OPTIONS},
 };
-use tokio::{sync::Semaphore, time::timeout};
+use tokio::time::timeout;
 use tracing::{Instrument as _, Span};
 
 use crate::{
     Config,
     address::{self, Network},
-    limit::Limit,
+    limit::{self, Limit},
     oauth,
     problem::Problem,
+    slots::{Full, Slots},
 };
 
+/// Below it any page may ask, since nothing but a token counts, which pages don't send by themselves.
+const OPEN: &str = "/realtime/v1/";
 const URI_BYTES: usize = 8 * 1024;
 const HEADER_COUNT: usize = 100;
 const HEADER_BYTES: usize = 32 * 1024;
@@ -48,7 +51,7 @@ pub(crate) struct Sender(pub(crate) IpAddr);
 pub(crate) struct Edge {
     trusted_proxies: Vec<Network>,
     limit: Limit,
-    in_flight: Semaphore,
+    slots: Slots,
     request_within: Duration,
     /// How long a body may take to arrive.
     pub(crate) body_within: Duration,
@@ -64,6 +67,11 @@ impl Edge {
             "[gateway] requests_per_minute, request_burst and max_requests_in_flight must be above 0"
         );
         ensure!(
+            config.requests_per_minute <= limit::PER_MINUTE_MAX,
+            "[gateway] requests_per_minute must be at most {}",
+            limit::PER_MINUTE_MAX
+        );
+        ensure!(
             0 < config.body_timeout_ms && config.body_timeout_ms <= config.request_timeout_ms,
             "[gateway] body_timeout_ms must be above 0 and at most request_timeout_ms"
         );
@@ -71,7 +79,7 @@ impl Edge {
         Ok(Self {
             trusted_proxies: trusted_proxies.map_err(|error| error.context("[gateway] trusted_proxies"))?,
             limit: Limit::new(config.requests_per_minute, config.request_burst, chassis.clock.clone()),
-            in_flight: Semaphore::new(usize::try_from(config.max_requests_in_flight)?),
+            slots: Slots::new(config.max_requests_in_flight),
             request_within: Duration::from_millis(config.request_timeout_ms),
             body_within: Duration::from_millis(config.body_timeout_ms),
         })
@@ -81,7 +89,10 @@ impl Edge {
         let sender = self.sender(&request);
         self.limit.take(sender).map_err(|wait| Problem::limited(wait, "too many requests from this address"))?;
         check_head(&request)?;
-        let _working = self.in_flight.try_acquire().map_err(|_| Problem::unavailable(RETRY_AFTER))?;
+        let _slot = self.slots.take(sender).map_err(|full| match full {
+            Full::Everybodys => Problem::unavailable(RETRY_AFTER),
+            Full::Addresses => Problem::limited(RETRY_AFTER, "too many requests of this address at once"),
+        })?;
         request.extensions_mut().insert(Sender(sender));
         let within = match request.uri().path() {
             oauth::CALLBACK => self.request_within.max(oauth::COMPLETED_WITHIN),
@@ -102,6 +113,7 @@ pub(crate) async fn around(State(edge): State<Arc<Edge>>, request: Request, next
     let sent = TraceContext::extract(request.headers());
     let context = sent.map_or_else(TraceContext::new_root, |caller| caller.new_child());
     let exchange = Exchange::begin(&request, &context);
+    let is_open = request.uri().path().starts_with(OPEN);
     let handled = AssertUnwindSafe(trace::within(context, edge.handle(request, next))).catch_unwind();
     let handled = handled.instrument(exchange.span.clone()).await;
     let mut response = match handled {
@@ -109,6 +121,9 @@ pub(crate) async fn around(State(edge): State<Arc<Edge>>, request: Request, next
         Err(_panic) => exchange.panicked().into_response(),
     };
     harden(response.headers_mut());
+    if is_open {
+        open(response.headers_mut());
+    }
     exchange.end(response.status());
     response
 }
@@ -117,6 +132,12 @@ pub(crate) async fn around(State(edge): State<Arc<Edge>>, request: Request, next
 fn harden(headers: &mut HeaderMap) {
     headers.insert(X_CONTENT_TYPE_OPTIONS, HeaderValue::from_static("nosniff"));
     headers.entry(CACHE_CONTROL).or_insert(HeaderValue::from_static("no-store"));
+}
+
+/// Any page may read the answer, a refusal too, and when to come back.
+fn open(headers: &mut HeaderMap) {
+    headers.insert(ACCESS_CONTROL_ALLOW_ORIGIN, HeaderValue::from_static("*"));
+    headers.insert(ACCESS_CONTROL_EXPOSE_HEADERS, HeaderValue::from_static("retry-after"));
 }
 
 fn check_head(request: &Request) -> Result<(), Problem> {

@@ -20,6 +20,7 @@ mod peers;
 mod problem;
 mod realtime;
 mod routes;
+mod slots;
 mod webhooks;
 mod wire;
 
@@ -52,11 +53,12 @@ pub struct Config {
     pub dashboard_url: String,
     /// Networks in CIDR notation whose `X-Forwarded-For` is believed. Default: none.
     pub trusted_proxies: Vec<String>,
-    /// How many requests one address (an IPv6 /64) may send a minute, whoever it is; default 6,000.
+    /// How many requests one address (an IPv6 /64) may send a minute, whoever it is; at most 60,000,000, default 6,000.
     pub requests_per_minute: u32,
     /// How many of them may come at once; default 1,000.
     pub request_burst: u32,
-    /// How many requests are worked on at a time, from all addresses; more are answered 503. Default 512.
+    /// How many requests are worked on at a time, from all addresses; more are answered 503. One address has an eighth of
+    /// them, and is answered 429 beyond it. Default 512.
     pub max_requests_in_flight: u32,
     /// How long a request may take, in milliseconds; default 10,000.
     pub request_timeout_ms: u64,

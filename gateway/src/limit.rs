@@ -16,6 +16,9 @@ use moka::{policy::EvictionPolicy, sync::Cache};
 /// How many addresses are remembered, the latest ones.
 const ADDRESSES: u64 = 65_536;
 
+/// The most that a limit can be: one a microsecond.
+pub(crate) const PER_MINUTE_MAX: u32 = 60_000_000;
+
 /// The limit per address.
 pub(crate) struct Limit {
     /// When each address' requests so far would have been spent at the steady rate, in microseconds.
@@ -30,7 +33,7 @@ pub(crate) struct Limit {
 impl Limit {
     /// `per_minute` requests in the long run, `burst` at once; both at least 1.
     pub(crate) fn new(per_minute: u32, burst: u32, clock: Clock) -> Self {
-        let interval = 60_000_000 / i64::from(per_minute.max(1));
+        let interval = i64::from(PER_MINUTE_MAX) / i64::from(per_minute.clamp(1, PER_MINUTE_MAX));
         let ahead = interval * i64::from(burst.max(1));
         // The least recently seen goes first: by frequency, an address that is new to a full memory would never enter.
         let spent_at = Cache::builder().max_capacity(ADDRESSES).eviction_policy(EvictionPolicy::lru()).build();
@@ -61,7 +64,8 @@ pub(crate) fn step(spent_at: i64, now: i64, interval: i64, ahead: i64) -> Result
     if excess > 0 { Err(excess) } else { Ok(next) }
 }
 
-fn key(address: IpAddr) -> IpAddr {
+/// An address as it is counted.
+pub(crate) fn key(address: IpAddr) -> IpAddr {
     match address.to_canonical() {
         IpAddr::V6(address) => Ipv6Addr::from_bits(address.to_bits() & (u128::MAX << 64)).into(),
         v4 => v4,

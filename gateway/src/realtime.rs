@@ -37,6 +37,7 @@ pub(crate) mod sse;
 mod token;
 mod topic;
 pub(crate) mod upgrade;
+mod whose;
 
 use std::{
     sync::{
@@ -54,7 +55,7 @@ use proto::{
     common::v1::Position,
     router::v1::{self as router, BroadcastRequest, subscription_service_client::SubscriptionServiceClient},
 };
-use tokio::time::timeout;
+use tokio::{sync::oneshot, time::timeout};
 use tonic::Status;
 
 pub use self::config::RealtimeConfig;
@@ -80,6 +81,8 @@ pub(crate) struct Realtime {
     tokens: Arc<Tokens>,
     hubs: Hubs,
     router: Peer,
+    /// The same over another connection, for what is read on from its log.
+    pages: Peer,
     chassis: Chassis,
     connections: AtomicU32,
     connected: AtomicU64,
@@ -119,6 +122,7 @@ impl Realtime {
             tokens,
             hubs: Hubs::new(config, router.clone(), chassis),
             router: router.separate(),
+            pages: router.separate(),
             chassis: chassis.clone(),
             connections: AtomicU32::new(0),
             connected: AtomicU64::new(0),
@@ -173,14 +177,22 @@ impl Realtime {
         Ok(())
     }
 
-    /// Reads on in an organization's log.
+    /// Reads on in an organization's log, to the answer's end, however rarely whoever asks looks after it: what isn't taken
+    /// from the connection would hold up everybody's, and a turn that isn't given back its organization's.
     fn read(&self, hub: &Arc<Hub>, since: Position) -> BoxFuture<'static, Result<Page, Status>> {
-        let (router, hub) = (self.router.channel(), hub.clone());
-        async move {
+        let (pages, hub) = (self.pages.channel(), hub.clone());
+        let (mut sender, receiver) = oneshot::channel();
+        let page = async move {
             let _turn = hub.turn().await;
-            catch_up::page(router, hub.organization.to_string(), since).await
-        }
-        .boxed()
+            catch_up::page(pages, hub.organization.to_string(), since).await
+        };
+        self.chassis.tasks.spawn("realtime.page", async move {
+            tokio::select! {
+                page = page => drop(sender.send(page)),
+                () = sender.closed() => {}
+            }
+        });
+        async { receiver.await.unwrap_or_else(|_| Err(Status::internal("reading broke off"))) }.boxed()
     }
 
     /// When a connection is closed if this process stops now: each at its own time, since clients come back after

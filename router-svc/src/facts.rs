@@ -15,6 +15,9 @@ use crate::{
     wedding::{Learnt, Wedding, learn, parse_date, parse_time},
 };
 
+/// What the types of durable broadcasts begin with.
+const SAID: &str = "broadcast.";
+
 /// What an event says.
 #[derive(Clone, Debug, Default)]
 pub(crate) struct Facts {
@@ -138,7 +141,9 @@ impl Facts {
         if event.ordering_key.is_empty() {
             event.ordering_key = self.ordering_key(event);
         }
-        let mut channels = self.channels(&event.metadata, wedding);
+        // What is said on a channel stays on it: its sender may name whomever it likes.
+        let said = self.operation.is_none() && event.type_.as_str().starts_with(SAID);
+        let mut channels = if said { Vec::new() } else { self.channels(&event.metadata, wedding) };
         channels.append(&mut event.channels);
         event.channels = unique(channels);
     }
@@ -267,6 +272,13 @@ pub(crate) mod tests {
         let ids = (&*event.metadata.wedding_id, &*event.metadata.supplier_id, &*event.metadata.couple_id);
         assert_eq!(ids, ("w2", "s1", "c1"));
         assert_eq!(names(&event), ["wedding:w2", "supplier:dashboard:s1", "couple:c1"]);
+    }
+
+    #[test]
+    fn what_is_said_on_a_channel_reaches_no_other_whomever_it_names() {
+        let mut said = content("broadcast.chat", r#"{"wedding_id":"w1","supplier_id":"s1","couple_id":"c1"}"#);
+        said.channels = vec![ChannelName::parse("room:a").unwrap()];
+        assert_eq!(names(&completed(said, None).0), ["room:a"]);
     }
 
     #[test]

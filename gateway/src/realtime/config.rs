@@ -8,6 +8,8 @@ use serde::{Deserialize, Serialize};
 
 use super::jwks::Source;
 
+const DAY_MS: u64 = 24 * 60 * 60 * 1_000;
+
 /// `[gateway.realtime]`
 #[derive(Debug, Clone, Serialize, Deserialize)]
 #[serde(default, deny_unknown_fields)]
@@ -92,7 +94,12 @@ impl RealtimeConfig {
             ensure!(limit > 0, "[gateway.realtime] {name} must be above 0");
         }
         ensure!(self.queue_bytes >= 64 << 10, "[gateway.realtime] queue_bytes must be at least 65536");
-        ensure!(self.idle_timeout_ms >= 1_000, "[gateway.realtime] idle_timeout_ms must be at least 1000");
+        for (name, millis) in [("idle_timeout_ms", self.idle_timeout_ms), ("linger_ms", self.linger_ms)] {
+            ensure!(
+                (1_000..=DAY_MS).contains(&millis),
+                "[gateway.realtime] {name} must be at least 1000 and at most {DAY_MS}"
+            );
+        }
         Ok(())
     }
 

@@ -202,7 +202,7 @@ mod tests {
     use super::*;
 
     fn matches(filter: &str, row: &str) -> bool {
-        Filter::parse(filter).expect("a filter").matches(&Row::parse(row.as_bytes()).expect("a row"))
+        Filter::parse(filter).expect("a filter").matches(&Row::parse(row.as_bytes()))
     }
 
     #[test]
@@ -251,7 +251,7 @@ mod tests {
         #[test]
         fn no_text_makes_parsing_or_matching_panic(text in "(a|b)=(not\\.)?(eq|in|is|like|ilike|match|imatch)\\.\\PC{0,20}", any: String, value: String) {
             let row = format!(r#"{{"a":{},"b":1}}"#, serde_json::Value::from(value));
-            let row = Row::parse(row.as_bytes()).expect("a row");
+            let row = Row::parse(row.as_bytes());
             for text in [text, any] {
                 if let Ok(filter) = Filter::parse(&text) {
                     filter.matches(&row);

@@ -113,21 +113,33 @@ impl Wire {
 }
 
 impl Wire {
-    /// The message's fragments (RFC 6455, section 5.4), of at most `most` bytes each.
-    pub(super) fn fragments(self, most: usize) -> impl Iterator<Item = Message> {
-        let mut rest = Some(match self {
+    /// Of at most `most` bytes each.
+    pub(super) fn fragments(self, most: usize) -> Fragments {
+        let rest = match self {
             Self::Text(text) => (Data::Text, Bytes::from(text)),
             Self::Binary(bytes) => (Data::Binary, bytes),
-        });
-        std::iter::from_fn(move || {
-            let (kind, mut bytes) = rest.take()?;
-            let part = bytes.split_to(bytes.len().min(most));
-            let is_last = bytes.is_empty();
-            if !is_last {
-                rest = Some((Data::Continue, bytes));
-            }
-            Some(Message::Frame(websocket::Frame::message(part, OpCode::Data(kind), is_last)))
-        })
+        };
+        Fragments { rest: Some(rest), most }
+    }
+}
+
+/// What of a message isn't sent yet, in fragments (RFC 6455, section 5.4).
+pub(super) struct Fragments {
+    rest: Option<(Data, Bytes)>,
+    most: usize,
+}
+
+impl Iterator for Fragments {
+    type Item = Message;
+
+    fn next(&mut self) -> Option<Message> {
+        let (kind, mut bytes) = self.rest.take()?;
+        let part = bytes.split_to(bytes.len().min(self.most));
+        let is_last = bytes.is_empty();
+        if !is_last {
+            self.rest = Some((Data::Continue, bytes));
+        }
+        Some(Message::Frame(websocket::Frame::message(part, OpCode::Data(kind), is_last)))
     }
 }
 

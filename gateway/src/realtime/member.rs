@@ -95,12 +95,13 @@ impl Member {
     }
 
     /// Adds what being on `channel` gives. What the router put on somebody's own channel is for them; elsewhere a change
-    /// is told only if its row is one that the claims allow.
+    /// or event is told only if the claims allow what it is about, and an event only where it is listened to.
     pub(crate) fn hears(&self, concern: &mut Concern, notice: &Notice<'_>, channel: &str) {
         let is_somebodys = OWNED.iter().any(|owned| channel.starts_with(owned));
-        concern.on_channel |= match notice.row() {
-            Some((table, row)) => self.predicate.allows(table, row) || (is_somebodys && self.may_hear(channel)),
-            None => self.may_hear(channel),
+        let (may_hear, may_see) = (|| self.may_hear(channel), || notice.is_for(&self.predicate));
+        concern.on_channel |= match notice.change() {
+            Some(_) => may_see() || (is_somebodys && may_hear()),
+            None => may_hear() && (is_somebodys || may_see()),
         };
     }
 

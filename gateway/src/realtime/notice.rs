@@ -12,7 +12,7 @@ use proto::{
 };
 use serde_json::value::RawValue;
 
-use super::{frame::quote, index, index::RowChange, row::Row};
+use super::{claims::Predicate, frame::quote, index, index::RowChange, row::Row, whose};
 use crate::wire;
 
 /// Events that tell a client list of a client, whatever their name in the log.
@@ -39,6 +39,8 @@ pub(crate) struct Notice<'a> {
 pub(crate) struct Rows {
     old: Option<Arc<Row>>,
     new: Option<Arc<Row>>,
+    /// Whose a domain event is.
+    whose: Option<Arc<Row>>,
 }
 
 /// How much of a change one client may see.
@@ -54,9 +56,11 @@ pub(crate) enum View {
 
 impl Rows {
     fn read(event: &Event) -> Self {
-        let Some(change) = change_of(event) else { return Self::default() };
-        let row = |bytes: &bytes::Bytes| if bytes.is_empty() { None } else { Row::parse(bytes).map(Arc::new) };
-        Self { old: row(&change.old_record), new: row(&change.new_record) }
+        let Some(change) = change_of(event) else {
+            return Self { whose: whose::row(event).map(Arc::new), ..Self::default() };
+        };
+        let row = |bytes: &bytes::Bytes| (!bytes.is_empty()).then(|| Arc::new(Row::parse(bytes)));
+        Self { old: row(&change.old_record), new: row(&change.new_record), whose: None }
     }
 }
 
@@ -96,11 +100,14 @@ impl<'a> Notice<'a> {
         })
     }
 
-    /// The row that the change leaves, or took away, and its table.
-    pub(crate) fn row(&self) -> Option<(&str, &Row)> {
-        let change = change_of(self.event)?;
+    /// Whether those whom `predicate` describes may see what it is about: the row that a change leaves or took away, or
+    /// whomever a domain event names. One that names nobody is about all.
+    pub(crate) fn is_for(&self, predicate: &Predicate) -> bool {
+        let Some(change) = change_of(self.event) else {
+            return self.rows.whose.as_deref().is_none_or(|whose| predicate.allows("", whose));
+        };
         let row = if change.operation() == Operation::Delete { &self.rows.old } else { &self.rows.new };
-        row.as_deref().map(|row| (change.table.as_str(), row))
+        row.as_deref().map_or(*predicate == Predicate::All, |row| predicate.allows(&change.table, row))
     }
 
     /// The row that was there before.

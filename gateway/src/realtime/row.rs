@@ -33,7 +33,8 @@ pub(crate) enum Value {
     Scalar(Vec<Scalar>),
     /// The scalars among its elements.
     List(Vec<Scalar>),
-    Object,
+    /// An object, or what can't be read (half a surrogate pair, an exponent beyond any): it is there, and matches nothing.
+    Opaque,
 }
 
 /// Something that has an order among its own kind.
@@ -61,11 +62,19 @@ impl Scalar {
 pub(crate) struct Literal(Box<[Scalar]>);
 
 impl Row {
-    /// Takes a JSON object; of members with one name the last counts. None for anything else.
-    pub(crate) fn parse(json: &[u8]) -> Option<Self> {
-        let members: HashMap<Box<str>, &RawValue> = serde_json::from_slice(json).ok()?;
-        let values = members.into_iter().map(|(name, value)| Some((name, Value::parse(value.get())?)));
-        values.collect::<Option<_>>().map(Self)
+    /// Takes a JSON object; of members with one name the last counts. What is anything else is a row without columns:
+    /// it is nobody's, and only who sees all is told of it.
+    pub(crate) fn parse(json: &[u8]) -> Self {
+        let members: HashMap<Box<str>, &RawValue> = serde_json::from_slice(json).unwrap_or_default();
+        Self(members.into_iter().map(|(name, value)| (name, Value::parse(value.get()))).collect())
+    }
+
+    pub(crate) fn of(columns: impl IntoIterator<Item = (&'static str, Value)>) -> Self {
+        Self(columns.into_iter().map(|(name, value)| (name.into(), value)).collect())
+    }
+
+    pub(crate) fn take(&mut self, column: &str) -> Option<Value> {
+        self.0.remove(column)
     }
 
     /// None where the row doesn't have the column, or didn't carry it.
@@ -75,30 +84,31 @@ impl Row {
 }
 
 impl Value {
-    fn parse(json: &str) -> Option<Self> {
-        Some(match json.as_bytes().first()? {
-            b'n' => Self::Null,
-            b'{' => Self::Object,
-            b'[' => {
-                let elements: Vec<&RawValue> = serde_json::from_str(json).ok()?;
-                let elements = elements.into_iter().take(ELEMENTS).filter_map(|element| Self::parse(element.get()));
+    fn parse(json: &str) -> Self {
+        match json.as_bytes().first() {
+            Some(b'n') => Self::Null,
+            Some(b'[') => {
+                let elements: Vec<&RawValue> = serde_json::from_str(json).unwrap_or_default();
+                // Lists inside aren't read: whoever nests them deep enough would end the process.
+                let flat = elements.into_iter().take(ELEMENTS).filter(|element| !element.get().starts_with('['));
+                let elements = flat.map(|element| Self::parse(element.get()));
                 Self::List(elements.flat_map(|element| element.scalars().to_vec()).collect())
             }
-            b'"' => Self::of_text(serde_json::from_str(json).ok()?),
-            b't' | b'f' => Self::Scalar(vec![Scalar::Bool(json == "true")]),
-            _ => Self::Scalar(vec![Scalar::Number(Number::parse(json)?)]),
-        })
+            Some(b'"') => serde_json::from_str(json).map_or(Self::Opaque, Self::of_text),
+            Some(b't' | b'f') => Self::Scalar(vec![Scalar::Bool(json == "true")]),
+            _ => Number::parse(json).map_or(Self::Opaque, |number| Self::Scalar(vec![Scalar::Number(number)])),
+        }
     }
 
-    fn of_text(text: String) -> Self {
+    pub(crate) fn of_text(text: String) -> Self {
         Self::Scalar(form(&text).into_iter().chain([Scalar::Text(text.into())]).collect())
     }
 
-    /// What can be looked for in it: none of null and objects, all elements of a list.
+    /// What can be looked for in it: none of null and what is opaque, all elements of a list.
     pub(crate) fn scalars(&self) -> &[Scalar] {
         match self {
             Self::Scalar(scalars) | Self::List(scalars) => scalars,
-            Self::Null | Self::Object => &[],
+            Self::Null | Self::Opaque => &[],
         }
     }
 
@@ -221,7 +231,7 @@ mod tests {
     use super::*;
 
     fn value(json: &str) -> Value {
-        Value::parse(json).unwrap_or_else(|| panic!("{json} is a value"))
+        Value::parse(json)
     }
 
     #[test]
@@ -256,17 +266,29 @@ mod tests {
     fn a_list_holds_its_elements() {
         let list = value(r#"["a", 7, null, {"b": 1}, ["c"]]"#);
         assert!(["a", "7"].iter().all(|text| list.holds(&Literal::new(text))));
-        assert!(!["b", "null", "1"].iter().any(|text| list.holds(&Literal::new(text))));
+        assert!(!["b", "null", "1", "c"].iter().any(|text| list.holds(&Literal::new(text))));
     }
 
     #[test]
-    fn what_is_no_object_is_no_row() {
-        for json in ["", "null", "[]", "{", r#"{"a":}"#, r#"{"a":1} 2"#, r#"{"a":"\ud800"}"#] {
-            assert!(Row::parse(json.as_bytes()).is_none(), "{json}");
+    fn what_is_no_object_has_no_columns() {
+        for json in ["", "null", "[]", "{", r#"{"a":}"#, r#"{"a":1} 2"#, r#"{"\ud800":1,"a":1}"#] {
+            assert!(Row::parse(json.as_bytes()).0.is_empty(), "{json}");
         }
-        assert!(Row::parse(b"\xff").is_none());
-        let row = Row::parse(br#"{"a":1,"a":2}"#).expect("an object");
-        assert_eq!(row.get("a"), Some(&value("2")), "as JSON.parse and jsonb have it");
+        assert!(Row::parse(b"\xff").0.is_empty());
+        assert_eq!(Row::parse(br#"{"a":1,"a":2}"#).get("a"), Some(&value("2")), "as JSON.parse and jsonb have it");
+    }
+
+    #[test]
+    fn lists_in_lists_are_passed_over_however_deep() {
+        let deep = format!(r#"{{"a":["x",{}1{}]}}"#, "[".repeat(100_000), "]".repeat(100_000));
+        assert_eq!(Row::parse(deep.as_bytes()).get("a"), Some(&value(r#"["x"]"#)));
+    }
+
+    #[test]
+    fn a_value_that_cannot_be_read_takes_no_other_with_it() {
+        let row = Row::parse(br#"{"a":"\ud800","b":1e9999999,"c":["\ud800","x"],"id":7}"#);
+        assert_eq!((row.get("a"), row.get("b")), (Some(&Value::Opaque), Some(&Value::Opaque)));
+        assert_eq!((row.get("c"), row.get("id")), (Some(&value(r#"["x"]"#)), Some(&value("7"))));
     }
 
     proptest! {

@@ -67,6 +67,13 @@ struct Channel {
     presences: Pace,
 }
 
+impl Channel {
+    /// When it is told that its token ends: so long before what the token itself says.
+    fn warns(&self) -> Timestamp {
+        self.expires - LEEWAY - WARNED
+    }
+}
+
 impl Session {
     pub(crate) fn new(realtime: Arc<Realtime>, encoding: Encoding, key: String, outbox: Arc<Outbox>) -> Self {
         let (channels, messages, presences) = (HashMap::new(), Pace::default(), Pace::default());
@@ -161,7 +168,7 @@ impl Session {
             let seconds = (now.duration_since(expired) + LEEWAY).as_secs();
             self.end(&topic, &format!("Token has expired {seconds} seconds ago"), "phx_error");
         }
-        let ending = |channel: &&mut Channel| !channel.warned && channel.expires - WARNED <= now;
+        let ending = |channel: &&mut Channel| !channel.warned && channel.warns() <= now;
         let mut warned = Vec::new();
         for channel in self.channels.values_mut().filter(ending) {
             channel.warned = true;
@@ -171,7 +178,7 @@ impl Session {
             let more = json!({ "expires_at": expires.as_second() });
             self.system(&topic, join_ref.as_deref(), "system", "ok", "The access token expires soon", &more);
         }
-        let due = |channel: &Channel| if channel.warned { channel.expires } else { channel.expires - WARNED };
+        let due = |channel: &Channel| if channel.warned { channel.expires } else { channel.warns() };
         self.channels.values().map(due).min()
     }
 
@@ -190,20 +197,18 @@ impl Session {
         behind.map(|(topic, channel)| (topic.as_str(), &channel.seat))
     }
 
-    /// What channels that are behind have missed of what their hub still has; they are live then.
-    pub(crate) fn catch_up(&mut self) -> Vec<Wire> {
-        let mut told = Vec::new();
-        let behind = self.channels.iter().filter(|(_, channel)| channel.seat.behind().is_some());
-        let topics: Vec<_> = behind.map(|(topic, _)| topic.clone()).collect();
-        for topic in topics {
-            let channel = &self.channels[&topic];
-            let missed = channel.seat.catch_up(|position| self.caught_up(channel, End::Recovered, position));
-            if let (Some(missed), Some(channel)) = (missed, self.channels.get_mut(&topic)) {
-                told.extend(missed);
-                channel.resuming = false;
-            }
+    /// What some channel that is behind has missed, all of which its hub still has; it is live then. None where there is
+    /// no such channel.
+    pub(crate) fn catch_up(&mut self) -> Option<Vec<Wire>> {
+        let missed = |(topic, channel): (&String, &Channel)| {
+            let missed = channel.seat.catch_up(|position| self.caught_up(channel, End::Recovered, position))?;
+            Some((topic.clone(), missed))
+        };
+        let (topic, missed) = self.channels.iter().find_map(missed)?;
+        if let Some(channel) = self.channels.get_mut(&topic) {
+            channel.resuming = false;
         }
-        told
+        Some(missed)
     }
 
     /// Takes in what the subscriber `seat` on a topic read on from the log, and gives what is to be sent of it.

@@ -1,7 +1,10 @@
 //! The life of one WebSocket: frames in, frames out, until either side has enough. It holds little while nothing happens:
 //! small buffers, no compression, and what handles a frame is in memory only meanwhile.
 
-use std::{collections::VecDeque, sync::Arc, time::Duration};
+#[cfg(test)]
+mod tests;
+
+use std::{collections::VecDeque, future::poll_fn, sync::Arc, time::Duration};
 
 use futures_util::{SinkExt as _, StreamExt as _, future::BoxFuture};
 use jiff::{SignedDuration, Timestamp};
@@ -12,7 +15,7 @@ use tonic::Status;
 use super::{
     Connected, Realtime,
     catch_up::Page,
-    frame::{Encoding, Wire},
+    frame::{Encoding, Fragments, Wire},
     handshake::{WRITE_BUFFER, WebSocket},
     hub::MemberId,
     outbox::Outbox,
@@ -22,6 +25,9 @@ use super::{
 
 /// How long a client may take none of what is sent to it.
 pub(super) const WRITE_WITHIN: Duration = Duration::from_secs(30);
+const STUCK_FOR: SignedDuration = SignedDuration::from_secs(WRITE_WITHIN.as_secs() as i64);
+/// How long it may take what is said at the end: nobody who stops waits longer.
+const CLOSED_WITHIN: Duration = Duration::from_secs(2);
 /// How long it may send before it looks after everything else.
 const SENDS_FOR: SignedDuration = SignedDuration::from_secs(1);
 /// A connection that sends so many times its messages, of whatever kind, is closed.
@@ -65,8 +71,14 @@ pub(super) struct Socket {
     realtime: Arc<Realtime>,
     encoding: Encoding,
     outbox: Arc<Outbox>,
+    /// What goes before anything that waits in the queue: what a channel missed before it became live.
+    first: VecDeque<Wire>,
+    /// What of the message that is being sent is left.
+    sending: Option<Fragments>,
     /// Something waits in the socket's own buffer.
     unsent: bool,
+    /// Since when the client takes nothing.
+    stuck: Option<Timestamp>,
     heard: Timestamp,
     /// When it is closed because this process stops.
     leaves: Option<Timestamp>,
@@ -95,7 +107,10 @@ impl Socket {
             realtime,
             encoding,
             outbox,
+            first: VecDeque::new(),
+            sending: None,
             unsent: false,
+            stuck: None,
             heard,
             leaves: None,
             behind: false,
@@ -115,7 +130,7 @@ impl Socket {
         tracing::debug!(?close, "a socket ended");
         if let Some((code, reason)) = close.frame() {
             let frame = Message::Close(Some(CloseFrame { code: code.into(), reason: reason.into() }));
-            drop(timeout(WRITE_WITHIN, self.socket.send(frame)).await);
+            drop(timeout(CLOSED_WITHIN, self.socket.send(frame)).await);
         }
     }
 
@@ -138,34 +153,69 @@ impl Socket {
                 Ok(())
             }
             () = self.outbox.ready() => Ok(()),
+            () = std::future::ready(()), if self.has_more() => Ok(()),
             () = self.realtime.chassis.clock.sleep_until(wake) => Ok(()),
         }
     }
 
-    /// Sends what waits, and begins to read for a channel that is behind. However slowly the client takes it, and however
-    /// fast more comes, it is asked now and then what it says, and whether its tokens are good.
+    /// Sends what waits, and begins to read for a channel that is behind. However slowly the client takes it, however
+    /// large a message is and however fast more comes, it is asked now and then what it says, whether its tokens are good,
+    /// and whether this process stops.
     async fn flush(&mut self) -> Result<(), Close> {
         if self.outbox.is_broken() {
             return Err(Close::Overflow);
         }
         let until = self.now() + SENDS_FOR;
-        while let Some(wire) = self.next() {
-            self.send(wire).await?;
+        while self.takes(until, false).await? {
+            let Some(fragment) = self.next() else {
+                if !self.unsent || self.takes(until, true).await? {
+                    self.unsent = false;
+                    self.look_after();
+                }
+                return Ok(());
+            };
+            self.unsent = true;
+            self.socket.start_send_unpin(fragment).map_err(|_| Close::Gone)?;
             if self.now() >= until {
                 return Ok(());
             }
         }
-        if std::mem::take(&mut self.unsent) {
-            within(self.socket.flush()).await?;
+        Ok(())
+    }
+
+    /// Whether there is room for a fragment in time, or `all` that was sent is written. One that takes nothing for too long
+    /// is gone; that it takes something again shows only when all is written, since there may be room all the time.
+    async fn takes(&mut self, until: Timestamp, all: bool) -> Result<bool, Close> {
+        let all = all || self.stuck.is_some();
+        let clock = &self.realtime.chassis.clock;
+        let (began, socket) = (clock.now(), &mut self.socket);
+        let taken =
+            poll_fn(|context| if all { socket.poll_flush_unpin(context) } else { socket.poll_ready_unpin(context) });
+        tokio::select! {
+            biased;
+            taken = taken => {
+                self.stuck = None;
+                taken.map(|()| true).map_err(|_| Close::Gone)
+            }
+            () = clock.sleep_until(until) => {
+                let stuck = *self.stuck.get_or_insert(began);
+                if clock.now().duration_since(stuck) >= STUCK_FOR { Err(Close::Gone) } else { Ok(false) }
+            }
         }
+    }
+
+    /// Does what else is to be done once everything was sent.
+    fn look_after(&mut self) {
         if self.outbox.take_ended() {
             self.session.end_all();
         }
         self.session.tell_lost();
         self.behind |= self.outbox.take_behind();
         if self.behind && self.reading.is_none() {
-            for wire in self.session.catch_up() {
-                self.send(wire).await?;
+            // One channel at a time, so that no more waits than one has missed.
+            if let Some(missed) = self.session.catch_up() {
+                self.first = missed.into();
+                return;
             }
             self.reading = self.session.behind().and_then(|(topic, seat)| {
                 let page = self.realtime.read(seat.hub(), seat.behind()?);
@@ -173,12 +223,25 @@ impl Socket {
             });
             self.behind = self.reading.is_some();
         }
-        Ok(())
     }
 
-    /// What is sent next: what comes now, then what a channel has read.
-    fn next(&mut self) -> Option<Wire> {
-        if let Some(wire) = self.outbox.take() {
+    /// Whether there is something to send, or to look after, that nothing will come for.
+    fn has_more(&self) -> bool {
+        self.sending.is_some() || self.unsent || !self.first.is_empty() || (self.behind && self.reading.is_none())
+    }
+
+    /// What is sent next; it may wait in the socket for what comes after it.
+    fn next(&mut self) -> Option<Message> {
+        if let Some(fragment) = self.sending.as_mut().and_then(Iterator::next) {
+            return Some(fragment);
+        }
+        self.sending = self.wire().map(|wire| wire.fragments(WRITE_BUFFER));
+        self.sending.as_mut()?.next()
+    }
+
+    /// What a channel has missed before it became live, then what comes now, then what a channel has read.
+    fn wire(&mut self) -> Option<Wire> {
+        if let Some(wire) = self.first.pop_front().or_else(|| self.outbox.take()) {
             return Some(wire);
         }
         let Some(Reading { step: Step::Told(told), .. }) = &mut self.reading else { return None };
@@ -187,15 +250,6 @@ impl Socket {
             self.reading = None;
         }
         next
-    }
-
-    /// Writes a frame, which may wait for those after it until the next [`Socket::flush`].
-    async fn send(&mut self, wire: Wire) -> Result<(), Close> {
-        self.unsent = true;
-        for fragment in wire.fragments(WRITE_BUFFER) {
-            within(self.socket.feed(fragment)).await?;
-        }
-        Ok(())
     }
 
     /// When something must be done even if nothing comes.
@@ -222,7 +276,10 @@ impl Socket {
         }
         match message {
             // What it is answered is in the socket already.
-            Message::Close(_) => return within(self.socket.flush()).await.and(Err(Close::Gone)),
+            Message::Close(_) => {
+                drop(timeout(CLOSED_WITHIN, self.socket.flush()).await);
+                return Err(Close::Gone);
+            }
             Message::Ping(_) | Message::Pong(_) => {}
             message => {
                 let frame = self.encoding.decode(&message).ok_or(Close::Malformed)?;
@@ -245,13 +302,6 @@ impl Socket {
 
     fn now(&self) -> Timestamp {
         self.realtime.chassis.clock.now()
-    }
-}
-
-async fn within(written: impl Future<Output = tungstenite::Result<()>>) -> Result<(), Close> {
-    match timeout(WRITE_WITHIN, written).await {
-        Ok(Ok(())) => Ok(()),
-        _ => Err(Close::Gone),
     }
 }
 

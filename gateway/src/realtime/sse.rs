@@ -7,7 +7,7 @@ use std::{borrow::Cow, collections::VecDeque, convert::Infallible, sync::Arc, ti
 use axum::{
     body::Body,
     extract::{Query, State},
-    response::Response,
+    response::{IntoResponse as _, Response},
 };
 use bytes::Bytes;
 use futures_util::{future::BoxFuture, stream};
@@ -32,7 +32,7 @@ use super::{
     join::Join,
     member::{Member, Place, Subscribed},
     outbox::Outbox,
-    rest::{self, Parameters, Refused, open},
+    rest::{self, Parameters, Refused},
     socket::WRITE_WITHIN,
     token::LEEWAY,
     topic::Topic,
@@ -74,9 +74,9 @@ pub(crate) async fn stream(
             stream.realtime.chassis.tasks.clone().spawn("realtime.sse", stream.run(out));
             let next = async |mut taken: mpsc::Receiver<Bytes>| Some((Ok::<_, Infallible>(taken.recv().await?), taken));
             let body = Body::from_stream(stream::unfold(taken, next));
-            open(body, [(CONTENT_TYPE, "text/event-stream"), (CACHE_CONTROL, "no-cache")])
+            ([(CONTENT_TYPE, "text/event-stream"), (CACHE_CONTROL, "no-cache")], body).into_response()
         }
-        Err(refused) => open(refused, ()),
+        Err(refused) => refused.into_response(),
     }
 }
 
@@ -282,10 +282,10 @@ mod tests {
 
     #[test]
     fn a_stream_is_one_channel_or_one_table() {
-        let (topic, join) = asked(&parameters(&[("channel", "supplier_7")])).ok().expect("a channel");
+        let (topic, join) = asked(&parameters(&[("channel", "supplier_7")])).expect("a channel");
         assert_eq!((&**topic.channel(), join.changes.len()), ("supplier:dashboard:7", 0));
         let table = parameters(&[("table", "orders"), ("filter", "supplier_id=eq.7")]);
-        assert_eq!(asked(&table).ok().expect("a table").1.changes.len(), 1);
+        assert_eq!(asked(&table).expect("a table").1.changes.len(), 1);
         for bad in [
             &[][..],
             &[("channel", "a"), ("table", "b")],

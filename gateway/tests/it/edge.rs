@@ -128,6 +128,52 @@ async fn more_than_fits_at_once_is_shed() {
 }
 
 #[tokio::test]
+async fn one_address_leaves_room_for_others_whatever_it_has_under_way() {
+    let world = World::with(|config| {
+        config.trusted_proxies = vec!["127.0.0.0/8".to_owned()];
+        config.max_requests_in_flight = 8;
+    })
+    .await;
+    world.peers.vendor_sync.receive.hangs();
+    let from = |sender: &str| world.post(PATH).header("x-forwarded-for", sender).body("{}").send();
+    let hanging = from("192.0.2.1");
+    let meanwhile = async {
+        while world.peers.vendor_sync.receive.asked().is_empty() {
+            tokio::task::yield_now().await;
+        }
+        let own = from("192.0.2.1").await.expect("an answer");
+        let other = world.get("/openapi.json").header("x-forwarded-for", "192.0.2.2").send().await.expect("an answer");
+        (own, other.status().as_u16())
+    };
+    let (own, other) = tokio::select! {
+        answers = meanwhile => answers,
+        answer = hanging => panic!("it hangs, but answered {answer:?}"),
+    };
+    assert!(own.headers().contains_key("retry-after"));
+    problem(own, 429).await;
+    assert_eq!(other, 200);
+}
+
+#[tokio::test]
+async fn any_page_reads_why_it_was_refused_below_realtime_and_nowhere_else() {
+    let (_, clock) = manual_clock();
+    let mut chassis = Chassis::for_test();
+    chassis.clock = clock;
+    let world = World::on(chassis, |config| config.request_burst = 4).await;
+    let origin = async |path: &str| {
+        let answer = world.post(path).body("{").send().await.expect("an answer");
+        (answer.status().as_u16(), answer.headers().get("access-control-allow-origin").is_some())
+    };
+    let broadcast = "/realtime/v1/api/broadcast";
+    assert_eq!(origin(broadcast).await, (401, true));
+    assert_eq!(origin("/realtime/v1/sse").await, (405, true));
+    assert_eq!(origin(&format!("{broadcast}/a/events/%ff")).await, (400, true), "the path can't be read");
+    assert_eq!(origin("/realtime/inspector").await, (405, false));
+    assert_eq!(origin(broadcast).await, (429, true));
+    assert_eq!(origin("/webhooks/supabase").await, (429, false));
+}
+
+#[tokio::test]
 async fn it_is_ready_while_every_peer_serves() {
     let (time, clock) = manual_clock();
     let mut chassis = Chassis::for_test();
@@ -153,6 +199,9 @@ async fn settings_that_cannot_hold_are_refused_by_name() {
     };
     assert!(refused(|config| config.trusted_proxies = vec!["proxy".to_owned()]).await.contains("trusted_proxies"));
     assert!(refused(|config| config.request_burst = 0).await.contains("request_burst"));
+    assert!(refused(|config| config.requests_per_minute = u32::MAX).await.contains("requests_per_minute"));
+    assert!(refused(|config| config.realtime.linger_ms = 0).await.contains("linger_ms"));
+    assert!(refused(|config| config.realtime.idle_timeout_ms = u64::MAX).await.contains("idle_timeout_ms"));
     assert!(refused(|config| config.body_timeout_ms = 20_000).await.contains("body_timeout_ms"));
     assert!(refused(|config| config.vendor_sync = "http://vendor-sync:7420".to_owned()).await.contains("vendor_sync"));
 }

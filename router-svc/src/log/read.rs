@@ -1,12 +1,13 @@
 //! Reading the log: from the tail in memory where it can, else page by page from the store.
 
-use std::sync::Arc;
+use std::{pin::pin, sync::Arc};
 
 use chassis::{
     error::{Error, Result},
     id::OrganizationId,
     with,
 };
+use futures_util::{Stream, TryStreamExt as _};
 use prost::Message as _;
 use proto::router::v1::LoggedEvent;
 
@@ -26,6 +27,13 @@ struct Row {
     ordering_key: String,
     priority: i64,
     body: Vec<u8>,
+}
+
+/// The first rows of a page.
+struct Rows {
+    rows: Vec<Row>,
+    /// There are more: the bound in bytes ended it.
+    cut: bool,
 }
 
 /// A page of the log.
@@ -50,10 +58,10 @@ impl Log {
         if let Some(organization) = organization {
             return self.read_of(organization, since, head, PAGE).await;
         }
-        let rows: Vec<Row> = with!(self.store.reader(), c => sqlx::query_as(
+        let rows = with!(self.store.reader(), c => fitting(sqlx::query_as(
             "SELECT sequence, organization_id, uid, type, ordering_key, priority, body FROM events
              WHERE sequence > $1 AND sequence <= $2 ORDER BY sequence LIMIT $3",
-        ).bind(stored(since)).bind(stored(head)).bind(PAGE as i64).fetch_all(c).await)?;
+        ).bind(stored(since)).bind(stored(head)).bind(PAGE as i64).fetch(c)).await)?;
         self.page(rows, head).await
     }
 
@@ -67,11 +75,11 @@ impl Log {
     ) -> Result<Page> {
         let until = until.min(self.head());
         let limit = limit.min(PAGE);
-        let rows: Vec<Row> = with!(self.store.reader(), c => sqlx::query_as(
+        let rows = with!(self.store.reader(), c => fitting(sqlx::query_as(
             "SELECT sequence, organization_id, uid, type, ordering_key, priority, body FROM events
              WHERE organization_id = $1 AND sequence > $2 AND sequence <= $3 ORDER BY sequence LIMIT $4",
-        ).bind(organization.as_str()).bind(stored(since)).bind(stored(until)).bind(limit as i64).fetch_all(c).await)?;
-        let full = rows.len() == limit;
+        ).bind(organization.as_str()).bind(stored(since)).bind(stored(until)).bind(limit as i64).fetch(c)).await)?;
+        let full = rows.rows.len() == limit;
         let mut page = self.page(rows, until).await?;
         if full && let Some(last) = page.entries.last() {
             page.until = last.sequence;
@@ -99,8 +107,8 @@ impl Log {
             "SELECT sequence, organization_id, uid, type, ordering_key, priority, body FROM events
              WHERE priority = {priority} AND sequence > $1 AND sequence <= $2 AND ($3 = '' OR organization_id = $3) ORDER BY sequence LIMIT $4"
         );
-        let rows: Vec<Row> = with!(self.store.reader(), c => sqlx::query_as(sqlx::AssertSqlSafe(text.as_str()))
-            .bind(stored(since)).bind(stored(head)).bind(organization).bind(PAGE as i64).fetch_all(c).await)?;
+        let rows = with!(self.store.reader(), c => fitting(sqlx::query_as(sqlx::AssertSqlSafe(text.as_str()))
+            .bind(stored(since)).bind(stored(head)).bind(organization).bind(PAGE as i64).fetch(c)).await)?;
         self.page(rows, head).await
     }
 
@@ -112,10 +120,10 @@ impl Log {
         since: u64,
         below: u64,
     ) -> Result<Page> {
-        let rows: Vec<Row> = with!(self.store.reader(), c => sqlx::query_as(
+        let rows = with!(self.store.reader(), c => fitting(sqlx::query_as(
             "SELECT sequence, organization_id, uid, type, ordering_key, priority, body FROM events
              WHERE organization_id = $1 AND ordering_key = $2 AND sequence > $3 AND sequence < $4 ORDER BY sequence LIMIT $5",
-        ).bind(organization.as_str()).bind(key).bind(stored(since)).bind(stored(below)).bind(PAGE as i64).fetch_all(c).await)?;
+        ).bind(organization.as_str()).bind(key).bind(stored(since)).bind(stored(below)).bind(PAGE as i64).fetch(c)).await)?;
         self.page(rows, below).await
     }
 
@@ -143,18 +151,13 @@ impl Log {
         Ok(number(count))
     }
 
-    /// Opens rows up to the bound in bytes. A page that was cut, by rows or by bytes, reaches to its last entry only.
-    async fn page(&self, rows: Vec<Row>, until: u64) -> Result<Page> {
-        let (mut bytes, all) = (0, rows.len());
-        let mut entries: Vec<Arc<Entry>> = Vec::with_capacity(all);
+    /// Opens rows. A page that was cut, by rows or by bytes, reaches to its last entry only.
+    async fn page(&self, Rows { rows, cut }: Rows, until: u64) -> Result<Page> {
+        let cut = cut || rows.len() == PAGE;
+        let mut entries: Vec<Arc<Entry>> = Vec::with_capacity(rows.len());
         for row in rows {
-            bytes += row.body.len();
-            if bytes > PAGE_BYTES && !entries.is_empty() {
-                break;
-            }
             entries.push(Arc::new(self.open_row(row).await?));
         }
-        let cut = all == PAGE || entries.len() < all;
         let until = if cut { entries.last().map_or(until, |entry| entry.sequence) } else { until };
         Ok(Page { entries, until })
     }
@@ -182,5 +185,51 @@ impl Log {
             logged,
             bytes,
         })
+    }
+}
+
+/// Takes rows up to the bound in bytes, and none from behind it: of the largest, all that there are would be a hundred
+/// times as much. The first one is taken however large it is.
+async fn fitting(rows: impl Stream<Item = sqlx::Result<Row>>) -> sqlx::Result<Rows> {
+    let (mut all, mut rows, mut bytes) = (pin!(rows), Vec::new(), 0);
+    while let Some(row) = all.try_next().await? {
+        bytes += row.body.len();
+        if bytes > PAGE_BYTES && !rows.is_empty() {
+            return Ok(Rows { rows, cut: true });
+        }
+        rows.push(row);
+    }
+    Ok(Rows { rows, cut: false })
+}
+
+#[cfg(test)]
+mod tests {
+    use std::cell::Cell;
+
+    use futures_util::stream;
+
+    use super::*;
+
+    #[tokio::test]
+    async fn a_page_is_read_no_further_than_its_bytes_go() {
+        let read = Cell::new(0);
+        let row = |sequence: usize, bytes: usize| {
+            read.set(read.get() + 1);
+            Ok(Row {
+                sequence: sequence as i64,
+                organization_id: "a".to_owned(),
+                uid: Vec::new(),
+                r#type: "a.b".to_owned(),
+                ordering_key: String::new(),
+                priority: 0,
+                body: vec![0; bytes],
+            })
+        };
+        let large = fitting(stream::iter((0..PAGE).map(|sequence| row(sequence, 1 << 20)))).await.unwrap();
+        assert_eq!((large.rows.len(), large.cut, read.replace(0)), (4, true, 5));
+        let small = fitting(stream::iter((0..PAGE).map(|sequence| row(sequence, 1)))).await.unwrap();
+        assert_eq!((small.rows.len(), small.cut), (PAGE, false));
+        let huge = fitting(stream::iter((0..1).map(|sequence| row(sequence, PAGE_BYTES + 1)))).await.unwrap();
+        assert_eq!((huge.rows.len(), huge.cut), (1, false), "the first one is taken");
     }
 }

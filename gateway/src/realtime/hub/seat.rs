@@ -92,14 +92,14 @@ impl Seat {
         Some(told)
     }
 
-    /// It has read the log to its end: from here on it is told what comes, unless more was handed out meanwhile. Where it
-    /// is `announce` is told before anything that comes.
+    /// It has read the log to its end: from here on it is told what comes, unless more was handed out meanwhile, or the hub
+    /// follows another log by now. Where it is `announce` is told before anything that comes.
     pub(crate) fn go_live(&self, announce: impl FnOnce(&Position)) -> bool {
         let mut state = self.hub.state();
         let (last, position) = (state.last, state.position.clone());
         let Some(member) = state.members.get_mut(&self.id) else { return false };
         let Place::Behind(since) = &member.place else { return false };
-        if since.sequence < last {
+        if since.log_id != position.log_id || since.sequence < last {
             return false;
         }
         announce(if since.sequence > position.sequence { since } else { &position });

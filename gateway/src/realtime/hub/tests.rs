@@ -5,7 +5,7 @@ use std::sync::Arc;
 use proptest::prelude::*;
 use proto::{
     common::v1::Position,
-    router::v1::{Broadcast, Content, Event, Operation},
+    router::v1::{Broadcast, Content, Event, Metadata, Operation},
 };
 use serde_json::{Value, json};
 
@@ -59,9 +59,18 @@ fn frames(outbox: &Outbox) -> Vec<Value> {
     std::iter::from_fn(|| outbox.take()).map(read).collect()
 }
 
-fn read(wire: Wire) -> Value {
+/// As they are: not everything that is JSON has a form here.
+fn texts(outbox: &Outbox) -> Vec<String> {
+    std::iter::from_fn(|| outbox.take()).map(text).collect()
+}
+
+fn text(wire: Wire) -> String {
     let Wire::Text(text) = wire else { panic!("no text") };
-    serde_json::from_str(text.as_str()).expect("JSON")
+    text.as_str().to_owned()
+}
+
+fn read(wire: Wire) -> Value {
+    serde_json::from_str(&text(wire)).expect("JSON")
 }
 
 fn orders(filter: &str) -> Value {
@@ -96,6 +105,64 @@ fn a_row_is_told_to_whom_it_belongs_and_its_leaving_to_whom_it_leaves() {
     assert!(data(&other.1).is_empty());
     hub.deliver(at(2, change("orders", Operation::Delete, r#"{"id":1,"supplier_id":"s2"}"#, "")));
     assert_eq!((data(&one.1).len(), data(&two.1).len()), (0, 1), "a DELETE by its old row");
+}
+
+#[test]
+fn a_row_with_what_cannot_be_read_stays_its_owners_and_is_told() {
+    let hub = hub();
+    let join = |role: Role, supplier: &str| {
+        let claims = Claims { weddings: vec!["w1".to_owned()], ..claims(role, supplier) };
+        let member = member("wedding:w1", &orders(""), claims, 1 << 20);
+        let outbox = member.outbox.clone();
+        (hub.join(member, None, |_, _| {}), outbox)
+    };
+    let (owner, other, admin) = (join(Role::Supplier, "s1"), join(Role::Supplier, "s2"), join(Role::Admin, ""));
+    let row =
+        |supplier: &str| format!(r#"{{"supplier_id":"{supplier}","wedding_id":"w1","note":"\ud800","n":1e9999999}}"#);
+    let told = |event: Event| {
+        hub.deliver(Event { channels: vec!["wedding:w1".to_owned()], ..event });
+        [&owner, &other, &admin].map(|(_, outbox)| texts(outbox))
+    };
+    let inserted = told(at(1, change("orders", Operation::Insert, "", &row("s1"))));
+    assert_eq!(inserted.map(|frames| frames.len()), [2, 0, 2]);
+    let unreadable = told(at(2, change("orders", Operation::Insert, "", r#"{"\ud800":1,"supplier_id":"s1"}"#)));
+    assert_eq!(unreadable.map(|frames| frames.len()), [0, 0, 2], "whose it is can't be said");
+    let updated = told(at(3, change("orders", Operation::Update, &row("s2"), &row("s1"))));
+    let whole = updated.map(|frames| frames[0].contains(r#""old_record":{"supplier_id":"s2""#));
+    assert_eq!(whole, [false, true, true], "the old row is another's");
+}
+
+#[test]
+fn an_event_that_names_an_owner_is_told_on_a_weddings_channel_to_whom_its_row_would_be() {
+    let hub = hub();
+    let join = |role: Role, id: &str| {
+        let couple = (role == Role::Couple).then(|| id.to_owned());
+        let claims = Claims { weddings: vec!["w1".to_owned()], couple, ..claims(role, id) };
+        let member = member("wedding:w1", &json!([]), claims, 1 << 20);
+        let outbox = member.outbox.clone();
+        (hub.join(member, None, |_, _| {}), outbox)
+    };
+    let all = [join(Role::Supplier, "s1"), join(Role::Supplier, "s2"), join(Role::Couple, "c1"), join(Role::Admin, "")];
+    let mut sequence = 0;
+    let mut told = |type_: &str, data: &str, metadata: Option<Metadata>| {
+        sequence += 1;
+        let event = Event { channels: vec!["wedding:w1".to_owned()], metadata, ..content(type_, data) };
+        hub.deliver(at(sequence, event));
+        all.each_ref().map(|(_, outbox)| texts(outbox).len())
+    };
+    let paid = r#"{"supplier_id":"s1","wedding_id":"w1","couple_id":"c1","amount":"1"}"#;
+    assert_eq!(told("payment.received", paid, None), [1, 0, 1, 1]);
+    let stated = Metadata { supplier_id: "s2".to_owned(), wedding_id: "w1".to_owned(), ..Metadata::default() };
+    assert_eq!(
+        told("integration.behind", "{}", Some(stated)),
+        [0, 1, 1, 1],
+        "of the couple's wedding, and no couple's"
+    );
+    let moved = r#"{"wedding_id":"w1","couple_id":"c1"}"#;
+    assert_eq!(told("wedding.date_changed", moved, None), [1, 1, 1, 1], "no supplier's");
+    assert_eq!(told("client.updated", r#"{"wedding_id":"w1","client_id":"c2"}"#, None), [1, 1, 0, 1]);
+    assert_eq!(told("wedding.date_changed", r#"{"wedding_id":"w1"}"#, None), [1, 1, 1, 1]);
+    assert_eq!(told("broadcast.chat", paid, None), [1, 1, 1, 1], "it was said to all");
 }
 
 #[test]
@@ -139,6 +206,18 @@ fn who_leaves_is_no_longer_present_and_nothing_is_kept_of_it() {
     drop(watching.0);
     let state = hub.state();
     assert!(state.members.is_empty() && state.presences.is_empty() && state.is_empty());
+}
+
+#[test]
+fn whoever_read_another_log_to_its_end_is_not_live_in_this_one() {
+    let hub = hub();
+    let member = member("room", &json!([]), claims(Role::Admin, ""), 1 << 20);
+    let since = Position { log_id: "before".to_owned(), sequence: 1_000 };
+    let seat = hub.join(member, Some(since.clone()), |_, _| {});
+    assert!(!seat.go_live(|_| {}), "what comes below 1,000 would be taken for known");
+    assert_eq!(seat.behind(), Some(since));
+    seat.skip(|position| assert_eq!(position.log_id, "log"));
+    assert_eq!(seat.behind(), None);
 }
 
 proptest! {
