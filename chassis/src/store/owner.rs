@@ -29,7 +29,7 @@ use crate::tasks::Tasks;
 const GONE_WITHIN: Duration = Duration::from_secs(5);
 /// How often the lock is looked at while no connection is made.
 const LOOK_EVERY: Duration = Duration::from_secs(5);
-/// How long the server may take to say that it still holds the lock.
+/// How long the server may take to say that it still holds the lock, or to give it again.
 const ANSWERED_WITHIN: Duration = Duration::from_secs(3);
 
 /// What keeps a second process out.
@@ -96,6 +96,16 @@ impl Lock {
         if tokio::time::timeout(ANSWERED_WITHIN, connection.ping()).await.is_ok_and(|answer| answer.is_ok()) {
             return Ok(());
         }
+        match tokio::time::timeout(ANSWERED_WITHIN, self.take_again()).await {
+            Ok(again) => *connection = again?,
+            Err(_) => return Err(sqlx::Error::PoolTimedOut),
+        }
+        tracing::warn!(schema = self.schema, "the connection that owned the store was cut; it is owned again");
+        Ok(())
+    }
+
+    /// Another session that holds the lock, where nobody else had it.
+    async fn take_again(&self) -> sqlx::Result<PgConnection> {
         let mut again = self.options.connect().await?;
         let locked = try_lock(&mut again, &self.schema).await?;
         // Looked at under the lock, nobody can raise it. Without: the session that is gone for us may linger on the server.
@@ -108,9 +118,7 @@ impl Lock {
         if !locked {
             return Err(sqlx::Error::Protocol(format!("schema {} is not ours yet again", self.schema)));
         }
-        tracing::warn!(schema = self.schema, "the connection that owned the store was cut; it is owned again");
-        *connection = again;
-        Ok(())
+        Ok(again)
     }
 
     fn refuse_if_lost(&self) -> sqlx::Result<()> {
