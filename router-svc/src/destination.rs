@@ -21,6 +21,13 @@ pub(crate) enum Target {
     Integration { kind: String },
 }
 
+impl Target {
+    /// Whether it follows the rows that say how systems are reached.
+    pub(crate) fn is_configuration(&self) -> bool {
+        matches!(self, Self::Integration { kind } if kind == "configuration")
+    }
+}
+
 /// A channel that a route offers, from a priority on.
 #[derive(Clone, Debug, PartialEq, Eq, Hash, PartialOrd, Ord)]
 pub(crate) struct Offer {

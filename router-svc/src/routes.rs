@@ -17,6 +17,8 @@ use prost::Message as _;
 use proto::router::v1 as wire;
 
 use crate::{
+    event::Event,
+    facts::Facts,
     plan::{Outcome, Plan, Routes},
     route::{BuiltIn, ChannelConfiguration, Route},
     rpc::wire::{channel_configuration, print_channel_configuration, print_route, route},
@@ -76,6 +78,14 @@ impl RouteTable {
         let routes = Arc::new(Routes::new(&self.built_in, &disabled, own, configurations));
         self.compiled.insert(organization.clone(), routes.clone());
         Ok(routes)
+    }
+
+    /// Whether endpoints and integrations follow the rows of an event: it is of a type that a shipped route takes them from,
+    /// even where an organization has switched that off, or a route of its own says so.
+    pub(crate) fn configures(&self, event: &Event, facts: &Facts, plan: &Plan) -> bool {
+        let types = [Some(&event.type_), facts.canonical_type()];
+        types.into_iter().flatten().any(|type_| self.built_in.configures(type_))
+            || plan.destinations.iter().any(|to| to.target.is_configuration())
     }
 
     /// Counts the conditions that a plan could not evaluate.
