@@ -1,8 +1,10 @@
-//! The routes and channel configurations in force: built in, and each organization's own, stored and cached compiled.
+//! The routes and channel configurations in force: built in, and each organization's own, stored and remembered compiled.
+//! Whoever changes them sees it through, so that what is stored is in force.
 
 use std::{
     collections::{HashMap, HashSet},
     sync::{Arc, Mutex, PoisonError},
+    time::Duration,
 };
 
 use chassis::{
@@ -12,7 +14,6 @@ use chassis::{
     store::Store,
     with,
 };
-use moka::sync::Cache;
 use prost::Message as _;
 use proto::router::v1 as wire;
 
@@ -20,6 +21,7 @@ use crate::{
     event::Event,
     facts::Facts,
     plan::{Outcome, Plan, Routes},
+    remembered::Remembered,
     route::{BuiltIn, ChannelConfiguration, Route},
     rpc::wire::{channel_configuration, print_channel_configuration, print_route, route},
 };
@@ -30,6 +32,9 @@ const ROUTES_MAX: usize = 1_000;
 const CONFIGURATIONS_MAX: usize = 200;
 /// Organizations whose routes stay compiled.
 const CACHED: u64 = 1_000;
+
+/// The oldest that compiled routes may be, should the store have changed them without our learning of it.
+const AGE_MAX: Duration = Duration::from_secs(60);
 
 /// How often a route's condition could not be evaluated since the start, and why the last time.
 #[derive(Clone, Debug, Default)]
@@ -44,8 +49,8 @@ pub(crate) struct RouteTable {
     store: Store,
     clock: Clock,
     built_in: Arc<BuiltIn>,
-    compiled: Cache<OrganizationId, Arc<Routes>>,
-    /// Held while what is stored changes and until the cache forgets it, and while it is read into the cache.
+    compiled: Remembered<OrganizationId, Arc<Routes>>,
+    /// Held while what is stored is looked at and changed.
     changing: Arc<tokio::sync::Mutex<()>>,
     failures: Arc<Mutex<HashMap<(OrganizationId, String), Failures>>>,
 }
@@ -58,7 +63,7 @@ impl RouteTable {
             store,
             clock,
             built_in: Arc::new(BuiltIn::load()?),
-            compiled: Cache::new(CACHED),
+            compiled: Remembered::no_older_than(AGE_MAX, CACHED),
             changing: Arc::default(),
             failures: Arc::default(),
         })
@@ -72,11 +77,11 @@ impl RouteTable {
         if let Some(routes) = self.compiled.get(organization) {
             return Ok(routes);
         }
-        let _unchanged = self.changing.lock().await;
+        let reading = self.compiled.reading(organization);
         let (disabled, own) = self.own_routes(organization).await?;
         let configurations = self.own_configurations(organization).await?;
         let routes = Arc::new(Routes::new(&self.built_in, &disabled, own, configurations));
-        self.compiled.insert(organization.clone(), routes.clone());
+        self.compiled.keep(organization.clone(), routes.clone(), reading);
         Ok(routes)
     }
 
@@ -118,7 +123,6 @@ impl RouteTable {
         }
         (route.id, route.version, route.updated_at) = (id::uuid(self.clock.now()), 1, self.clock.now());
         self.write(organization, &route).await?;
-        self.compiled.invalidate(organization);
         Ok(route)
     }
 
@@ -141,7 +145,6 @@ impl RouteTable {
         }
         (route.version, route.updated_at) = (route.version + 1, self.clock.now());
         self.write(organization, &route).await?;
-        self.compiled.invalidate(organization);
         Ok(route)
     }
 
@@ -153,7 +156,6 @@ impl RouteTable {
         } else {
             self.remove(organization, &route.id).await?;
         }
-        self.compiled.invalidate(organization);
         Ok(route)
     }
 
@@ -165,7 +167,6 @@ impl RouteTable {
         }
         let _changing = self.changing.lock().await;
         let removed = self.remove(organization, id).await?;
-        self.compiled.invalidate(organization);
         if removed == 0 { Err(Error::NotFound("route".into())) } else { Ok(()) }
     }
 
@@ -183,8 +184,9 @@ impl RouteTable {
         let known = self.own_configurations(organization).await?;
         let is_built_in = self.built_in.configurations.iter().any(|built_in| built_in.pattern == configuration.pattern);
         if configuration.wishes.is_empty() && !is_built_in {
-            with!(self.store.writer(), c => sqlx::query("DELETE FROM channel_configurations WHERE organization_id = $1 AND pattern = $2")
-                .bind(organization.as_str()).bind(&pattern).execute(c).await.map(drop))?;
+            let removed = with!(self.store.writer(), c => sqlx::query("DELETE FROM channel_configurations WHERE organization_id = $1 AND pattern = $2")
+                .bind(organization.as_str()).bind(&pattern).execute(c).await.map(drop));
+            self.changed(organization, removed)
         } else if known.len() >= CONFIGURATIONS_MAX && !known.iter().any(|known| known.pattern == configuration.pattern)
         {
             return Err(Error::FailedPrecondition(format!(
@@ -192,13 +194,18 @@ impl RouteTable {
             )));
         } else {
             let definition = print_channel_configuration(configuration).encode_to_vec();
-            with!(self.store.writer(), c => sqlx::query(
+            let written = with!(self.store.writer(), c => sqlx::query(
                 "INSERT INTO channel_configurations (organization_id, pattern, definition, updated_at) VALUES ($1, $2, $3, $4)
                  ON CONFLICT (organization_id, pattern) DO UPDATE SET definition = excluded.definition, updated_at = excluded.updated_at",
-            ).bind(organization.as_str()).bind(&pattern).bind(definition).bind(self.clock.now_micros()).execute(c).await.map(drop))?;
+            ).bind(organization.as_str()).bind(&pattern).bind(definition).bind(self.clock.now_micros()).execute(c).await.map(drop));
+            self.changed(organization, written)
         }
-        self.compiled.invalidate(organization);
-        Ok(())
+    }
+
+    /// Whatever became of a change: what is in force is read again, even where the store's answer was lost.
+    fn changed<T>(&self, organization: &OrganizationId, stored: Result<T, sqlx::Error>) -> Result<T> {
+        self.compiled.forget(organization);
+        Ok(stored?)
     }
 
     /// The stored version of a route; 0 where there is none.
@@ -212,19 +219,19 @@ impl RouteTable {
     async fn write(&self, organization: &OrganizationId, route: &Route) -> Result<()> {
         let definition = print_route(route, 0, "").encode_to_vec();
         let version = i64::try_from(route.version).unwrap_or(i64::MAX);
-        with!(self.store.writer(), c => sqlx::query(
+        let written = with!(self.store.writer(), c => sqlx::query(
             "INSERT INTO routes (organization_id, id, definition, version, updated_at) VALUES ($1, $2, $3, $4, $5)
              ON CONFLICT (organization_id, id) DO UPDATE SET definition = excluded.definition, version = excluded.version,
                  updated_at = excluded.updated_at",
         ).bind(organization.as_str()).bind(&route.id).bind(definition).bind(version).bind(route.updated_at.as_microsecond())
-        .execute(c).await.map(drop))?;
-        Ok(())
+        .execute(c).await.map(drop));
+        self.changed(organization, written)
     }
 
     async fn remove(&self, organization: &OrganizationId, id: &str) -> Result<u64> {
         let removed = with!(self.store.writer(), c => sqlx::query("DELETE FROM routes WHERE organization_id = $1 AND id = $2")
-            .bind(organization.as_str()).bind(id).execute(c).await.map(|done| done.rows_affected()))?;
-        Ok(removed)
+            .bind(organization.as_str()).bind(id).execute(c).await.map(|done| done.rows_affected()));
+        self.changed(organization, removed)
     }
 
     /// The ids of the built-in routes that are off, and the organization's own routes.
