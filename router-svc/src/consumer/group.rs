@@ -344,7 +344,7 @@ impl Group {
     /// When the last of a range is acknowledged: forgets it. True if so: the next one can begin.
     async fn end_replay(&mut self) -> Result<bool> {
         let Some(replay) = &self.replay else { return Ok(false) };
-        let all_read = self.state.wants(REPLAY).is_some_and(|read| read >= u64::try_from(replay.until).unwrap_or(0));
+        let all_read = self.state.read(REPLAY) >= u64::try_from(replay.until).unwrap_or(0);
         if all_read && self.state.replay_is_done() {
             with!(self.store.writer(), c => sqlx::query("DELETE FROM replays WHERE number = $1").bind(replay.number).execute(c).await.map(drop))?;
             self.replay = None;
