@@ -28,6 +28,8 @@ use crate::{
 
 /// Routes of one organization.
 const ROUTES_MAX: usize = 1_000;
+/// Bytes of all conditions of one organization's routes: each event may have to ask them all.
+const CONDITIONS_BYTES_MAX: usize = 256 * 1024;
 /// Channel configurations of one organization.
 const CONFIGURATIONS_MAX: usize = 200;
 /// Organizations whose routes stay compiled.
@@ -116,11 +118,7 @@ impl RouteTable {
     pub(crate) async fn create(&self, organization: &OrganizationId, mut route: Route) -> Result<Route> {
         let _changing = self.changing.lock().await;
         let (_, own) = self.own_routes(organization).await?;
-        if own.len() >= ROUTES_MAX {
-            return Err(Error::FailedPrecondition(format!(
-                "an organization has at most {ROUTES_MAX} routes: delete one first"
-            )));
-        }
+        check_room(&own, &route)?;
         (route.id, route.version, route.updated_at) = (id::uuid(self.clock.now()), 1, self.clock.now());
         self.write(organization, &route).await?;
         Ok(route)
@@ -143,6 +141,9 @@ impl RouteTable {
                 route.id
             )));
         }
+        let (_, mut own) = self.own_routes(organization).await?;
+        own.retain(|other| other.id != route.id);
+        check_room(&own, &route)?;
         (route.version, route.updated_at) = (route.version + 1, self.clock.now());
         self.write(organization, &route).await?;
         Ok(route)
@@ -167,6 +168,8 @@ impl RouteTable {
         }
         let _changing = self.changing.lock().await;
         let removed = self.remove(organization, id).await?;
+        let mut failures = self.failures.lock().unwrap_or_else(PoisonError::into_inner);
+        failures.remove(&(organization.clone(), id.to_owned()));
         if removed == 0 { Err(Error::NotFound("route".into())) } else { Ok(()) }
     }
 
@@ -189,9 +192,9 @@ impl RouteTable {
             self.changed(organization, removed)
         } else if known.len() >= CONFIGURATIONS_MAX && !known.iter().any(|known| known.pattern == configuration.pattern)
         {
-            return Err(Error::FailedPrecondition(format!(
+            Err(Error::FailedPrecondition(format!(
                 "an organization has at most {CONFIGURATIONS_MAX} channel configurations"
-            )));
+            )))
         } else {
             let definition = print_channel_configuration(configuration).encode_to_vec();
             let written = with!(self.store.writer(), c => sqlx::query(
@@ -262,5 +265,54 @@ impl RouteTable {
             channel_configuration(&pattern, &stored.destinations)
         };
         rows.into_iter().map(parse).collect()
+    }
+}
+
+/// Whether an organization with these other routes may have this one.
+fn check_room(others: &[Arc<Route>], route: &Route) -> Result<()> {
+    if others.len() >= ROUTES_MAX {
+        return Err(Error::FailedPrecondition(format!(
+            "an organization has at most {ROUTES_MAX} routes: delete one first"
+        )));
+    }
+    let size = |route: &Route| route.condition.as_ref().map_or(0, |condition| condition.source.len());
+    if others.iter().map(|route| size(route)).sum::<usize>() + size(route) > CONDITIONS_BYTES_MAX {
+        return Err(Error::FailedPrecondition(format!(
+            "an organization's conditions have at most {CONDITIONS_BYTES_MAX} bytes in all: shorten or delete one first"
+        )));
+    }
+    Ok(())
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+    use crate::{plan::Decision, priority::Priority, route::RouteCondition};
+
+    #[test]
+    fn conditions_have_a_bound_together() {
+        let source = format!("new.a == '{}'", "x".repeat(15_000));
+        let condition = RouteCondition::parse(&source).expect("it is well-formed");
+        let built_in = BuiltIn::load().expect("it is tested");
+        let route = Arc::new(Route { condition, ..Route::clone(&built_in.routes[0]) });
+        let fitting = CONDITIONS_BYTES_MAX / source.len();
+        assert!(check_room(&vec![route.clone(); fitting - 1], &route).is_ok());
+        assert!(check_room(&vec![route.clone(); fitting], &route).is_err());
+    }
+
+    #[tokio::test]
+    async fn a_route_that_is_gone_leaves_no_failures_behind() {
+        chassis::testing::on_each_engine(&[&chassis::store::MIGRATIONS, &crate::MIGRATIONS], |store| async move {
+            let table = RouteTable::new(store, Clock::System).expect("the built-in routes are tested");
+            let organization = OrganizationId::parse("o").expect("an id");
+            let failed = Decision { route_id: "r".to_owned(), outcome: Outcome::Failed, reason: String::new() };
+            let (priority, priority_reason) = (Priority::Normal, String::new());
+            let plan = Plan { destinations: Vec::new(), priority, priority_reason, decisions: vec![failed] };
+            table.note_failures(&organization, &plan);
+            assert_eq!(table.failures(&organization, "r").count, 1);
+            table.delete(&organization, "r").await.expect_err("it was never stored");
+            assert!(table.failures.lock().expect("nobody panicked").is_empty());
+        })
+        .await;
     }
 }
