@@ -29,8 +29,10 @@ use crate::tasks::Tasks;
 const GONE_WITHIN: Duration = Duration::from_secs(5);
 /// How often the lock is looked at while no connection is made.
 const LOOK_EVERY: Duration = Duration::from_secs(5);
-/// How long the server may take to say that it still holds the lock, or to give it again.
+/// How long the server may take to say that it still holds the lock.
 const ANSWERED_WITHIN: Duration = Duration::from_secs(3);
+/// How long it may take to give the lock again, to a new session.
+const OWNED_WITHIN: Duration = Duration::from_secs(10);
 
 /// What keeps a second process out.
 #[derive(Debug)]
@@ -96,7 +98,7 @@ impl Lock {
         if tokio::time::timeout(ANSWERED_WITHIN, connection.ping()).await.is_ok_and(|answer| answer.is_ok()) {
             return Ok(());
         }
-        match tokio::time::timeout(ANSWERED_WITHIN, self.take_again()).await {
+        match tokio::time::timeout(OWNED_WITHIN, self.take_again()).await {
             Ok(again) => *connection = again?,
             Err(_) => return Err(sqlx::Error::PoolTimedOut),
         }
