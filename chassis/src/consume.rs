@@ -82,8 +82,8 @@ async fn stream<H: Handler>(router: &Peer, group: &str, handler: &H, wait: &mut 
                 {
                     done.push(kept?);
                 }
-                acknowledge(&requests, &done).await?;
                 *wait = FIRST_WAIT;
+                acknowledge(&requests, &done).await?;
             }
             response = incoming.message() => {
                 // A router that took us in and goes is soon back; an event that can't be handled comes again at once.
