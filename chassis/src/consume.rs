@@ -82,11 +82,16 @@ async fn stream<H: Handler>(router: &Peer, group: &str, handler: &H, wait: &mut 
                 {
                     done.push(kept?);
                 }
+                *wait = FIRST_WAIT;
                 acknowledge(&requests, &done).await?;
             }
             response = incoming.message() => {
-                let Some(response) = response? else { return Err(Error::Unavailable("the router ended the stream".into())) };
-                *wait = FIRST_WAIT;
+                // A router that took us in and goes is soon back; an event that can't be handled comes again at once.
+                let response = response.inspect_err(|_| *wait = FIRST_WAIT)?;
+                let Some(response) = response else {
+                    *wait = FIRST_WAIT;
+                    return Err(Error::Unavailable("the router ended the stream".into()));
+                };
                 for event in response.events {
                     let sequence = event.event.as_ref().and_then(|event| event.position.as_ref()).map_or(0, |position| position.sequence);
                     let bytes = event.credit_bytes;
@@ -110,4 +115,73 @@ async fn acknowledge(requests: &mpsc::Sender<ConsumeRequest>, done: &[(u64, u64)
 async fn send(requests: &mpsc::Sender<ConsumeRequest>, message: Message) -> Result<()> {
     let sent = requests.send(ConsumeRequest { message: Some(message) }).await;
     sent.map_err(|_| Error::Unavailable("the router ended the stream".into()))
+}
+
+#[cfg(all(test, feature = "testing"))]
+mod tests {
+    use std::net::SocketAddr;
+
+    use futures_util::{FutureExt as _, future, stream as streams};
+    use proto::router::v1::{
+        self as wire, ConsumeResponse, Started,
+        consumer_service_server::{ConsumerService, ConsumerServiceServer},
+    };
+    use tonic::{Request, Response, Status, Streaming};
+
+    use super::*;
+    use crate::{auth::Access, grpc::Server, service::Chassis};
+
+    /// A router that hands one event to whoever joins, and ends the stream then.
+    struct OneEvent;
+
+    #[tonic::async_trait]
+    impl ConsumerService for OneEvent {
+        type ConsumeStream = streams::Iter<std::vec::IntoIter<Result<ConsumeResponse, Status>>>;
+
+        async fn consume(
+            &self,
+            _: Request<Streaming<ConsumeRequest>>,
+        ) -> Result<Response<Self::ConsumeStream>, Status> {
+            let started = ConsumeResponse { started: Some(Started::default()), ..Default::default() };
+            let event = ConsumeResponse { events: vec![ConsumedEvent::default()], ..Default::default() };
+            Ok(Response::new(streams::iter(vec![Ok(started), Ok(event)])))
+        }
+
+        async fn list_groups(
+            &self,
+            _: Request<wire::ListGroupsRequest>,
+        ) -> Result<Response<wire::ListGroupsResponse>, Status> {
+            Err(Status::unimplemented(""))
+        }
+
+        async fn delete_group(
+            &self,
+            _: Request<wire::DeleteGroupRequest>,
+        ) -> Result<Response<wire::DeleteGroupResponse>, Status> {
+            Err(Status::unimplemented(""))
+        }
+    }
+
+    /// Whether the store behind it is there.
+    struct Store(bool);
+
+    impl Handler for Store {
+        async fn take(&self, _: ConsumedEvent) -> Result<BoxFuture<'static, Result<()>>> {
+            if self.0 { Ok(future::ready(Ok(())).boxed()) } else { Err(Error::Unavailable("it is away".into())) }
+        }
+    }
+
+    #[tokio::test]
+    async fn only_what_a_handler_could_not_do_is_waited_for_longer_each_time() {
+        let chassis = Chassis::for_test();
+        let server = Server::bind("router", SocketAddr::from(([127, 0, 0, 1], 0)), &chassis).await.expect("a port");
+        let server = server.access(&[("/wedsync.router.v1.ConsumerService/Consume", Access::Any)]);
+        let running = server.add(ConsumerServiceServer::new(OneEvent)).serve().expect("it serves");
+        let router = Peer::new("tester", &format!("http://{}", running.address), &chassis).expect("an address");
+        let mut wait = LONGEST_WAIT;
+        stream(&router, "g", &Store(false), &mut wait).await.expect_err("it can't be handled");
+        assert_eq!(wait, LONGEST_WAIT);
+        stream(&router, "g", &Store(true), &mut wait).await.expect_err("the router ends it");
+        assert_eq!(wait, FIRST_WAIT);
+    }
 }

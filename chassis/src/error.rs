@@ -176,30 +176,39 @@ impl From<Status> for Error {
     }
 }
 
-/// A store that is locked, full or away is retryable; everything else is ours.
+/// A store that doesn't take something for any other reason than the row itself or our statement takes it later: whoever
+/// gives up on what isn't retryable must never do so because a store is locked, full, read-only or away.
 impl From<sqlx::Error> for Error {
     fn from(error: sqlx::Error) -> Self {
+        use sqlx::Error as Sql;
         match &error {
-            sqlx::Error::PoolTimedOut | sqlx::Error::PoolClosed | sqlx::Error::Io(_) | sqlx::Error::WorkerCrashed => {
-                Self::Unavailable(format!("the store is away: {error}"))
+            Sql::Database(cause) if cause.code().is_some_and(|code| is_at_fault(&code)) => {}
+            Sql::Database(cause) => {
+                return Self::Unavailable(format!("the store can't take it now: {}", cause.message()));
             }
-            sqlx::Error::Database(cause) if is_passing(cause.code().as_deref()) => {
-                Self::Unavailable(format!("the store can't take it now: {}", cause.message()))
-            }
-            _ => Self::Internal(anyhow::Error::new(error).context("store")),
+            Sql::PoolTimedOut
+            | Sql::PoolClosed
+            | Sql::Io(_)
+            | Sql::Tls(_)
+            | Sql::Protocol(_)
+            | Sql::BeginFailed
+            | Sql::WorkerCrashed => return Self::Unavailable(format!("the store is away: {error}")),
+            _ => {}
         }
+        Self::Internal(anyhow::Error::new(error).context("store"))
     }
 }
 
-/// SQLite: busy (5), locked (6), I/O (10), full (13), in the low byte of the extended code. PostgreSQL: classes 08
-/// (connection), 40 (rollback), 53 (resources), 57 (operator intervention), 55P03 (lock).
-/// Sources: sqlite.org/rescode.html, PostgreSQL appendix A.
-fn is_passing(code: Option<&str>) -> bool {
-    let Some(code) = code else { return false };
+/// Whether a code says that the row or our statement is at fault. PostgreSQL: 0A (not supported), 21 (cardinality), 22 (data),
+/// 23 (constraint), 42 (syntax or access; but a right that we lack may be given again), 44 (check option), 54 (a row beyond
+/// the limits), P0 (a trigger's word). SQLite, in the low byte of the extended code: 1 (error), 18 (too big), 19
+/// (constraint), 20 (mismatch), 21 (misuse), 25 (range).
+/// Sources: PostgreSQL appendix A, sqlite.org/rescode.html.
+fn is_at_fault(code: &str) -> bool {
     if code.len() == 5 {
-        return ["08", "40", "53", "57"].contains(&&code[..2]) || code == "55P03";
+        return ["0A", "21", "22", "23", "42", "44", "54", "P0"].contains(&&code[..2]) && code != "42501";
     }
-    code.parse::<u32>().is_ok_and(|code| [5, 6, 10, 13].contains(&(code & 0xff)))
+    code.parse::<u32>().is_ok_and(|code| [1, 18, 19, 20, 21, 25].contains(&(code & 0xff)))
 }
 
 #[cfg(test)]
@@ -220,12 +229,24 @@ mod tests {
     }
 
     #[test]
-    fn locks_and_full_disks_are_passing_and_constraint_failures_are_not() {
-        for code in ["5", "261", "13", "57014", "53100", "55P03", "40001"] {
-            assert!(is_passing(Some(code)), "{code}");
+    fn only_the_row_and_our_statement_are_at_fault_for_good() {
+        // Busy, locked, full, read-only, no file, no memory, I/O; cancelled, full, locked, read-only, I/O, password, gone.
+        let passing = ["5", "261", "13", "8", "1032", "14", "7", "10", "57014", "53100", "55P03", "40001", "25006"];
+        for code in passing.into_iter().chain(["58030", "28P01", "3D000", "XX000", "42501"]) {
+            assert!(!is_at_fault(code), "{code}");
         }
-        for code in ["2067", "1", "23505", "42P01"] {
-            assert!(!is_passing(Some(code)), "{code}");
+        for code in ["2067", "1", "18", "25", "23505", "42P01", "22021", "54000"] {
+            assert!(is_at_fault(code), "{code}");
         }
+    }
+
+    #[test]
+    fn a_connection_that_breaks_in_any_way_is_a_store_that_is_away() {
+        for broken in
+            [sqlx::Error::Protocol("cut".into()), sqlx::Error::Tls("expired".into()), sqlx::Error::BeginFailed]
+        {
+            assert!(Error::from(broken).is_retryable());
+        }
+        assert!(!Error::from(sqlx::Error::RowNotFound).is_retryable());
     }
 }

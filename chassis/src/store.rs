@@ -7,6 +7,7 @@
 //! `synchronous=FULL` on a library without the WAL-reset race (3.51.3, sqlite.org/wal.html#walresetbug), and PostgreSQL
 //! must have `fsync`, `full_page_writes` and `synchronous_commit` on. One process owns a store at a time.
 
+mod answer;
 mod health;
 mod owner;
 #[cfg(all(test, feature = "testing"))]
@@ -24,6 +25,7 @@ use sqlx::{
     sqlite::{SqliteConnectOptions, SqliteJournalMode, SqlitePoolOptions, SqliteRow, SqliteSynchronous},
 };
 
+pub use self::answer::answered;
 use self::owner::{Lock, Owner, lock_file, lock_schema};
 use crate::{config::StoreSettings, error::Error, fail, tasks::Tasks};
 
@@ -56,7 +58,7 @@ macro_rules! with {
         match $on {
             // Boxed: a query's future takes 4 KiB, and whatever may come to ask the store would be as large.
             $crate::store::Engine::Sqlite($connection) => Box::pin(async { $body }).await,
-            $crate::store::Engine::Postgres($connection) => Box::pin(async { $body }).await,
+            $crate::store::Engine::Postgres($connection) => $crate::store::answered(Box::pin(async { $body })).await,
         }
     };
 }
@@ -191,7 +193,7 @@ impl Store {
         // A deferred transaction that writes later fails at once when another wrote meanwhile; this one waits its turn.
         Ok(Tx(match &self.pools {
             Engine::Sqlite(pools) => Engine::Sqlite(pools.write.begin_with("BEGIN IMMEDIATE").await?),
-            Engine::Postgres(pool) => Engine::Postgres(Box::pin(pool.begin()).await?),
+            Engine::Postgres(pool) => Engine::Postgres(answered(Box::pin(pool.begin())).await?),
         }))
     }
 

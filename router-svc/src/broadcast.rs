@@ -5,7 +5,10 @@
 
 use std::{
     collections::{HashMap, VecDeque},
-    sync::{Arc, Mutex, PoisonError},
+    sync::{
+        Arc, Mutex, PoisonError,
+        atomic::{AtomicUsize, Ordering},
+    },
 };
 
 use bytes::Bytes;
@@ -67,6 +70,8 @@ struct Air {
     ring: Mutex<Ring>,
     /// The number of the next message.
     next: watch::Sender<u64>,
+    /// Changed while all organizations' messages are locked, so that one of those who leave is the last.
+    listeners: AtomicUsize,
 }
 
 #[derive(Debug, Default)]
@@ -90,9 +95,10 @@ impl Broadcasts {
     /// What is sent from now on.
     pub(crate) fn listen(&self, organization: &OrganizationId) -> Listener {
         let mut all = self.0.lock().unwrap_or_else(PoisonError::into_inner);
-        let air = all
-            .entry(organization.clone())
-            .or_insert_with(|| Arc::new(Air { ring: Mutex::default(), next: watch::Sender::new(0) }));
+        let air = all.entry(organization.clone()).or_insert_with(|| {
+            Arc::new(Air { ring: Mutex::default(), next: watch::Sender::new(0), listeners: AtomicUsize::new(0) })
+        });
+        air.listeners.fetch_add(1, Ordering::Relaxed);
         let sent = air.next.subscribe();
         let next = *sent.borrow();
         Listener { broadcasts: self.clone(), organization: organization.clone(), air: air.clone(), sent, next }
@@ -153,7 +159,7 @@ impl Listener {
 impl Drop for Listener {
     fn drop(&mut self) {
         let mut all = self.broadcasts.0.lock().unwrap_or_else(PoisonError::into_inner);
-        if self.air.next.receiver_count() == 1 {
+        if self.air.listeners.fetch_sub(1, Ordering::Relaxed) == 1 {
             all.remove(&self.organization);
         }
     }
@@ -201,6 +207,18 @@ mod tests {
                 prop_assert!(found.len() <= MESSAGES_MAX && found.iter().map(|one| one.bytes()).sum::<usize>() <= BYTES_MAX);
             }
         }
+    }
+
+    #[test]
+    fn the_last_to_leave_takes_the_messages_along_while_another_is_on_its_way_out() {
+        let (all, organization) = (Broadcasts::default(), organization("o"));
+        let (first, last) = (all.listen(&organization), all.listen(&organization));
+        // It has left, but for what it dropped last.
+        let leaving = first.sent.clone();
+        drop(first);
+        drop(last);
+        assert!(all.0.lock().unwrap().is_empty());
+        drop(leaving);
     }
 
     #[test]

@@ -41,6 +41,8 @@ pub(crate) const BUILT_IN: [&str; 2] = ["vendor-sync", "notifier"];
 const TYPES_MAX: usize = 256;
 /// Groups of one organization.
 const GROUPS_MAX: i64 = 100;
+/// Replays of one organization that a group has before it.
+const REPLAYS_MAX: i64 = 4;
 
 /// A group as it stands.
 #[derive(Clone, Debug)]
@@ -142,17 +144,19 @@ impl Consumers {
         let Running { asks, members } = self.run(&mut running, organization, &row).await?;
         let (answers, stream) = mpsc::unbounded_channel();
         let id = group::next_member();
-        let place = asks.reserve().await.map_err(|_| stopping())?;
-        // No wait from here on: a call that is cut off in between would be counted for ever.
-        members.fetch_add(1, Ordering::Relaxed);
-        place.send(Ask::Join { member: id, answers });
+        let joining = Joining::new(members);
+        // A group that is busy keeps those waiting who want to join it, and nobody else.
+        drop(running);
+        asks.reserve().await.map_err(|_| stopping())?.send(Ask::Join { member: id, answers });
+        joining.done();
         Ok(Membership { id, asks, answers: stream })
     }
 
-    /// Offers the stored events of one organization after `since` and up to `until` to a group again.
+    /// Offers the stored events of one organization after `since` and up to `until` to a group again, even if the caller
+    /// leaves half way: what is stored is begun.
     ///
     /// # Errors
-    /// `Error::NotFound` when there is no such group.
+    /// `Error::NotFound` when there is no such group; `Error::FailedPrecondition` when it has enough before it.
     pub(crate) async fn replay(
         &self,
         organization: &OrganizationId,
@@ -160,13 +164,28 @@ impl Consumers {
         since: u64,
         until: u64,
     ) -> Result<()> {
+        let (consumers, organization, group) = (self.clone(), organization.clone(), group.to_owned());
+        let begun = async move { consumers.begin_replay(&organization, &group, since, until).await };
+        let begun = self.tasks.through("consumer.replay", begun).await;
+        begun.unwrap_or_else(|| Err(Error::internal(anyhow::anyhow!("a replay broke off"))))
+    }
+
+    async fn begin_replay(&self, organization: &OrganizationId, group: &str, since: u64, until: u64) -> Result<()> {
         let owner = (!BUILT_IN.contains(&group)).then_some(organization);
         let mut running = self.running.lock().await;
         let row = self.find(owner, group).await?.ok_or_else(|| Error::NotFound("group".into()))?;
+        let waiting: i64 = with!(self.store.writer(), c => sqlx::query_scalar(
+            "SELECT COUNT(*) FROM replays WHERE group_number = $1 AND organization_id = $2",
+        ).bind(row.number).bind(organization.as_str()).fetch_one(c).await)?;
+        if waiting >= REPLAYS_MAX {
+            let why = format!("{REPLAYS_MAX} replays to group {group} are under way: wait until one is through");
+            return Err(Error::FailedPrecondition(why));
+        }
+        // Never the number of one that is over: a late word of its end would end this one.
         with!(self.store.writer(), c => sqlx::query(
             "INSERT INTO replays (number, group_number, organization_id, since, until)
-             SELECT COALESCE(MAX(number), 0) + 1, $1, $2, $3, $4 FROM replays",
-        ).bind(row.number).bind(organization.as_str()).bind(stored(since)).bind(stored(until)).execute(c).await.map(drop))?;
+             SELECT CASE WHEN MAX(number) >= $5 THEN MAX(number) + 1 ELSE $5 END, $1, $2, $3, $4 FROM replays",
+        ).bind(row.number).bind(organization.as_str()).bind(stored(since)).bind(stored(until)).bind(self.clock.now_micros()).execute(c).await.map(drop))?;
         let Running { asks, .. } = self.run(&mut running, owner, &row).await?;
         drop(running);
         asks.send(Ask::Replay).await.map_err(|_| stopping())
@@ -180,7 +199,7 @@ impl Consumers {
         let rows: Vec<Row> = with!(self.store.reader(), c => sqlx::query_as(
             "SELECT number, name, types, created_at FROM consumer_groups WHERE organization_id = $1 ORDER BY name",
         ).bind(owner(organization)).fetch_all(c).await)?;
-        let running = self.running.lock().await;
+        let running = self.running.lock().await.clone();
         let mut descriptions = Vec::with_capacity(rows.len());
         for row in rows {
             let cursors: Vec<(i64, i64)> = with!(self.store.reader(), c => sqlx::query_as(
@@ -298,6 +317,29 @@ impl Consumers {
     }
 }
 
+/// Counts one who is about to join; dropped before it is done, it is counted no more.
+struct Joining(Option<Arc<AtomicUsize>>);
+
+impl Joining {
+    fn new(members: Arc<AtomicUsize>) -> Self {
+        members.fetch_add(1, Ordering::Relaxed);
+        Self(Some(members))
+    }
+
+    /// It has joined: whoever takes its leave counts it off.
+    fn done(mut self) {
+        self.0 = None;
+    }
+}
+
+impl Drop for Joining {
+    fn drop(&mut self) {
+        if let Some(members) = self.0.take() {
+            members.fetch_sub(1, Ordering::Relaxed);
+        }
+    }
+}
+
 fn owner(organization: Option<&OrganizationId>) -> &str {
     organization.map_or("", OrganizationId::as_str)
 }
@@ -313,3 +355,6 @@ fn check_name(name: &str) -> Result<()> {
 fn stopping() -> Error {
     Error::Unavailable("the router is stopping".into())
 }
+
+#[cfg(test)]
+mod tests;

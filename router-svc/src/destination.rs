@@ -8,6 +8,8 @@ use crate::priority::Priority;
 
 /// Channels that a notification can be offered on.
 const CHANNELS: [&str; 7] = ["email", "in_app", "slack", "whatsapp", "sms", "teams", "push"];
+/// Channels that one notification names: each may stand there with more than one priority.
+const OFFERS_MAX: usize = 16;
 const NAME_LIMIT: usize = 64;
 
 /// One way in which an event leaves. Ordered, so that a plan always lists its destinations alike.
@@ -19,6 +21,13 @@ pub(crate) enum Target {
     Notification { workflow: String },
     /// Connected external systems of one kind.
     Integration { kind: String },
+}
+
+impl Target {
+    /// Whether it follows the rows that say how systems are reached.
+    pub(crate) fn is_configuration(&self) -> bool {
+        matches!(self, Self::Integration { kind } if kind == "configuration")
+    }
 }
 
 /// A channel that a route offers, from a priority on.
@@ -54,6 +63,9 @@ impl Wish {
     pub(crate) fn notification<T: AsRef<str>>(workflow: &str, channels: &[T]) -> Result<Self> {
         if !workflow.is_empty() {
             check_name("notification.workflow", workflow)?;
+        }
+        if channels.len() > OFFERS_MAX {
+            return Err(Error::invalid("notification.channels", format!("must be at most {OFFERS_MAX}")));
         }
         let offers = channels.iter().map(|text| Offer::parse(text.as_ref())).collect::<Result<_>>()?;
         Ok(Self { target: Target::Notification { workflow: workflow.to_owned() }, offers, at_most: None })
@@ -131,5 +143,11 @@ mod tests {
         assert!(Wish::integration("photography_crm").is_ok());
         assert!(Wish::integration("").is_err() && Wish::integration("a b").is_err());
         assert!(Wish::notification::<&str>("", &[]).unwrap().joins_any_workflow());
+    }
+
+    #[test]
+    fn a_notification_names_no_more_channels_than_there_are_reasons_to() {
+        assert!(Wish::notification("w", &["sms@high"; OFFERS_MAX]).is_ok());
+        assert!(Wish::notification("w", &["sms@high"; OFFERS_MAX + 1]).is_err());
     }
 }

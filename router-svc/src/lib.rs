@@ -21,6 +21,7 @@ mod organizations;
 mod plan;
 mod priority;
 mod publish;
+mod remembered;
 mod route;
 mod routes;
 mod rpc;
@@ -107,10 +108,20 @@ pub async fn start(config: Config, chassis: &Chassis) -> Result<Service> {
         log: log.clone(),
         consumers: consumers.clone(),
     };
-    let consume = rpc::ConsumerRpc { consumers, log: log.clone(), tasks, draining: chassis.draining() };
-    let subscribe =
-        rpc::SubscriptionRpc { log, broadcasts: Broadcasts::default(), publisher: publisher.clone(), limits };
-    let weddings = rpc::WeddingRpc { weddings, organizations: organizations.clone(), clock: clock.clone() };
+    let consume = rpc::ConsumerRpc { consumers, log: log.clone(), tasks: tasks.clone(), draining: chassis.draining() };
+    let subscribe = rpc::SubscriptionRpc {
+        log,
+        broadcasts: Broadcasts::default(),
+        publisher: publisher.clone(),
+        limits: limits.clone(),
+    };
+    let weddings = rpc::WeddingRpc {
+        weddings,
+        organizations: organizations.clone(),
+        limits,
+        clock: clock.clone(),
+        tasks: tasks.clone(),
+    };
     let running = server
         .authenticator(organizations::authenticator(&organizations))
         .access(rpc::ACCESS)
@@ -122,10 +133,10 @@ pub async fn start(config: Config, chassis: &Chassis) -> Result<Service> {
         .add(ConsumerServiceServer::new(consume).max_encoding_message_size(MESSAGE_LIMIT))
         .add(SubscriptionServiceServer::new(subscribe))
         .add(
-            RouteServiceServer::new(rpc::RouteRpc { routes, publisher, clock })
+            RouteServiceServer::new(rpc::RouteRpc { routes, publisher, clock, tasks: tasks.clone() })
                 .max_decoding_message_size(MESSAGE_LIMIT),
         )
-        .add(OrganizationServiceServer::new(rpc::OrganizationRpc { organizations }))
+        .add(OrganizationServiceServer::new(rpc::OrganizationRpc { organizations, tasks }))
         .add(WeddingServiceServer::new(weddings))
         .add(CaptureServiceServer::new(rpc::CaptureRpc { captures }))
         .serve()?;

@@ -140,7 +140,8 @@ impl Subscriber {
         let events = page.entries.iter().filter(|entry| self.filter.matches(entry));
         let events = events.filter_map(|entry| entry.logged.event.clone());
         let mut found: Vec<_> = events.map(|event| Ok(message(Message::Event(event)))).collect();
-        let moved = page.until > self.since || self.hear(&mut found);
+        // While it catches up as well: what is sent meanwhile is kept for a while only.
+        let moved = self.hear(&mut found) || page.until > self.since;
         self.since = page.until;
         self.behind |= page.entries.len() == PAGE;
         let caught_up = self.since >= self.log.head();

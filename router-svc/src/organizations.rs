@@ -1,7 +1,7 @@
 //! Organizations and their API keys. A key's secret is 256 bits from the operating system; only its SHA-256 is stored,
 //! and a secret is found by that hash, so that no comparison can leak its bytes.
 
-use std::{path::Path, sync::Arc};
+use std::{path::Path, sync::Arc, time::Duration};
 
 use anyhow::Context as _;
 use chassis::{
@@ -14,15 +14,16 @@ use chassis::{
 };
 use futures_util::future::BoxFuture;
 use jiff::{Timestamp, tz::TimeZone};
-use moka::sync::Cache;
 use sha2::{Digest as _, Sha256};
 
-use crate::wedding::parse_zone;
+use crate::{remembered::Remembered, wedding::parse_zone};
 
 const SCOPES: [(&str, Scope); 4] =
     [("publish", Scope::Publish), ("consume", Scope::Consume), ("manage", Scope::Manage), ("admin", Scope::Admin)];
 /// Zones and keys that are kept in memory.
 const CACHED: u64 = 10_000;
+/// The oldest that what is known of a key may be, should the store have revoked one without our learning of it.
+const KEY_AGE_MAX: Duration = Duration::from_secs(30);
 /// Keys of one organization.
 const KEYS_MAX: i64 = 100;
 const NAME_MAX: usize = 256;
@@ -54,10 +55,10 @@ pub(crate) struct ApiKey {
 pub(crate) struct Organizations {
     store: Store,
     clock: Clock,
-    zones: Cache<OrganizationId, TimeZone>,
+    zones: Remembered<OrganizationId, TimeZone>,
     /// By the hash of their secrets. This process alone changes keys, so that what is cached is what is stored.
-    keys: Cache<[u8; 32], ApiKey>,
-    /// Held while a key is revoked, and while one is read into the cache.
+    keys: Remembered<[u8; 32], ApiKey>,
+    /// Held while keys are counted and one more is made.
     changing: Arc<tokio::sync::Mutex<()>>,
 }
 
@@ -81,7 +82,8 @@ struct KeyRow {
 
 impl Organizations {
     pub(crate) fn new(store: Store, clock: Clock) -> Self {
-        Self { store, clock, zones: Cache::new(CACHED), keys: Cache::new(CACHED), changing: Arc::default() }
+        let (zones, keys) = (Remembered::new(CACHED), Remembered::no_older_than(KEY_AGE_MAX, CACHED));
+        Self { store, clock, zones, keys, changing: Arc::default() }
     }
 
     /// Makes the operator's key at the first start and writes it to `file` (mode 0600), once.
@@ -146,8 +148,9 @@ impl Organizations {
         if let Some(zone) = self.zones.get(id) {
             return Ok(zone);
         }
+        let reading = self.zones.reading(id);
         let zone = parse_zone(&self.get(id).await?.time_zone).unwrap_or(TimeZone::UTC);
-        self.zones.insert(id.clone(), zone.clone());
+        self.zones.keep(id.clone(), zone.clone(), reading);
         Ok(zone)
     }
 
@@ -170,6 +173,7 @@ impl Organizations {
         if expires_at.is_some_and(|at| at <= self.clock.now()) {
             return Err(Error::invalid("expires_at", "must be in the future"));
         }
+        let _changing = self.changing.lock().await;
         let keys: i64 = with!(self.store.reader(), c => sqlx::query_scalar("SELECT COUNT(*) FROM api_keys WHERE organization_id = $1")
             .bind(organization.as_str()).fetch_one(c).await)?;
         if keys >= KEYS_MAX {
@@ -213,16 +217,20 @@ impl Organizations {
         Ok(rows.into_iter().map(Into::into).collect())
     }
 
-    /// Revokes a key.
+    /// Revokes a key. To be seen through: what is revoked must be forgotten.
     ///
     /// # Errors
     /// `Error::NotFound` when the organization has no such key.
     pub(crate) async fn delete_key(&self, organization: &OrganizationId, id: &str) -> Result<()> {
-        let _changing = self.changing.lock().await;
+        let hash: Option<Vec<u8>> = with!(self.store.reader(), c => sqlx::query_scalar(
+            "SELECT hash FROM api_keys WHERE id = $1 AND organization_id = $2",
+        ).bind(id).bind(organization.as_str()).fetch_optional(c).await)?;
+        let hash = hash.and_then(|hash| hash.try_into().ok()).ok_or_else(|| Error::NotFound("API key".into()))?;
         let deleted = with!(self.store.writer(), c => sqlx::query("DELETE FROM api_keys WHERE id = $1 AND organization_id = $2")
-            .bind(id).bind(organization.as_str()).execute(c).await.map(|done| done.rows_affected()))?;
-        self.keys.invalidate_all();
-        if deleted == 0 { Err(Error::NotFound("API key".into())) } else { Ok(()) }
+            .bind(id).bind(organization.as_str()).execute(c).await.map(|done| done.rows_affected()));
+        // Even where the store's answer was lost.
+        self.keys.forget(&hash);
+        if deleted? == 0 { Err(Error::NotFound("API key".into())) } else { Ok(()) }
     }
 
     /// Whose a secret is.
@@ -231,6 +239,9 @@ impl Organizations {
     /// `Error::Unauthenticated` for one that is unknown, revoked or expired.
     pub(crate) async fn find_key(&self, secret: &str) -> Result<ApiKey> {
         let unknown = || Error::Unauthenticated("the API key is unknown, revoked or expired".into());
+        if !is_well_formed(secret) {
+            return Err(unknown());
+        }
         let hash = hash(secret);
         let key = match self.keys.get(&hash) {
             Some(key) => key,
@@ -241,13 +252,13 @@ impl Organizations {
     }
 
     async fn read_key(&self, hash: [u8; 32]) -> Result<Option<ApiKey>> {
-        let _unchanged = self.changing.lock().await;
+        let reading = self.keys.reading(&hash);
         let row: Option<KeyRow> = with!(self.store.reader(), c => sqlx::query_as(
             "SELECT id, organization_id, description, scopes, created_at, expires_at FROM api_keys WHERE hash = $1",
         ).bind(&hash[..]).fetch_optional(c).await)?;
         let key = row.map(ApiKey::from);
         if let Some(key) = &key {
-            self.keys.insert(hash, key.clone());
+            self.keys.keep(hash, key.clone(), reading);
         }
         Ok(key)
     }
@@ -308,6 +319,11 @@ fn checked<'a>(field: &'static str, text: &'a str) -> Result<&'a str> {
 /// `wsk_` and 32 random bytes in hex.
 fn generate() -> String {
     format!("wsk_{}", hex::encode(chassis::secret::random::<32>()))
+}
+
+/// What no key looks like isn't looked for.
+fn is_well_formed(secret: &str) -> bool {
+    secret.strip_prefix("wsk_").is_some_and(|hex| hex.len() == 64 && hex.bytes().all(|b| b.is_ascii_hexdigit()))
 }
 
 fn hash(secret: &str) -> [u8; 32] {

@@ -13,7 +13,6 @@ use prost::Message as _;
 use proto::router::v1::{LoggedEvent, Receipt};
 
 use crate::{
-    destination::Target,
     event::{Event, Payload},
     facts::Facts,
     log::{Draft, Log, Order, aad},
@@ -48,14 +47,13 @@ pub(crate) enum By {
     Publisher,
 }
 
-/// As which kind of integration a plan names rows that say how systems are reached.
-const CONFIGURATION: &str = "configuration";
-
 /// An event with everything decided about it.
 pub(crate) struct Decided {
     pub(crate) event: Event,
     pub(crate) plan: Plan,
     lesson: Option<Lesson>,
+    /// Its rows say how systems are reached, with their keys: whether or not any route is on that follows them.
+    configures: bool,
 }
 
 impl Publisher {
@@ -80,7 +78,7 @@ impl Publisher {
     ) -> Result<BoxFuture<'static, Result<Receipt>>> {
         chassis::fail::point("router.publish.received");
         let decided = self.decide(event).await?;
-        if by == By::Publisher && configures(&decided.plan) {
+        if by == By::Publisher && decided.configures {
             let why = "rows of this table say how systems are reached: publishing them takes the scope `manage`";
             return Err(Error::PermissionDenied(why.to_owned()));
         }
@@ -117,7 +115,8 @@ impl Publisher {
         let question =
             Question { event: &event, facts: &facts, wedding: known.as_deref(), zone: &zone, now: self.clock.now() };
         let plan = self.routes.of(&event.organization).await?.plan(question);
-        Ok(Decided { event, plan, lesson: Lesson::of(facts, zone) })
+        let configures = self.routes.configures(&event, &facts, &plan);
+        Ok(Decided { event, plan, lesson: Lesson::of(facts, zone), configures })
     }
 
     /// Why each route does or doesn't match an event; nothing is stored.
@@ -157,7 +156,7 @@ impl Publisher {
     }
 
     async fn draft(&self, decided: Decided) -> Result<Draft> {
-        let Decided { mut event, plan, lesson } = decided;
+        let Decided { mut event, plan, lesson, configures } = decided;
         event.uid = id::uuid(self.clock.now());
         if event.id.is_empty() {
             event.id.clone_from(&event.uid);
@@ -165,7 +164,7 @@ impl Publisher {
         let uid =
             id::parse_uuid(&event.uid).ok_or_else(|| Error::internal(anyhow::anyhow!("a fresh uid is a UUID")))?;
         let content_hash = event.content_hash();
-        if configures(&plan) {
+        if configures {
             self.seal_rows(&mut event)?;
         }
         let (wire_event, wire_plan) = (print_event(&event, plan.priority, None), print_plan(&plan));
@@ -184,11 +183,6 @@ impl Publisher {
             lesson,
         })
     }
-}
-
-/// Whether endpoints and integrations follow the rows of an event.
-fn configures(plan: &Plan) -> bool {
-    plan.destinations.iter().any(|to| matches!(&to.target, Target::Integration { kind } if kind == CONFIGURATION))
 }
 
 fn stored_priority(priority: Priority) -> i64 {

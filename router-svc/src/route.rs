@@ -14,7 +14,7 @@ use crate::{
     collapse::Collapse,
     destination::{Target, Wish},
     event::check_text,
-    event_type::TypePattern,
+    event_type::{EventType, TypePattern},
 };
 
 const BUILT_IN: &str = include_str!("routes.toml");
@@ -124,6 +124,13 @@ impl BuiltIn {
         Self::parse(BUILT_IN)
     }
 
+    /// Whether a shipped route takes how systems are reached from rows of this type.
+    pub(crate) fn configures(&self, type_: &EventType) -> bool {
+        let mut following =
+            self.routes.iter().filter(|route| route.wishes.iter().any(|wish| wish.target.is_configuration()));
+        following.any(|route| route.types.iter().any(|pattern| pattern.matches(type_)))
+    }
+
     fn parse(text: &str) -> Result<Self> {
         let file: File = toml::from_str(text).map_err(|error| Error::invalid("routes.toml", error.to_string()))?;
         let routes = file.route.into_iter().map(|row| row.route().map(Arc::new)).collect::<Result<_>>()?;
@@ -225,7 +232,6 @@ impl fmt::Display for Target {
 #[cfg(test)]
 mod tests {
     use super::*;
-    use crate::event_type::EventType;
 
     #[test]
     fn the_built_in_table_is_well_formed_and_its_ids_are_its_own() {

@@ -1,8 +1,10 @@
-//! The routes and channel configurations in force: built in, and each organization's own, stored and cached compiled.
+//! The routes and channel configurations in force: built in, and each organization's own, stored and remembered compiled.
+//! Whoever changes them sees it through, so that what is stored is in force.
 
 use std::{
     collections::{HashMap, HashSet},
     sync::{Arc, Mutex, PoisonError},
+    time::Duration,
 };
 
 use chassis::{
@@ -12,22 +14,29 @@ use chassis::{
     store::Store,
     with,
 };
-use moka::sync::Cache;
 use prost::Message as _;
 use proto::router::v1 as wire;
 
 use crate::{
+    event::Event,
+    facts::Facts,
     plan::{Outcome, Plan, Routes},
+    remembered::Remembered,
     route::{BuiltIn, ChannelConfiguration, Route},
     rpc::wire::{channel_configuration, print_channel_configuration, print_route, route},
 };
 
 /// Routes of one organization.
 const ROUTES_MAX: usize = 1_000;
+/// Bytes of all conditions of one organization's routes: each event may have to ask them all.
+const CONDITIONS_BYTES_MAX: usize = 256 * 1024;
 /// Channel configurations of one organization.
 const CONFIGURATIONS_MAX: usize = 200;
 /// Organizations whose routes stay compiled.
 const CACHED: u64 = 1_000;
+
+/// The oldest that compiled routes may be, should the store have changed them without our learning of it.
+const AGE_MAX: Duration = Duration::from_secs(60);
 
 /// How often a route's condition could not be evaluated since the start, and why the last time.
 #[derive(Clone, Debug, Default)]
@@ -42,8 +51,8 @@ pub(crate) struct RouteTable {
     store: Store,
     clock: Clock,
     built_in: Arc<BuiltIn>,
-    compiled: Cache<OrganizationId, Arc<Routes>>,
-    /// Held while what is stored changes and until the cache forgets it, and while it is read into the cache.
+    compiled: Remembered<OrganizationId, Arc<Routes>>,
+    /// Held while what is stored is looked at and changed.
     changing: Arc<tokio::sync::Mutex<()>>,
     failures: Arc<Mutex<HashMap<(OrganizationId, String), Failures>>>,
 }
@@ -56,7 +65,7 @@ impl RouteTable {
             store,
             clock,
             built_in: Arc::new(BuiltIn::load()?),
-            compiled: Cache::new(CACHED),
+            compiled: Remembered::no_older_than(AGE_MAX, CACHED),
             changing: Arc::default(),
             failures: Arc::default(),
         })
@@ -70,12 +79,20 @@ impl RouteTable {
         if let Some(routes) = self.compiled.get(organization) {
             return Ok(routes);
         }
-        let _unchanged = self.changing.lock().await;
+        let reading = self.compiled.reading(organization);
         let (disabled, own) = self.own_routes(organization).await?;
         let configurations = self.own_configurations(organization).await?;
         let routes = Arc::new(Routes::new(&self.built_in, &disabled, own, configurations));
-        self.compiled.insert(organization.clone(), routes.clone());
+        self.compiled.keep(organization.clone(), routes.clone(), reading);
         Ok(routes)
+    }
+
+    /// Whether endpoints and integrations follow the rows of an event: it is of a type that a shipped route takes them from,
+    /// even where an organization has switched that off, or a route of its own says so.
+    pub(crate) fn configures(&self, event: &Event, facts: &Facts, plan: &Plan) -> bool {
+        let types = [Some(&event.type_), facts.canonical_type()];
+        types.into_iter().flatten().any(|type_| self.built_in.configures(type_))
+            || plan.destinations.iter().any(|to| to.target.is_configuration())
     }
 
     /// Counts the conditions that a plan could not evaluate.
@@ -101,14 +118,9 @@ impl RouteTable {
     pub(crate) async fn create(&self, organization: &OrganizationId, mut route: Route) -> Result<Route> {
         let _changing = self.changing.lock().await;
         let (_, own) = self.own_routes(organization).await?;
-        if own.len() >= ROUTES_MAX {
-            return Err(Error::FailedPrecondition(format!(
-                "an organization has at most {ROUTES_MAX} routes: delete one first"
-            )));
-        }
+        check_room(&own, &route)?;
         (route.id, route.version, route.updated_at) = (id::uuid(self.clock.now()), 1, self.clock.now());
         self.write(organization, &route).await?;
-        self.compiled.invalidate(organization);
         Ok(route)
     }
 
@@ -129,9 +141,11 @@ impl RouteTable {
                 route.id
             )));
         }
+        let (_, mut own) = self.own_routes(organization).await?;
+        own.retain(|other| other.id != route.id);
+        check_room(&own, &route)?;
         (route.version, route.updated_at) = (route.version + 1, self.clock.now());
         self.write(organization, &route).await?;
-        self.compiled.invalidate(organization);
         Ok(route)
     }
 
@@ -143,7 +157,6 @@ impl RouteTable {
         } else {
             self.remove(organization, &route.id).await?;
         }
-        self.compiled.invalidate(organization);
         Ok(route)
     }
 
@@ -155,7 +168,8 @@ impl RouteTable {
         }
         let _changing = self.changing.lock().await;
         let removed = self.remove(organization, id).await?;
-        self.compiled.invalidate(organization);
+        let mut failures = self.failures.lock().unwrap_or_else(PoisonError::into_inner);
+        failures.remove(&(organization.clone(), id.to_owned()));
         if removed == 0 { Err(Error::NotFound("route".into())) } else { Ok(()) }
     }
 
@@ -173,22 +187,28 @@ impl RouteTable {
         let known = self.own_configurations(organization).await?;
         let is_built_in = self.built_in.configurations.iter().any(|built_in| built_in.pattern == configuration.pattern);
         if configuration.wishes.is_empty() && !is_built_in {
-            with!(self.store.writer(), c => sqlx::query("DELETE FROM channel_configurations WHERE organization_id = $1 AND pattern = $2")
-                .bind(organization.as_str()).bind(&pattern).execute(c).await.map(drop))?;
+            let removed = with!(self.store.writer(), c => sqlx::query("DELETE FROM channel_configurations WHERE organization_id = $1 AND pattern = $2")
+                .bind(organization.as_str()).bind(&pattern).execute(c).await.map(drop));
+            self.changed(organization, removed)
         } else if known.len() >= CONFIGURATIONS_MAX && !known.iter().any(|known| known.pattern == configuration.pattern)
         {
-            return Err(Error::FailedPrecondition(format!(
+            Err(Error::FailedPrecondition(format!(
                 "an organization has at most {CONFIGURATIONS_MAX} channel configurations"
-            )));
+            )))
         } else {
             let definition = print_channel_configuration(configuration).encode_to_vec();
-            with!(self.store.writer(), c => sqlx::query(
+            let written = with!(self.store.writer(), c => sqlx::query(
                 "INSERT INTO channel_configurations (organization_id, pattern, definition, updated_at) VALUES ($1, $2, $3, $4)
                  ON CONFLICT (organization_id, pattern) DO UPDATE SET definition = excluded.definition, updated_at = excluded.updated_at",
-            ).bind(organization.as_str()).bind(&pattern).bind(definition).bind(self.clock.now_micros()).execute(c).await.map(drop))?;
+            ).bind(organization.as_str()).bind(&pattern).bind(definition).bind(self.clock.now_micros()).execute(c).await.map(drop));
+            self.changed(organization, written)
         }
-        self.compiled.invalidate(organization);
-        Ok(())
+    }
+
+    /// Whatever became of a change: what is in force is read again, even where the store's answer was lost.
+    fn changed<T>(&self, organization: &OrganizationId, stored: Result<T, sqlx::Error>) -> Result<T> {
+        self.compiled.forget(organization);
+        Ok(stored?)
     }
 
     /// The stored version of a route; 0 where there is none.
@@ -202,19 +222,19 @@ impl RouteTable {
     async fn write(&self, organization: &OrganizationId, route: &Route) -> Result<()> {
         let definition = print_route(route, 0, "").encode_to_vec();
         let version = i64::try_from(route.version).unwrap_or(i64::MAX);
-        with!(self.store.writer(), c => sqlx::query(
+        let written = with!(self.store.writer(), c => sqlx::query(
             "INSERT INTO routes (organization_id, id, definition, version, updated_at) VALUES ($1, $2, $3, $4, $5)
              ON CONFLICT (organization_id, id) DO UPDATE SET definition = excluded.definition, version = excluded.version,
                  updated_at = excluded.updated_at",
         ).bind(organization.as_str()).bind(&route.id).bind(definition).bind(version).bind(route.updated_at.as_microsecond())
-        .execute(c).await.map(drop))?;
-        Ok(())
+        .execute(c).await.map(drop));
+        self.changed(organization, written)
     }
 
     async fn remove(&self, organization: &OrganizationId, id: &str) -> Result<u64> {
         let removed = with!(self.store.writer(), c => sqlx::query("DELETE FROM routes WHERE organization_id = $1 AND id = $2")
-            .bind(organization.as_str()).bind(id).execute(c).await.map(|done| done.rows_affected()))?;
-        Ok(removed)
+            .bind(organization.as_str()).bind(id).execute(c).await.map(|done| done.rows_affected()));
+        self.changed(organization, removed)
     }
 
     /// The ids of the built-in routes that are off, and the organization's own routes.
@@ -245,5 +265,54 @@ impl RouteTable {
             channel_configuration(&pattern, &stored.destinations)
         };
         rows.into_iter().map(parse).collect()
+    }
+}
+
+/// Whether an organization with these other routes may have this one.
+fn check_room(others: &[Arc<Route>], route: &Route) -> Result<()> {
+    if others.len() >= ROUTES_MAX {
+        return Err(Error::FailedPrecondition(format!(
+            "an organization has at most {ROUTES_MAX} routes: delete one first"
+        )));
+    }
+    let size = |route: &Route| route.condition.as_ref().map_or(0, |condition| condition.source.len());
+    if others.iter().map(|route| size(route)).sum::<usize>() + size(route) > CONDITIONS_BYTES_MAX {
+        return Err(Error::FailedPrecondition(format!(
+            "an organization's conditions have at most {CONDITIONS_BYTES_MAX} bytes in all: shorten or delete one first"
+        )));
+    }
+    Ok(())
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+    use crate::{plan::Decision, priority::Priority, route::RouteCondition};
+
+    #[test]
+    fn conditions_have_a_bound_together() {
+        let source = format!("new.a == '{}'", "x".repeat(15_000));
+        let condition = RouteCondition::parse(&source).expect("it is well-formed");
+        let built_in = BuiltIn::load().expect("it is tested");
+        let route = Arc::new(Route { condition, ..Route::clone(&built_in.routes[0]) });
+        let fitting = CONDITIONS_BYTES_MAX / source.len();
+        assert!(check_room(&vec![route.clone(); fitting - 1], &route).is_ok());
+        assert!(check_room(&vec![route.clone(); fitting], &route).is_err());
+    }
+
+    #[tokio::test]
+    async fn a_route_that_is_gone_leaves_no_failures_behind() {
+        chassis::testing::on_each_engine(&[&chassis::store::MIGRATIONS, &crate::MIGRATIONS], |store| async move {
+            let table = RouteTable::new(store, Clock::System).expect("the built-in routes are tested");
+            let organization = OrganizationId::parse("o").expect("an id");
+            let failed = Decision { route_id: "r".to_owned(), outcome: Outcome::Failed, reason: String::new() };
+            let (priority, priority_reason) = (Priority::Normal, String::new());
+            let plan = Plan { destinations: Vec::new(), priority, priority_reason, decisions: vec![failed] };
+            table.note_failures(&organization, &plan);
+            assert_eq!(table.failures(&organization, "r").count, 1);
+            table.delete(&organization, "r").await.expect_err("it was never stored");
+            assert!(table.failures.lock().expect("nobody panicked").is_empty());
+        })
+        .await;
     }
 }

@@ -12,6 +12,7 @@ pub(crate) mod wire;
 use chassis::{
     auth::{Access, AccessTable, Scope},
     error::{Error, Result},
+    tasks::Tasks,
 };
 
 pub(crate) use self::{
@@ -53,6 +54,16 @@ pub(crate) const ACCESS: AccessTable = &[
     ("/wedsync.router.v1.WeddingService/GetWedding", Access::Scope(Scope::Consume)),
     ("/wedsync.router.v1.WeddingService/UpsertWedding", Access::Scope(Scope::Publish)),
 ];
+
+/// Sees a change through, in the store and in memory, even if its caller leaves half way: a statement that was handed over
+/// is carried out whether or not anybody waits for it, and what it changed must be known.
+async fn see_through<T: Send + 'static>(
+    tasks: &Tasks,
+    change: impl Future<Output = Result<T>> + Send + 'static,
+) -> Result<T> {
+    let changed = tasks.through("rpc.change", change).await;
+    changed.unwrap_or_else(|| Err(Error::internal(anyhow::anyhow!("a change broke off"))))
+}
 
 /// The size of a page: what was asked for, 100 if nothing was, 500 at most.
 fn page_size(asked: i32) -> Result<u32> {

@@ -1,7 +1,7 @@
 //! The weddings that the router knows: stored with the events that taught it, and cached.
 //!
 //! Invariant: what is stored is what the stored events taught, in the log's order. What events under way will teach is
-//! expected meanwhile, for the plans of those that come right behind them.
+//! expected meanwhile, for the plans of those that come right behind them. No look-up waits for a commit, nor one for it.
 
 use std::{
     collections::HashMap,
@@ -11,15 +11,16 @@ use std::{
     },
 };
 
+use crate::{
+    remembered::Remembered,
+    wedding::{Learnt, Lesson, Wedding},
+};
 use chassis::{
     error::{Error, Result},
     id::OrganizationId,
     store::{Store, Tx},
     with,
 };
-use moka::sync::Cache;
-
-use crate::wedding::{Learnt, Lesson, Wedding};
 
 /// Weddings in memory; the others are read when an event is about them.
 const CACHED: u64 = 50_000;
@@ -30,8 +31,8 @@ type Key = (OrganizationId, String);
 #[derive(Clone)]
 pub(crate) struct Weddings {
     store: Store,
-    known: Cache<Key, Option<Arc<Wedding>>>,
-    /// Held while what is stored changes and until the cache has it, and while it is read into the cache.
+    known: Remembered<Key, Option<Arc<Wedding>>>,
+    /// Held while what is stored changes and until that is known: of two changes the later is known last.
     changing: Arc<tokio::sync::Mutex<()>>,
     expected: Arc<Mutex<HashMap<Key, Expected>>>,
 }
@@ -51,7 +52,7 @@ pub(crate) struct Expectation {
 
 impl Weddings {
     pub(crate) fn new(store: Store) -> Self {
-        Self { store, known: Cache::new(CACHED), changing: Arc::default(), expected: Arc::default() }
+        Self { store, known: Remembered::new(CACHED), changing: Arc::default(), expected: Arc::default() }
     }
 
     /// What is known of one wedding.
@@ -63,12 +64,12 @@ impl Weddings {
         if let Some(known) = self.known.get(&key) {
             return Ok(known);
         }
-        let _unchanged = self.changing.lock().await;
+        let reading = self.known.reading(&key);
         let definition: Option<String> = with!(self.store.reader(), c => sqlx::query_scalar(
             "SELECT definition FROM weddings WHERE organization_id = $1 AND id = $2",
         ).bind(organization.as_str()).bind(id).fetch_optional(c).await)?;
         let wedding = parse(definition)?.map(Arc::new);
-        self.known.insert(key, wedding.clone());
+        self.known.keep(key, wedding.clone(), reading);
         Ok(wedding)
     }
 
@@ -135,26 +136,37 @@ impl Weddings {
     /// Takes over what a committed event taught; the caller holds [`Weddings::change`].
     pub(crate) fn learn(&self, organization: OrganizationId, learnt: Learnt) {
         let (id, wedding) = known_by(learnt);
-        self.known.insert((organization, id), wedding);
+        self.known.put((organization, id), wedding);
     }
 
     /// Forgets what is remembered of one wedding, so that it is read again.
     pub(crate) fn forget(&self, organization: &OrganizationId, id: &str) {
-        self.known.invalidate(&(organization.clone(), id.to_owned()));
+        self.known.forget(&(organization.clone(), id.to_owned()));
     }
 
-    /// Stores what a caller without change capture says.
+    /// Stores what a caller without change capture says. To be seen through: what is stored must be known.
     ///
     /// # Errors
     /// Those of the store.
-    pub(crate) async fn upsert(&self, organization: &OrganizationId, wedding: Wedding, now: i64) -> Result<()> {
+    pub(crate) async fn upsert(&self, organization: OrganizationId, wedding: Wedding, now: i64) -> Result<()> {
+        let id = wedding.id.clone();
         let learnt = Learnt::Known(wedding);
         let _changing = self.change().await;
-        let mut tx = self.store.begin().await?;
-        store(&mut tx, organization, &learnt, now).await?;
-        tx.commit().await?;
-        self.learn(organization.clone(), learnt);
+        match self.write(&organization, &learnt, now).await {
+            Ok(()) => self.learn(organization, learnt),
+            Err(error) => {
+                // Whether it was stored is not known: it is read again.
+                self.forget(&organization, &id);
+                return Err(error);
+            }
+        }
         Ok(())
+    }
+
+    async fn write(&self, organization: &OrganizationId, learnt: &Learnt, now: i64) -> Result<()> {
+        let mut tx = self.store.begin().await?;
+        store(&mut tx, organization, learnt, now).await?;
+        tx.commit().await
     }
 }
 
@@ -211,4 +223,26 @@ async fn store(tx: &mut Tx, organization: &OrganizationId, learnt: &Learnt, now:
         }
     }
     Ok(())
+}
+
+#[cfg(test)]
+mod tests {
+    use std::time::Duration;
+
+    use tokio::time::timeout;
+
+    use super::*;
+
+    #[tokio::test]
+    async fn whoever_looks_a_wedding_up_waits_for_no_change_of_any() {
+        chassis::testing::on_each_engine(&[&chassis::store::MIGRATIONS, &crate::MIGRATIONS], |store| async move {
+            let weddings = Weddings::new(store);
+            let organization = OrganizationId::parse("o").expect("an id");
+            let changing = weddings.change().await;
+            let found = timeout(Duration::from_secs(60), weddings.find(&organization, "unknown")).await;
+            assert!(found.expect("it waits for nobody").expect("the store is there").is_none());
+            drop(changing);
+        })
+        .await;
+    }
 }

@@ -12,7 +12,12 @@ use hyper_util::{
     server::conn::auto::Builder,
     service::TowerToHyperService,
 };
-use tokio::{io::DuplexStream, net::TcpListener, sync::mpsc::Receiver, time::timeout};
+use tokio::{
+    io::DuplexStream,
+    net::{TcpListener, TcpStream},
+    sync::mpsc::Receiver,
+    time::timeout,
+};
 use tokio_util::{either::Either, sync::CancellationToken, task::TaskTracker};
 use tower::ServiceExt as _;
 
@@ -22,8 +27,12 @@ use crate::service::Chassis;
 /// A peer that doesn't answer a ping for this long, asked after every [`KEEPALIVE_INTERVAL`], is gone.
 pub(super) const KEEPALIVE_TIMEOUT: Duration = Duration::from_secs(10);
 pub(super) const KEEPALIVE_INTERVAL: Duration = Duration::from_secs(5);
-/// How long a new connection may stay silent, and a request's headers take.
+/// How long a new connection may take until it is clear which HTTP it speaks, and a request's headers take.
 const HEADERS_WITHIN: Duration = Duration::from_secs(10);
+/// What HTTP/2 begins with (RFC 9113, section 3.4).
+const PREFACE: &[u8; 24] = b"PRI * HTTP/2.0\r\n\r\nSM\r\n\r\n";
+/// How often more of it is looked for where it came in part.
+const LOOK_AGAIN: Duration = Duration::from_millis(50);
 /// How long to wait when the machine has no file descriptor left.
 const ACCEPT_PAUSE: Duration = Duration::from_millis(50);
 
@@ -77,6 +86,21 @@ fn builder(max_concurrent_streams: u32) -> Builder<TokioExecutor> {
     builder
 }
 
+/// Whether a connection says in time which HTTP it speaks: what serves it would wait for the rest of the preface for ever.
+async fn begins(stream: &TcpStream) -> bool {
+    let mut first = [0; PREFACE.len()];
+    let reading = async {
+        loop {
+            let come = stream.peek(&mut first).await?;
+            if come == 0 || come == PREFACE.len() || first[..come] != PREFACE[..come] {
+                return std::io::Result::Ok(come > 0);
+            }
+            tokio::time::sleep(LOOK_AGAIN).await;
+        }
+    };
+    matches!(timeout(HEADERS_WITHIN, reading).await, Ok(Ok(true)))
+}
+
 async fn connection(
     stream: Stream,
     peer: SocketAddr,
@@ -86,7 +110,7 @@ async fn connection(
 ) {
     if let Either::Left(stream) = &stream
         // With Nagle's algorithm a small answer waits 40 ms for the peer's delayed acknowledgement.
-        && (stream.set_nodelay(true).is_err() || !matches!(timeout(HEADERS_WITHIN, stream.readable()).await, Ok(Ok(()))))
+        && (stream.set_nodelay(true).is_err() || !begins(stream).await)
     {
         return;
     }
@@ -105,5 +129,50 @@ async fn connection(
     };
     if let Err(error) = ended {
         tracing::debug!(%peer, error, "connection failed");
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use tokio::io::AsyncWriteExt as _;
+
+    use super::*;
+
+    /// Both ends of a connection.
+    async fn pair() -> (TcpStream, TcpStream) {
+        let listener = TcpListener::bind("127.0.0.1:0").await.expect("a port");
+        let address = listener.local_addr().expect("it has one");
+        let (ours, theirs) = tokio::join!(TcpStream::connect(address), listener.accept());
+        (ours.expect("it listens"), theirs.expect("it connects").0)
+    }
+
+    #[tokio::test]
+    async fn a_connection_that_says_a_part_of_the_preface_and_no_more_is_not_served() {
+        for part in 0..PREFACE.len() {
+            let (mut peer, stream) = pair().await;
+            peer.write_all(&PREFACE[..part]).await.expect("it is open");
+            tokio::time::pause();
+            assert!(!begins(&stream).await, "{part} bytes");
+            tokio::time::resume();
+        }
+    }
+
+    #[tokio::test]
+    async fn a_connection_that_says_what_it_speaks_is_served_at_once_and_in_pieces_too() {
+        for first in [&PREFACE[..], b"GET / HTTP/1.1", b"POST / HTTP/1.1", b"x"] {
+            let (mut peer, stream) = pair().await;
+            peer.write_all(first).await.expect("it is open");
+            assert!(begins(&stream).await);
+        }
+        let (mut peer, stream) = pair().await;
+        peer.write_all(b"PRI").await.expect("it is open");
+        let rest = async {
+            tokio::time::sleep(LOOK_AGAIN).await;
+            peer.write_all(&PREFACE[3..]).await.expect("it is open");
+        };
+        assert!(tokio::join!(begins(&stream), rest).0);
+        let (peer, stream) = pair().await;
+        drop(peer);
+        assert!(!begins(&stream).await, "it says nothing and leaves");
     }
 }

@@ -268,7 +268,7 @@ async fn insert_deliveries(tx: &mut Tx, rows: &[Insert], contents: &[Option<Vec<
         Engine::Postgres(connection) => {
             let d = || rows.iter().map(|row| &row.delivery);
             let end = || rows.iter().map(|row| &row.end);
-            sqlx::query(
+            let query = sqlx::query(
                 "INSERT INTO deliveries (id, lane, organization_id, event, event_id, event_type, ordering_key, priority, state,
                      origin, attempts, reopened_after, next_at, created_at, finished_at, status_code, reason, content)
                  SELECT id, lane, organization_id, event, event_id, event_type, ordering_key, priority, state,
@@ -295,10 +295,8 @@ async fn insert_deliveries(tx: &mut Tx, rows: &[Insert], contents: &[Option<Vec<
             .bind(end().map(|end| end.finished_at).collect::<Vec<_>>())
             .bind(end().map(|end| end.status_code).collect::<Vec<_>>())
             .bind(end().map(|end| end.reason.as_str()).collect::<Vec<_>>())
-            .bind(contents)
-            .execute(connection)
-            .await
-            .map(|done| inserted += done.rows_affected())?;
+            .bind(contents);
+            inserted = store::answered(query.execute(connection)).await?.rows_affected();
         }
     }
     Ok(inserted)
@@ -395,7 +393,7 @@ async fn update_deliveries(tx: &mut Tx, rows: &[Update]) -> Result<()> {
         }
         Engine::Postgres(connection) => {
             let end = || rows.iter().map(|row| &row.end);
-            sqlx::query(
+            let query = sqlx::query(
                 "UPDATE deliveries SET state = t.state, attempts = t.attempts, next_at = t.next_at, finished_at = t.finished_at,
                      status_code = t.status_code, reason = t.reason,
                      content = CASE WHEN t.state = 3 THEN NULL ELSE content END
@@ -409,9 +407,8 @@ async fn update_deliveries(tx: &mut Tx, rows: &[Update]) -> Result<()> {
             .bind(end().map(|end| end.next_at).collect::<Vec<_>>())
             .bind(end().map(|end| end.finished_at).collect::<Vec<_>>())
             .bind(end().map(|end| end.status_code).collect::<Vec<_>>())
-            .bind(end().map(|end| end.reason.as_str()).collect::<Vec<_>>())
-            .execute(connection)
-            .await?;
+            .bind(end().map(|end| end.reason.as_str()).collect::<Vec<_>>());
+            store::answered(query.execute(connection)).await?;
         }
     }
     Ok(())
@@ -433,7 +430,7 @@ async fn insert_attempts(tx: &mut Tx, rows: &[AttemptRow], responses: &[Option<V
             }
         }
         Engine::Postgres(connection) => {
-            sqlx::query(
+            let query = sqlx::query(
                 "INSERT INTO attempts (delivery, number, lane, started_at, duration, status_code, outcome, error, response)
                  SELECT * FROM UNNEST($1::bigint[], $2::bigint[], $3::bigint[], $4::bigint[], $5::bigint[], $6::bigint[], $7::text[],
                      $8::text[], $9::bytea[]) AS t (delivery, number, lane, started_at, duration, status_code, outcome, error, response)
@@ -447,9 +444,8 @@ async fn insert_attempts(tx: &mut Tx, rows: &[AttemptRow], responses: &[Option<V
             .bind(rows.iter().map(|row| row.status_code).collect::<Vec<_>>())
             .bind(rows.iter().map(|row| row.outcome).collect::<Vec<_>>())
             .bind(rows.iter().map(|row| row.error.as_str()).collect::<Vec<_>>())
-            .bind(responses)
-            .execute(connection)
-            .await?;
+            .bind(responses);
+            store::answered(query.execute(connection)).await?;
         }
     }
     Ok(())

@@ -31,6 +31,8 @@ const GONE_WITHIN: Duration = Duration::from_secs(5);
 const LOOK_EVERY: Duration = Duration::from_secs(5);
 /// How long the server may take to say that it still holds the lock.
 const ANSWERED_WITHIN: Duration = Duration::from_secs(3);
+/// How long it may take to give the lock again, to a new session.
+const OWNED_WITHIN: Duration = Duration::from_secs(10);
 
 /// What keeps a second process out.
 #[derive(Debug)]
@@ -96,6 +98,16 @@ impl Lock {
         if tokio::time::timeout(ANSWERED_WITHIN, connection.ping()).await.is_ok_and(|answer| answer.is_ok()) {
             return Ok(());
         }
+        match tokio::time::timeout(OWNED_WITHIN, self.take_again()).await {
+            Ok(again) => *connection = again?,
+            Err(_) => return Err(sqlx::Error::PoolTimedOut),
+        }
+        tracing::warn!(schema = self.schema, "the connection that owned the store was cut; it is owned again");
+        Ok(())
+    }
+
+    /// Another session that holds the lock, where nobody else had it.
+    async fn take_again(&self) -> sqlx::Result<PgConnection> {
         let mut again = self.options.connect().await?;
         let locked = try_lock(&mut again, &self.schema).await?;
         // Looked at under the lock, nobody can raise it. Without: the session that is gone for us may linger on the server.
@@ -108,9 +120,7 @@ impl Lock {
         if !locked {
             return Err(sqlx::Error::Protocol(format!("schema {} is not ours yet again", self.schema)));
         }
-        tracing::warn!(schema = self.schema, "the connection that owned the store was cut; it is owned again");
-        *connection = again;
-        Ok(())
+        Ok(again)
     }
 
     fn refuse_if_lost(&self) -> sqlx::Result<()> {

@@ -22,3 +22,22 @@ async fn after_a_full_disk_transactions_begin_again() {
         tx.commit().await.expect("to its end");
     }
 }
+
+/// A store that takes no write for a while: on SQLite as when its file may not be written, on PostgreSQL as a server that is
+/// full, or has become a standby.
+#[tokio::test]
+async fn a_store_that_is_read_only_for_now_is_waited_for() {
+    let (_folder, engines) = testing::engines();
+    for settings in &engines {
+        let store = Store::open(settings, &[&MIGRATIONS]).await.expect("a fresh store opens");
+        let mut tx = store.begin().await.expect("nothing is written yet");
+        let read_only = match tx.on() {
+            Engine::Sqlite(c) => sqlx::query("PRAGMA query_only = on").execute(c).await.map(drop),
+            Engine::Postgres(c) => sqlx::query("SET TRANSACTION READ ONLY").execute(c).await.map(drop),
+        };
+        read_only.expect("a setting");
+        let refused = with!(tx.on(), c => sqlx::query("DELETE FROM data_keys").execute(c).await.map(drop));
+        let refused = Error::from(refused.expect_err("it may not be written"));
+        assert!(refused.is_retryable(), "{refused}");
+    }
+}

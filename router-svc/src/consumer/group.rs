@@ -22,6 +22,8 @@ use crate::{
 
 /// Bytes in one answer, unless one event is larger.
 const BATCH_BYTES: usize = 1 << 20;
+/// How often in a row it reads on and hands out before it hears what members say and notes its cursors.
+const ROUNDS_MAX: usize = 16;
 /// When the log could not be read, the next try comes after this.
 const AGAIN: Duration = Duration::from_millis(200);
 
@@ -68,8 +70,16 @@ pub(super) struct Group {
     members: Arc<AtomicUsize>,
     noted: [u64; 4],
     replay: Option<Replay>,
+    /// Whose range was offered last: the next is another's, where one waits.
+    replayed: String,
     /// Ranges may be stored that wait for their turn.
     replays_wait: bool,
+}
+
+/// Whether there may be more to hand out at once.
+enum More {
+    Yes,
+    No,
 }
 
 /// A range that is being offered again.
@@ -112,6 +122,7 @@ impl Group {
             members: Arc::default(),
             noted: cursors,
             replay: None,
+            replayed: String::new(),
             replays_wait: true,
         })
     }
@@ -125,7 +136,8 @@ impl Group {
         let mut asked = Vec::new();
         loop {
             let again = match self.serve().await {
-                Ok(()) => None,
+                Ok(More::No) => None,
+                Ok(More::Yes) => Some(Duration::ZERO),
                 Err(error) => {
                     tracing::warn!(%error, group = self.number, "could not read the log; trying again");
                     Some(AGAIN)
@@ -177,15 +189,15 @@ impl Group {
         }
     }
 
-    /// Hands out what may go, reading the log as it needs.
-    async fn serve(&mut self) -> Result<()> {
+    /// Hands out what may go, reading the log as it needs; for a while.
+    async fn serve(&mut self) -> Result<More> {
         let gone: Vec<u64> =
             self.streams.iter().filter(|(_, stream)| stream.is_closed()).map(|(member, _)| *member).collect();
         gone.into_iter().for_each(|member| self.leave(member));
         if self.streams.is_empty() {
-            return Ok(());
+            return Ok(More::No);
         }
-        loop {
+        for _ in 0..ROUNDS_MAX {
             self.begin_replay().await?;
             let moved = self.fill().await?;
             let mut batches: HashMap<u64, (usize, ConsumeResponse)> = HashMap::new();
@@ -211,10 +223,11 @@ impl Group {
             match look {
                 Some((entry, since)) => self.look(&entry, since).await?,
                 // Of what was read nothing may have been for this group: what comes after it may be.
-                None if handed_out == 0 && !moved && !self.end_replay().await? => return Ok(()),
+                None if handed_out == 0 && !moved && !self.end_replay().await? => return Ok(More::No),
                 None => {}
             }
         }
+        Ok(More::Yes)
     }
 
     fn batch(&mut self, batches: &mut HashMap<u64, (usize, ConsumeResponse)>, handed: Handed) {
@@ -331,10 +344,14 @@ impl Group {
             return Ok(());
         }
         let next: Option<Replay> = with!(self.store.reader(), c => sqlx::query_as(
-            "SELECT number, organization_id, since, until FROM replays WHERE group_number = $1 ORDER BY number LIMIT 1",
-        ).bind(self.number).fetch_optional(c).await)?;
+            "SELECT number, organization_id, since, until FROM replays WHERE group_number = $1
+             ORDER BY CASE WHEN organization_id > $2 THEN 0 ELSE 1 END, organization_id, number LIMIT 1",
+        ).bind(self.number).bind(&self.replayed).fetch_optional(c).await)?;
         match &next {
-            Some(replay) => self.state.replay_from(u64::try_from(replay.since).unwrap_or(0)),
+            Some(replay) => {
+                self.replayed.clone_from(&replay.organization_id);
+                self.state.replay_from(u64::try_from(replay.since).unwrap_or(0));
+            }
             None => self.replays_wait = false,
         }
         self.replay = next;
@@ -344,7 +361,7 @@ impl Group {
     /// When the last of a range is acknowledged: forgets it. True if so: the next one can begin.
     async fn end_replay(&mut self) -> Result<bool> {
         let Some(replay) = &self.replay else { return Ok(false) };
-        let all_read = self.state.wants(REPLAY).is_some_and(|read| read >= u64::try_from(replay.until).unwrap_or(0));
+        let all_read = self.state.read(REPLAY) >= u64::try_from(replay.until).unwrap_or(0);
         if all_read && self.state.replay_is_done() {
             with!(self.store.writer(), c => sqlx::query("DELETE FROM replays WHERE number = $1").bind(replay.number).execute(c).await.map(drop))?;
             self.replay = None;

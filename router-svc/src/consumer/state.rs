@@ -3,7 +3,11 @@
 //! - Each priority has a cursor of its own, so that CRITICAL overtakes a million LOW; while all wait, they are served 8:4:2:1.
 //! - Events of one (organization, ordering key) go out in log order, to one member at a time. An event that is taken early
 //!   first pulls forward its predecessors of that key.
-//! - Nothing goes to a member without credit, and what a lost member had not acknowledged goes to another.
+//! - Nothing goes to a member without credit, and what a lost member had not acknowledged goes to another. A key of which
+//!   nothing is out goes to its member by hash, or else to another that has the credit for it.
+//! - Who has the credit for events but not the bytes for the first of a queue gets nothing that comes behind it until it
+//!   has: what is large doesn't wait for all that is small.
+//! - Nothing is read while nobody has credit: what is buffered is what was asked for, and a page more of each queue.
 //!
 //! Invariant: an event that matches the group is buffered, outstanding, done early, or beyond `read`; everything else up
 //! to `read` is done. The watermark is one below the first that is buffered or outstanding.
@@ -26,8 +30,6 @@ const SHARES: [u32; QUEUES] = [8, 4, 2, 1, 1];
 pub(crate) const BUFFER_MAX: usize = 512;
 /// A queue that holds this many bytes isn't filled further.
 const BUFFER_BYTES_MAX: usize = 4 << 20;
-/// How far into a queue it looks for an event whose member has credit.
-const LOOK_AHEAD: usize = 64;
 
 /// Credit that may stand at a time.
 pub(crate) const CREDIT_EVENTS_MAX: u64 = 100_000;
@@ -87,6 +89,12 @@ struct Credit {
     bytes: u64,
     /// Bytes that are out: an event larger than any credit may still go alone.
     out: u64,
+}
+
+impl Credit {
+    fn fits(self, bytes: u64) -> bool {
+        (self.bytes >= bytes && self.out < OUT_BYTES_MAX) || self.out == 0
+    }
 }
 
 /// An event on its way to a member.
@@ -156,15 +164,22 @@ impl State {
     /// Allows a member this much more.
     pub(crate) fn credit(&mut self, member: Member, events: u64, bytes: u64) {
         if let Some(credit) = self.members.get_mut(&member) {
-            credit.events = (credit.events + events).min(CREDIT_EVENTS_MAX);
-            credit.bytes = (credit.bytes + bytes).min(CREDIT_BYTES_MAX);
+            credit.events = credit.events.saturating_add(events).min(CREDIT_EVENTS_MAX);
+            credit.bytes = credit.bytes.saturating_add(bytes).min(CREDIT_BYTES_MAX);
         }
     }
 
     /// How far a queue was read, if it wants more.
     pub(crate) fn wants(&self, index: usize) -> Option<u64> {
         let queue = &self.queues[index];
-        (queue.buffered.len() < BUFFER_MAX && queue.bytes < BUFFER_BYTES_MAX).then_some(queue.read)
+        let has_room = queue.buffered.len() < BUFFER_MAX && queue.bytes < BUFFER_BYTES_MAX;
+        let is_asked = || self.members.values().any(|credit| credit.events > 0);
+        (has_room && is_asked()).then_some(queue.read)
+    }
+
+    /// How far a queue was read.
+    pub(crate) fn read(&self, index: usize) -> u64 {
+        self.queues[index].read
     }
 
     /// Takes what the log holds for a queue after what was read, up to and with `until`. Those left out don't match.
@@ -244,11 +259,12 @@ impl State {
     /// The event that goes out next, or what is needed to know.
     pub(crate) fn next(&mut self) -> Next {
         for _ in 0..2 {
+            let mut short = BTreeSet::new();
             for index in 0..QUEUES {
                 if self.turns[index] == 0 {
                     continue;
                 }
-                match self.pick(index) {
+                match self.pick(index, &mut short) {
                     Next::Idle => {}
                     found => {
                         self.turns[index] -= u32::from(matches!(found, Next::Hand(_)));
@@ -262,10 +278,14 @@ impl State {
         Next::Idle
     }
 
-    /// The first of a queue that may go. With it may come an earlier one of its key, out of another queue.
-    fn pick(&self, index: usize) -> Next {
+    /// The first of a queue that may go. With it may come an earlier one of its key, out of another queue. Members that are
+    /// `short` of bytes for one before it get none.
+    fn pick(&self, index: usize, short: &mut BTreeSet<Member>) -> Next {
         let mut full = BTreeSet::new();
-        for (sequence, item) in self.queues[index].buffered.iter().take(LOOK_AHEAD) {
+        for (sequence, item) in &self.queues[index].buffered {
+            if !self.members.iter().any(|(member, credit)| credit.events > 0 && !short.contains(member)) {
+                return Next::Idle;
+            }
             let key = key_of(&item.entry);
             if full.contains(&key) {
                 continue;
@@ -275,16 +295,17 @@ impl State {
                 _ => self.waiting.get(&key).and_then(|waiting| waiting.first().copied()).unwrap_or((*sequence, index)),
             };
             let Some(first) = self.queues[queue].buffered.get(&first) else { continue };
+            let Some(member) = self.member_for(key, first.entry.bytes, short) else {
+                full.insert(key);
+                continue;
+            };
             if queue != REPLAY
                 && let Some(unread) = self.unread_before(first.entry.sequence)
                 && first.checked + 1 < first.entry.sequence
             {
                 return Next::Look { entry: first.entry.clone(), since: unread.max(first.checked) };
             }
-            match self.member_for(key, first.entry.bytes) {
-                Some(member) => return self.handed(member, queue, first),
-                None => drop(full.insert(key)),
-            }
+            return self.handed(member, queue, first);
         }
         Next::Idle
     }
@@ -329,18 +350,26 @@ impl State {
         self.queues[..REPLAY].iter().map(|queue| queue.read).filter(|read| *read + 1 < sequence).min()
     }
 
-    /// Who gets events of a key: whoever holds some, else by the key's hash. None without credit.
-    fn member_for(&self, key: Key, bytes: usize) -> Option<Member> {
-        let member = match self.held.get(&key) {
-            Some((member, _)) => *member,
+    /// Who gets events of a key: whoever holds some, else the first with credit from the place of the key's hash on. Those
+    /// who have credit for events, but not for these bytes, are `short` of them.
+    fn member_for(&self, key: Key, bytes: usize, short: &mut BTreeSet<Member>) -> Option<Member> {
+        let asking = |member: &Member| {
+            let credit = self.members.get(member).filter(|credit| credit.events > 0 && !short.contains(member))?;
+            Some((*member, credit.fits(bytes as u64)))
+        };
+        let asking: Vec<(Member, bool)> = match self.held.get(&key) {
+            Some((holder, _)) => asking(holder).into_iter().collect(),
             None => {
                 let place = usize::try_from(key % (self.members.len().max(1) as u64)).unwrap_or(0);
-                *self.members.keys().nth(place)?
+                let (after, from) = (self.members.keys().take(place), self.members.keys().skip(place));
+                from.chain(after).filter_map(asking).collect()
             }
         };
-        let credit = self.members.get(&member)?;
-        let fits = (credit.bytes >= bytes as u64 && credit.out < OUT_BYTES_MAX) || credit.out == 0;
-        (credit.events > 0 && fits).then_some(member)
+        let fitting = asking.iter().find(|(_, fits)| *fits).map(|(member, _)| *member);
+        if fitting.is_none() {
+            short.extend(asking.iter().map(|(member, _)| *member));
+        }
+        fitting
     }
 
     fn buffer(&mut self, index: usize, entry: Arc<Entry>, returned: bool) {

@@ -232,3 +232,68 @@ fn an_event_larger_than_any_credit_goes_alone() {
     assert!(state.acknowledge(1, 1));
     assert!(matches!(state.next(), Next::Hand(_)));
 }
+
+fn sized(sequence: u64, priority: i64, bytes: usize) -> Arc<Entry> {
+    Arc::new(Entry { bytes, ..Arc::into_inner(entry(sequence, priority, sequence as u8)).expect("nobody else has it") })
+}
+
+/// A group that has read as much of every queue.
+fn read(state: &mut State, entries: impl IntoIterator<Item = Arc<Entry>>, until: u64) {
+    let entries: Vec<_> = entries.into_iter().collect();
+    for index in 0..4 {
+        state.fill(index, entries.iter().filter(|entry| queue_of(entry) == index).cloned(), until);
+    }
+}
+
+fn hand(state: &mut State) -> Option<Handed> {
+    match state.next() {
+        Next::Hand(handed) => {
+            state.sent(&handed);
+            Some(handed)
+        }
+        Next::Look { .. } => panic!("all is read"),
+        Next::Idle => None,
+    }
+}
+
+#[test]
+fn nothing_is_read_nor_looked_for_while_nobody_has_credit() {
+    let mut state = State::new([0; 4], 0);
+    state.join(1);
+    assert!((0..QUEUES).all(|index| state.wants(index).is_none()));
+    // What lies before it in the three other queues was never read.
+    state.fill(1, [entry(9, 2, 0)], 9);
+    assert!(matches!(state.next(), Next::Idle));
+    state.credit(1, 1, 1_000);
+    assert_eq!(state.wants(3), Some(0));
+    assert!(matches!(state.next(), Next::Look { .. }));
+}
+
+#[test]
+fn what_is_large_and_urgent_does_not_wait_for_all_that_is_small() {
+    let mut state = State::new([0; 4], 0);
+    state.join(1);
+    state.credit(1, 1_000, 1_000);
+    read(&mut state, (1..=100).map(|sequence| sized(sequence, 4, 100)), 100);
+    let mut out: Vec<u64> = std::iter::from_fn(|| hand(&mut state)).map(|handed| handed.entry.sequence).collect();
+    assert_eq!(out.len(), 10);
+    read(&mut state, [sized(101, 1, 900)], 101);
+    for sequence in out.drain(..9) {
+        assert!(hand(&mut state).is_none(), "{sequence}: it goes before the rest");
+        assert!(state.acknowledge(1, sequence));
+        state.credit(1, 1, 100);
+    }
+    assert_eq!(hand(&mut state).map(|handed| handed.entry.sequence), Some(101));
+}
+
+#[test]
+fn a_member_without_credit_keeps_no_other_waiting() {
+    let mut state = State::new([0; 4], 0);
+    state.join(1);
+    state.join(2);
+    state.credit(2, 1_000, CREDIT_BYTES_MAX);
+    read(&mut state, (1..=200).map(|sequence| sized(sequence, 3, 100)), 200);
+    let handed: Vec<_> = std::iter::from_fn(|| hand(&mut state)).collect();
+    assert_eq!(handed.len(), 200);
+    assert!(handed.iter().all(|handed| handed.member == 2));
+}

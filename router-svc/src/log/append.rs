@@ -46,7 +46,7 @@ pub(super) async fn at_once(store: &Store, drafts: &[&Draft], head: u64, epoch: 
                      AS t (sequence, organization_id, id, uid, type, ordering_key, priority, content_hash, body)",
             );
             let query = bind_columns(query, &fresh, now).bind(epoch).bind(stored(head)).bind(new_head);
-            query.execute(pool).await.map(|_| true)
+            store::answered(query.execute(pool)).await.map(|_| true)
         }
     };
     match done {
@@ -116,16 +116,15 @@ async fn find_known<'a>(tx: &mut Tx, drafts: &[&'a Draft]) -> Result<HashMap<(Or
             }
         }
         Engine::Postgres(connection) => {
-            rows = sqlx::query_as(
+            let query = sqlx::query_as(
                 "SELECT t.place, e.sequence, e.uid, e.content_hash
                  FROM UNNEST($1::bigint[], $2::text[], $3::text[]) AS t (place, organization_id, id)
                  JOIN events AS e ON e.organization_id = t.organization_id AND e.id = t.id",
             )
             .bind((0..stored(drafts.len() as u64)).collect::<Vec<_>>())
             .bind(drafts.iter().map(|draft| draft.organization.as_str()).collect::<Vec<_>>())
-            .bind(drafts.iter().map(|draft| draft.id.as_str()).collect::<Vec<_>>())
-            .fetch_all(connection)
-            .await?;
+            .bind(drafts.iter().map(|draft| draft.id.as_str()).collect::<Vec<_>>());
+            rows = store::answered(query.fetch_all(connection)).await?;
         }
     }
     let known = rows.into_iter().map(|(place, sequence, uid, content_hash)| {
@@ -158,7 +157,7 @@ async fn insert_fresh(tx: &mut Tx, fresh: &[(i64, &Draft)], now: i64) -> Result<
                  FROM UNNEST($1::bigint[], $2::text[], $3::text[], $4::bytea[], $5::text[], $6::text[], $7::bigint[], $8::bytea[], $10::bytea[])
                      AS t (sequence, organization_id, id, uid, type, ordering_key, priority, content_hash, body)",
             );
-            bind_columns(query, fresh, now).execute(connection).await?;
+            store::answered(bind_columns(query, fresh, now).execute(connection)).await?;
         }
     }
     Ok(())

@@ -48,13 +48,10 @@ impl ConsumerService for ConsumerRpc {
         };
         let credit = start.credit;
         let member = self.consumers.join(self.join(&caller, start)?).await?;
-        let asks = member.asks.clone();
-        if let Some(credit) = credit {
-            // The group's task ends only with the router; the stream then ends with it.
-            let _ = asks.send(ask_credit(member.id, credit)).await;
-        }
-        // Reading and writing are separate: a member that doesn't read still has its acknowledgements taken.
-        self.tasks.spawn("consumer.member", read(requests, member.id, asks, self.draining.clone()));
+        // Reading and writing are separate: a member that doesn't read still has its acknowledgements taken. No wait before
+        // it: a call that is cut off would be a member that nobody takes leave of.
+        let reading = read(requests, credit, member.id, member.asks, self.draining.clone());
+        self.tasks.spawn("consumer.member", reading);
         let answers = UnboundedReceiverStream::new(member.answers).map(Ok);
         Ok(Response::new(Box::pin(answers)))
     }
@@ -104,10 +101,15 @@ fn owner(caller: &Caller, group: &str) -> Result<Option<OrganizationId>> {
 /// Passes on what a member says, until its stream ends or the router stops; then the member is lost.
 async fn read(
     mut requests: Streaming<ConsumeRequest>,
+    credit: Option<Credit>,
     member: u64,
     asks: mpsc::Sender<Ask>,
     draining: CancellationToken,
 ) {
+    if let Some(credit) = credit {
+        // The group's task ends only with the router; the stream then ends with it.
+        let _ = asks.send(ask_credit(member, credit)).await;
+    }
     while let Some(Ok(Some(request))) = draining.run_until_cancelled(requests.message()).await {
         let ask = match request.message {
             Some(Message::Credit(credit)) => ask_credit(member, credit),

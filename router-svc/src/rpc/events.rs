@@ -31,6 +31,8 @@ use crate::{
 
 /// Events in one batch.
 const BATCH_MAX: usize = 1_000;
+/// Types that a list is asked for.
+const TYPES_MAX: usize = 256;
 /// Bytes of events in one listed page, unless one event is larger.
 const PAGE_BYTES: usize = 3 << 20;
 /// Events of one stream that may wait for their commit.
@@ -156,6 +158,9 @@ impl EventRpc {
         mut since: u64,
     ) -> Result<ListEventsResponse> {
         let size = page_size(request.page_size)? as usize;
+        if request.types.len() > TYPES_MAX {
+            return Err(Error::invalid("types", format!("must be at most {TYPES_MAX}")));
+        }
         let types = request.types.iter().map(|text| TypePattern::parse(text)).collect::<Result<Vec<_>>>()?;
         let matches = |type_: &str| {
             types.is_empty()

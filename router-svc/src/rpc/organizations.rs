@@ -4,6 +4,7 @@ use chassis::{
     auth::{Caller, Role, Scope, caller},
     error::{Error, Result},
     id::OrganizationId,
+    tasks::Tasks,
 };
 use proto::router::v1::{
     ApiKey as WireKey, AuthenticateRequest, AuthenticateResponse, CreateApiKeyRequest, CreateApiKeyResponse,
@@ -15,13 +16,14 @@ use proto::router::v1::{
 use tonic::{Request, Response, Status};
 
 use super::{
-    given, page_size, text,
+    given, page_size, see_through, text,
     wire::{print_timestamp, timestamp},
 };
 use crate::organizations::{ApiKey, Organization, Organizations};
 
 pub(crate) struct OrganizationRpc {
     pub(crate) organizations: Organizations,
+    pub(crate) tasks: Tasks,
 }
 
 #[tonic::async_trait]
@@ -96,7 +98,8 @@ impl OrganizationService for OrganizationRpc {
         request: Request<DeleteApiKeyRequest>,
     ) -> Result<Response<DeleteApiKeyResponse>, Status> {
         let organization = owner(&caller(&request)?, &request.get_ref().organization_id)?;
-        self.organizations.delete_key(&organization, text("id", &request.get_ref().id)?).await?;
+        let (organizations, id) = (self.organizations.clone(), text("id", &request.get_ref().id)?.to_owned());
+        see_through(&self.tasks, async move { organizations.delete_key(&organization, &id).await }).await?;
         Ok(Response::new(DeleteApiKeyResponse {}))
     }
 

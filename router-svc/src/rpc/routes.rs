@@ -5,6 +5,7 @@ use chassis::{
     clock::Clock,
     error::{Error, Result},
     id::OrganizationId,
+    tasks::Tasks,
 };
 use proto::router::v1::{
     ConfigureChannelRequest, ConfigureChannelResponse, CreateRouteRequest, CreateRouteResponse, DeleteRouteRequest,
@@ -15,7 +16,7 @@ use proto::router::v1::{
 use tonic::{Request, Response, Status};
 
 use super::{
-    given, text,
+    given, see_through, text,
     wire::{channel_configuration, event, print_channel_configuration, print_plan, print_route, route},
 };
 use crate::{publish::Publisher, route::Route, routes::RouteTable};
@@ -24,6 +25,7 @@ pub(crate) struct RouteRpc {
     pub(crate) routes: RouteTable,
     pub(crate) publisher: Publisher,
     pub(crate) clock: Clock,
+    pub(crate) tasks: Tasks,
 }
 
 #[tonic::async_trait]
@@ -40,7 +42,9 @@ impl RouteService for RouteRpc {
         request: Request<CreateRouteRequest>,
     ) -> Result<Response<CreateRouteResponse>, Status> {
         let organization = caller(&request)?.organization("")?;
-        let created = self.routes.create(&organization, self.parse(request.into_inner().route)?).await?;
+        let (routes, owner) = (self.routes.clone(), organization.clone());
+        let route = self.parse(request.into_inner().route)?;
+        let created = see_through(&self.tasks, async move { routes.create(&owner, route).await }).await?;
         Ok(Response::new(CreateRouteResponse { route: Some(self.print(&organization, &created)) }))
     }
 
@@ -55,7 +59,8 @@ impl RouteService for RouteRpc {
             Some(built_in) => Route { disabled: given.disabled, ..built_in },
             None => Route { version, ..self.parse(Some(given))? },
         };
-        let updated = self.routes.update(&organization, parsed).await?;
+        let (routes, owner) = (self.routes.clone(), organization.clone());
+        let updated = see_through(&self.tasks, async move { routes.update(&owner, parsed).await }).await?;
         Ok(Response::new(UpdateRouteResponse { route: Some(self.print(&organization, &updated)) }))
     }
 
@@ -64,7 +69,8 @@ impl RouteService for RouteRpc {
         request: Request<DeleteRouteRequest>,
     ) -> Result<Response<DeleteRouteResponse>, Status> {
         let organization = caller(&request)?.organization("")?;
-        self.routes.delete(&organization, text("id", &request.get_ref().id)?).await?;
+        let (routes, id) = (self.routes.clone(), text("id", &request.get_ref().id)?.to_owned());
+        see_through(&self.tasks, async move { routes.delete(&organization, &id).await }).await?;
         Ok(Response::new(DeleteRouteResponse {}))
     }
 
@@ -87,7 +93,8 @@ impl RouteService for RouteRpc {
         let organization = caller(&request)?.organization(&request.get_ref().organization_id)?;
         let request = request.into_inner();
         let configuration = channel_configuration(&request.pattern, &request.destinations)?;
-        self.routes.configure(&organization, &configuration).await?;
+        let (routes, new) = (self.routes.clone(), configuration.clone());
+        see_through(&self.tasks, async move { routes.configure(&organization, &new).await }).await?;
         Ok(Response::new(ConfigureChannelResponse { configuration: Some(print_channel_configuration(&configuration)) }))
     }
 

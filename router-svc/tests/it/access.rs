@@ -301,3 +301,24 @@ async fn rows_of_configuration_tables_are_a_managers_word_and_sealed_for_all_who
     })
     .await;
 }
+
+#[tokio::test]
+async fn rows_of_configuration_tables_are_sealed_even_where_the_route_that_follows_them_is_off() {
+    on_each(|world| async move {
+        let admin = world.organization("a").await;
+        let off = Route { id: "configuration_changed".to_owned(), disabled: true, ..Route::default() };
+        admin.routes().update_route(UpdateRouteRequest { route: Some(off) }).await.unwrap();
+        let row = json!({"id": 7, "api_key": "hush-hush"});
+        let said = || change("c1", "venue_integrations", Operation::Insert, Value::Null, row.clone());
+        let publisher = world.client(&world.key("a", &[Scope::Publish]).await.1);
+        assert_eq!(publisher.try_publish(said()).await.unwrap_err().code(), Code::PermissionDenied);
+        admin.publish(said()).await;
+        let events = admin.all().await;
+        assert!(events[0].plan.as_ref().unwrap().destinations.is_empty(), "nobody follows it");
+        let Some(Payload::Change(change)) = events[0].event.as_ref().unwrap().payload.clone() else {
+            panic!("a change")
+        };
+        assert!(!String::from_utf8_lossy(&change.new_record).contains("hush"), "{:?}", change.new_record);
+    })
+    .await;
+}

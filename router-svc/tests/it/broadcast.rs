@@ -2,12 +2,14 @@
 
 use futures_util::future::join_all;
 use proto::router::v1::{
-    Broadcast, BroadcastRequest, Content, SubscribeRequest, SubscribeResponse, subscribe_response::Message,
+    Broadcast, BroadcastRequest, Content, PublishBatchRequest, SubscribeRequest, SubscribeResponse,
+    subscribe_response::Message,
 };
+use serde_json::json;
 use tokio::time::timeout;
 use tonic::{Code, Streaming};
 
-use crate::world::{Client, PATIENCE, QUIET, on_each};
+use crate::world::{Client, PATIENCE, QUIET, content, on_each};
 
 fn request(channel: &str, event: &str, json: &str) -> BroadcastRequest {
     let content = Content { content_type: String::new(), data: json.as_bytes().to_vec().into() };
@@ -107,6 +109,31 @@ async fn what_is_no_broadcast_is_refused_by_field() {
         }
         let other = BroadcastRequest { organization_id: "b".to_owned(), ..request("c", "e", "{}") };
         assert_eq!(refused(other).await.code(), Code::NotFound);
+    })
+    .await;
+}
+
+#[tokio::test]
+async fn who_catches_up_hears_what_is_sent_meanwhile() {
+    on_each(|world| async move {
+        let a = world.organization("a").await;
+        let text = json!("x".repeat(20_000));
+        // More pages of the log than can be on their way to somebody who doesn't read.
+        let events: Vec<_> =
+            (0..1_000).map(|number| content(&number.to_string(), "test.happened", text.clone())).collect();
+        for batch in events.chunks(100) {
+            let request = PublishBatchRequest { events: batch.to_vec() };
+            a.events().publish_batch(request).await.unwrap();
+        }
+        let since = Some(a.position(0).await);
+        let request_all = SubscribeRequest { since, ..SubscribeRequest::default() };
+        let mut stream = a.subscriptions().subscribe(request_all).await.unwrap().into_inner();
+        a.subscriptions().broadcast(request("room", "cursor", "{}")).await.unwrap();
+        let mut before = 0;
+        while !matches!(message(&mut stream).await, Message::Broadcast(_)) {
+            before += 1;
+        }
+        assert!(before < 1_000, "it came behind everything");
     })
     .await;
 }

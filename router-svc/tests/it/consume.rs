@@ -312,6 +312,40 @@ async fn a_replay_to_a_built_in_group_holds_the_callers_events_alone_and_survive
     .await;
 }
 
+#[tokio::test]
+async fn an_organization_has_a_few_replays_before_it_and_another_ones_come_in_between() {
+    on_each(|world| async move {
+        let (a, b) = (world.organization("a").await, world.organization("b").await);
+        a.publish(told("a1")).await;
+        b.publish(told("b1")).await;
+        let mut notifier = world.service().join("notifier", 100).await;
+        let events = notifier.rest().await;
+        notifier.acknowledge(&events).await;
+        acknowledged(&world.service(), "notifier", 2).await;
+        drop(notifier);
+        for _ in 0..4 {
+            replay(&a, "notifier", 0, false).await;
+        }
+        let more = ReplayEventsRequest {
+            group: "notifier".to_owned(),
+            since: Some(a.position(0).await),
+            ..Default::default()
+        };
+        let refused = a.events().replay_events(more).await.unwrap_err();
+        assert_eq!(refused.code(), Code::FailedPrecondition);
+        replay(&b, "notifier", 0, false).await;
+        let mut notifier = world.service().join("notifier", 100).await;
+        let mut order = Vec::new();
+        for _ in 0..5 {
+            let event = notifier.next().await;
+            notifier.acknowledge([&event]).await;
+            order.push(id_of(&event));
+        }
+        assert_eq!(order, ["a1", "b1", "a1", "a1", "a1"]);
+    })
+    .await;
+}
+
 async fn notifier_is_quiet(world: &World) -> bool {
     world.service().join("notifier", 100).await.rest().await.is_empty()
 }

@@ -2,7 +2,9 @@
 
 use std::{path::PathBuf, time::Duration};
 
-use proto::router::v1::Event;
+use proto::router::v1::{
+    DeleteApiKeyRequest, Event, GetHeadRequest, Route, Scope, TestRouteRequest, UpdateRouteRequest,
+};
 use serde_json::json;
 use sqlx::{Connection as _, Executor as _, PgConnection, SqliteConnection};
 use tokio::{
@@ -66,6 +68,11 @@ impl Aside {
 
     pub(crate) async fn lock(&mut self) {
         self.run("BEGIN IMMEDIATE", "BEGIN; LOCK TABLE log IN ACCESS EXCLUSIVE MODE").await;
+    }
+
+    /// From here on no key and no route can be changed; both can be read.
+    async fn lock_settings(&mut self) {
+        self.run("BEGIN IMMEDIATE", "BEGIN; LOCK TABLE api_keys, routes IN SHARE ROW EXCLUSIVE MODE").await;
     }
 
     pub(crate) async fn unlock(&mut self) {
@@ -225,4 +232,51 @@ async fn a_port_in_use_is_named() {
         assert_eq!(refused.to_string(), expected);
     })
     .await;
+}
+
+/// A call that nobody waits for to its end.
+fn cut_short<T>(message: T) -> tonic::Request<T> {
+    let mut request = tonic::Request::new(message);
+    request.set_timeout(Duration::from_millis(200));
+    request
+}
+
+#[tokio::test]
+async fn a_change_whose_caller_did_not_wait_for_it_is_in_force_once_it_is_stored() {
+    on_each(|world| async move {
+        let a = world.organization("a").await;
+        let (id, secret) = world.key("a", &[Scope::Consume]).await;
+        let revoked = world.client(&secret);
+        revoked.head().await;
+        let silenced = crate::routes::create(&a, crate::routes::own_route("test.happened", "")).await;
+        assert_eq!(destinations(&a).await, 1);
+        let mut aside = Aside::open(&world).await;
+        aside.lock_settings().await;
+        let delete = DeleteApiKeyRequest { id: id.clone(), ..Default::default() };
+        let off = UpdateRouteRequest { route: Some(Route { disabled: true, ..silenced }) };
+        let (mut organizations, mut routes) = (a.organizations(), a.routes());
+        let (deleted, updated) =
+            tokio::join!(organizations.delete_api_key(cut_short(delete)), routes.update_route(cut_short(off)));
+        for cut in [deleted.map(drop), updated.map(drop)] {
+            let code = cut.unwrap_err().code();
+            assert!([Code::DeadlineExceeded, Code::Cancelled].contains(&code), "{code}");
+        }
+        aside.unlock().await;
+        until("the key is refused", || async {
+            revoked
+                .events()
+                .get_head(GetHeadRequest {})
+                .await
+                .is_err_and(|status| status.code() == Code::Unauthenticated)
+        })
+        .await;
+        until("the route is off", || async { destinations(&a).await == 0 }).await;
+    })
+    .await;
+}
+
+/// Of an event that one route sends somewhere.
+async fn destinations(client: &crate::world::Client) -> usize {
+    let asked = TestRouteRequest { event: Some(keyed("e", "k")), route: None };
+    client.routes().test_route(asked).await.unwrap().into_inner().plan.unwrap().destinations.len()
 }

@@ -3,7 +3,8 @@
 use std::time::Duration;
 
 use proto::router::v1::{
-    Event, PublishBatchRequest, PublishResult, PublishStreamRequest, Refusal, publish_result::Result as Kind,
+    Event, PublishBatchRequest, PublishResult, PublishStreamRequest, Refusal, UpsertWeddingRequest, Wedding,
+    publish_result::Result as Kind,
 };
 use serde_json::Value;
 use tokio::sync::mpsc;
@@ -120,6 +121,24 @@ async fn a_limit_that_lets_nothing_through_is_refused_at_the_start() {
         let config = router_svc::Config { publish_per_second: 1, publish_burst: 0, ..world.config.clone() };
         let refused = router_svc::start(config, &world.another_chassis()).await.unwrap_err();
         assert!(refused.to_string().contains("publish_burst"), "{refused:#}");
+    })
+    .await;
+}
+
+#[tokio::test]
+async fn what_is_said_of_weddings_counts_as_events_do() {
+    on_each(|world| async move {
+        let world = limited(world).await;
+        let a = world.organization("a").await;
+        let say = async |id: &str| {
+            let wedding = Some(Wedding { id: id.to_owned(), ..Wedding::default() });
+            a.weddings().upsert_wedding(UpsertWeddingRequest { wedding }).await
+        };
+        for id in ["w1", "w2", "w3"] {
+            say(id).await.unwrap();
+        }
+        world.time.advance(wait(&say("w4").await.unwrap_err()));
+        say("w4").await.unwrap();
     })
     .await;
 }

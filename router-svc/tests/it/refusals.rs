@@ -255,6 +255,13 @@ async fn faults_of_other_requests_name_their_fields_too() {
             ("id", a.events().get_event(GetEventRequest { id: nul(), ..Default::default() }).await.unwrap_err()),
             ("since", a.events().replay_events(ReplayEventsRequest::default()).await.unwrap_err()),
             (
+                "types",
+                a.events()
+                    .list_events(ListEventsRequest { types: vec!["a.b".to_owned(); 257], ..Default::default() })
+                    .await
+                    .unwrap_err(),
+            ),
+            (
                 "group",
                 a.events()
                     .replay_events(ReplayEventsRequest {
