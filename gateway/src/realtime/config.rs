@@ -8,6 +8,8 @@ use serde::{Deserialize, Serialize};
 
 use super::jwks::Source;
 
+/// Each hub is looked at so often, under the lock of all of them.
+const LINGER_LEAST_MS: u64 = 50;
 const DAY_MS: u64 = 24 * 60 * 60 * 1_000;
 
 /// `[gateway.realtime]`
@@ -94,10 +96,12 @@ impl RealtimeConfig {
             ensure!(limit > 0, "[gateway.realtime] {name} must be above 0");
         }
         ensure!(self.queue_bytes >= 64 << 10, "[gateway.realtime] queue_bytes must be at least 65536");
-        for (name, millis) in [("idle_timeout_ms", self.idle_timeout_ms), ("linger_ms", self.linger_ms)] {
+        for (name, millis, least) in
+            [("idle_timeout_ms", self.idle_timeout_ms, 1_000), ("linger_ms", self.linger_ms, LINGER_LEAST_MS)]
+        {
             ensure!(
-                (1_000..=DAY_MS).contains(&millis),
-                "[gateway.realtime] {name} must be at least 1000 and at most {DAY_MS}"
+                (least..=DAY_MS).contains(&millis),
+                "[gateway.realtime] {name} must be at least {least} and at most {DAY_MS}"
             );
         }
         Ok(())
