@@ -29,7 +29,7 @@ use tokio_stream::wrappers::ReceiverStream;
 use tonic::{Code, Status, Streaming};
 
 /// How long anything may take before a test gives up on it: generous, since builds may share the machine.
-pub(crate) const PATIENCE: Duration = Duration::from_secs(30);
+pub(crate) const PATIENCE: Duration = Duration::from_secs(120);
 /// How long nothing must come for a test to believe that nothing comes.
 pub(crate) const QUIET: Duration = Duration::from_millis(400);
 
