@@ -1,9 +1,10 @@
 //! How commands talk to a system that runs: addresses and a key, from the command line, the environment, or the data folder
 //! of a system on this machine.
 
-use std::{fs, net::IpAddr, path::PathBuf};
+use std::{fs, path::PathBuf};
 
 use anyhow::{Context as _, Result, bail, ensure};
+use chassis::grpc::is_loopback;
 use clap::Args;
 use proto::router::v1::{
     CreateApiKeyRequest, CreateOrganizationRequest, GetHeadRequest, Organization, Scope,
@@ -163,11 +164,6 @@ impl Place {
         let key = fs::read_to_string(&file).with_context(|| format!("read {}: give --key instead", file.display()))?;
         Ok(key.trim().to_owned())
     }
-}
-
-fn is_loopback(host: &str) -> bool {
-    let address = host.trim_start_matches('[').trim_end_matches(']').parse::<IpAddr>();
-    host == "localhost" || address.is_ok_and(|address| address.is_loopback())
 }
 
 /// Connects with a key, by TLS where the address says `https`: the server's certificate must be one that everybody trusts.

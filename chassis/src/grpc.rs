@@ -21,7 +21,7 @@ use prost_types::FileDescriptorSet;
 use tokio::{io::DuplexStream, net::TcpListener, sync::mpsc::Receiver};
 use tonic::{server::NamedService, service::Routes};
 
-pub use self::client::{Connection, Credentials, Peer};
+pub use self::client::{Connection, Credentials, Peer, is_loopback};
 pub(crate) use self::local::Local;
 use crate::{
     auth::{Access, AccessTable, Authenticator, Gate},

@@ -11,15 +11,16 @@ use std::{
     },
 };
 
-use crate::{
-    remembered::Remembered,
-    wedding::{Learnt, Lesson, Wedding},
-};
 use chassis::{
     error::{Error, Result},
     id::OrganizationId,
     store::{Store, Tx},
     with,
+};
+
+use crate::{
+    remembered::Remembered,
+    wedding::{Learnt, Lesson, Wedding},
 };
 
 /// Weddings in memory; the others are read when an event is about them.

@@ -98,7 +98,9 @@ fn connect(endpoint: &Endpoint, local: &Local) -> Channel {
     endpoint.connect_with_connector_lazy(service_fn(move |uri| local.clone().connect(uri)))
 }
 
-fn is_loopback(host: &str) -> bool {
+/// Whether a URI's host is this machine, so that what goes there needs no encryption.
+#[must_use]
+pub fn is_loopback(host: &str) -> bool {
     let address = host.trim_start_matches('[').trim_end_matches(']').parse::<std::net::IpAddr>();
     host == "localhost" || address.is_ok_and(|address| address.is_loopback())
 }
