@@ -5,6 +5,7 @@ use std::{pin::pin, sync::Arc};
 use chassis::{
     error::{Error, Result},
     id::OrganizationId,
+    store::Store,
     with,
 };
 use futures_util::{Stream, TryStreamExt as _};
@@ -17,6 +18,13 @@ use super::{Entry, Log, entry::aad, number, stored};
 pub(crate) const PAGE: usize = 256;
 /// A page ends early at this many bytes.
 const PAGE_BYTES: usize = 4 << 20;
+/// Sequences that are looked through first where only some of the events are wanted.
+const WINDOW: u64 = 4 * PAGE as u64;
+/// The priority of most events: the others have an index.
+const NORMAL: i64 = 3;
+
+/// What makes up a [`Row`].
+const SELECT: &str = "SELECT sequence, organization_id, uid, type, ordering_key, priority, body FROM events";
 
 #[derive(sqlx::FromRow)]
 struct Row {
@@ -30,9 +38,11 @@ struct Row {
 }
 
 /// The first rows of a page.
+#[derive(Default)]
 struct Rows {
     rows: Vec<Row>,
-    /// There are more: the bound in bytes ended it.
+    bytes: usize,
+    /// There are more: a bound ended it.
     cut: bool,
 }
 
@@ -58,11 +68,12 @@ impl Log {
         if let Some(organization) = organization {
             return self.read_of(organization, since, head, PAGE).await;
         }
-        let rows = with!(self.store.reader(), c => fitting(sqlx::query_as(
-            "SELECT sequence, organization_id, uid, type, ordering_key, priority, body FROM events
-             WHERE sequence > $1 AND sequence <= $2 ORDER BY sequence LIMIT $3",
-        ).bind(stored(since)).bind(stored(head)).bind(PAGE as i64).fetch(c)).await)?;
-        self.page(rows, head).await
+        // The sequences have no gaps: these are a page.
+        let until = head.min(since + PAGE as u64);
+        let text = format!("{SELECT} WHERE sequence > $1 AND sequence <= $2 ORDER BY sequence");
+        let rows = with!(self.store.reader(), c => fitting(sqlx::query_as(sqlx::AssertSqlSafe(text.as_str()))
+            .bind(stored(since)).bind(stored(until)).fetch(c)).await)?;
+        self.page(rows, until).await
     }
 
     /// Events of one organization after `since` and up to `until`.
@@ -75,16 +86,9 @@ impl Log {
     ) -> Result<Page> {
         let until = until.min(self.head());
         let limit = limit.min(PAGE);
-        let rows = with!(self.store.reader(), c => fitting(sqlx::query_as(
-            "SELECT sequence, organization_id, uid, type, ordering_key, priority, body FROM events
-             WHERE organization_id = $1 AND sequence > $2 AND sequence <= $3 ORDER BY sequence LIMIT $4",
-        ).bind(organization.as_str()).bind(stored(since)).bind(stored(until)).bind(limit as i64).fetch(c)).await)?;
-        let full = rows.rows.len() == limit;
-        let mut page = self.page(rows, until).await?;
-        if full && let Some(last) = page.entries.last() {
-            page.until = last.sequence;
-        }
-        Ok(page)
+        let (rows, until) =
+            sift(&self.store, &sieve(None, Some(organization)), Some(organization), since, until, limit).await?;
+        self.page(rows, until).await
     }
 
     /// Events of one priority after `since` and up to `head`, of one organization or of everyone.
@@ -101,15 +105,9 @@ impl Log {
         if let Some((entries, until)) = self.tail.find(since, head, PAGE, wanted) {
             return Ok(Page { entries, until });
         }
-        let organization = organization.map_or("", OrganizationId::as_str);
-        // With the number in the text: the index of the priorities that are rare holds the others alone.
-        let text = format!(
-            "SELECT sequence, organization_id, uid, type, ordering_key, priority, body FROM events
-             WHERE priority = {priority} AND sequence > $1 AND sequence <= $2 AND ($3 = '' OR organization_id = $3) ORDER BY sequence LIMIT $4"
-        );
-        let rows = with!(self.store.reader(), c => fitting(sqlx::query_as(sqlx::AssertSqlSafe(text.as_str()))
-            .bind(stored(since)).bind(stored(head)).bind(organization).bind(PAGE as i64).fetch(c)).await)?;
-        self.page(rows, head).await
+        let sieve = sieve(Some(priority), organization);
+        let (rows, until) = sift(&self.store, &sieve, organization, since, head, PAGE).await?;
+        self.page(rows, until).await
     }
 
     /// Events of one ordering key after `since` and before `below`.
@@ -120,23 +118,25 @@ impl Log {
         since: u64,
         below: u64,
     ) -> Result<Page> {
-        let rows = with!(self.store.reader(), c => fitting(sqlx::query_as(
-            "SELECT sequence, organization_id, uid, type, ordering_key, priority, body FROM events
-             WHERE organization_id = $1 AND ordering_key = $2 AND sequence > $3 AND sequence < $4 ORDER BY sequence LIMIT $5",
-        ).bind(organization.as_str()).bind(key).bind(stored(since)).bind(stored(below)).bind(PAGE as i64).fetch(c)).await)?;
+        let text = format!(
+            "{SELECT} WHERE organization_id = $1 AND ordering_key = $2 AND sequence > $3 AND sequence < $4 ORDER BY sequence LIMIT $5"
+        );
+        let mut rows = with!(self.store.reader(), c => fitting(sqlx::query_as(sqlx::AssertSqlSafe(text.as_str()))
+            .bind(organization.as_str()).bind(key).bind(stored(since)).bind(stored(below)).bind(PAGE as i64).fetch(c)).await)?;
+        rows.cut |= rows.rows.len() == PAGE;
         self.page(rows, below).await
     }
 
     /// One event, by its id or its uid.
     pub(crate) async fn find(&self, organization: &OrganizationId, id: &str) -> Result<Arc<Entry>> {
-        let by_id: Option<Row> = with!(self.store.reader(), c => sqlx::query_as(
-            "SELECT sequence, organization_id, uid, type, ordering_key, priority, body FROM events WHERE organization_id = $1 AND id = $2",
-        ).bind(organization.as_str()).bind(id).fetch_optional(c).await)?;
+        let by_id = format!("{SELECT} WHERE organization_id = $1 AND id = $2");
+        let by_uid = format!("{SELECT} WHERE organization_id = $1 AND uid = $2");
+        let by_id: Option<Row> = with!(self.store.reader(), c => sqlx::query_as(sqlx::AssertSqlSafe(by_id.as_str()))
+            .bind(organization.as_str()).bind(id).fetch_optional(c).await)?;
         let row = match (by_id, chassis::id::parse_uuid(id)) {
             (Some(row), _) => Some(row),
-            (None, Some(uid)) => with!(self.store.reader(), c => sqlx::query_as(
-                "SELECT sequence, organization_id, uid, type, ordering_key, priority, body FROM events WHERE uid = $2 AND organization_id = $1",
-            ).bind(organization.as_str()).bind(&uid[..]).fetch_optional(c).await)?,
+            (None, Some(uid)) => with!(self.store.reader(), c => sqlx::query_as(sqlx::AssertSqlSafe(by_uid.as_str()))
+                .bind(organization.as_str()).bind(&uid[..]).fetch_optional(c).await)?,
             (None, None) => None,
         };
         let row = row.ok_or_else(|| Error::NotFound("event".into()))?;
@@ -152,8 +152,7 @@ impl Log {
     }
 
     /// Opens rows. A page that was cut, by rows or by bytes, reaches to its last entry only.
-    async fn page(&self, Rows { rows, cut }: Rows, until: u64) -> Result<Page> {
-        let cut = cut || rows.len() == PAGE;
+    async fn page(&self, Rows { rows, cut, .. }: Rows, until: u64) -> Result<Page> {
         let mut entries: Vec<Arc<Entry>> = Vec::with_capacity(rows.len());
         for row in rows {
             entries.push(Arc::new(self.open_row(row).await?));
@@ -188,27 +187,136 @@ impl Log {
     }
 }
 
+/// Which events are wanted, of one priority or organization: $1 is its id.
+fn sieve(priority: Option<i64>, organization: Option<&OrganizationId>) -> String {
+    let priority = match priority {
+        None => "TRUE".to_owned(),
+        Some(NORMAL) => format!("priority = {NORMAL}"),
+        // Said twice: SQLite doesn't conclude by itself that the index holds it.
+        Some(rare) => format!("priority = {rare} AND priority <> {NORMAL}"),
+    };
+    let organization = if organization.is_some() { "organization_id = $1" } else { "$1 = ''" };
+    format!("{organization} AND {priority}")
+}
+
+/// Up to `limit` rows after `since` and up to `until` that pass the sieve, and how far that reaches if they aren't cut.
+///
+/// It looks through windows, each twice as wide as the one before: whatever the store plans for one, all of them together
+/// cost what the events that they reach over do. Asked for all at once PostgreSQL, whose statistics are behind on a log
+/// that grows, collects and sorts everything up to `until` for each page.
+async fn sift(
+    store: &Store,
+    sieve: &str,
+    organization: Option<&OrganizationId>,
+    since: u64,
+    until: u64,
+    limit: usize,
+) -> Result<(Rows, u64)> {
+    let text = format!("{SELECT} WHERE {sieve} AND sequence > $2 AND sequence <= $3 ORDER BY sequence LIMIT $4");
+    let organization = organization.map_or("", OrganizationId::as_str);
+    let (mut from, mut width, mut found) = (since, WINDOW, Rows::default());
+    loop {
+        let (to, left) = (until.min(from.saturating_add(width)), limit - found.rows.len());
+        let more = with!(store.reader(), c => fitting(sqlx::query_as(sqlx::AssertSqlSafe(text.as_str()))
+            .bind(organization).bind(stored(from)).bind(stored(to)).bind(left as i64).fetch(c)).await)?;
+        found.cut = more.cut || more.rows.len() == left;
+        found.bytes += more.bytes;
+        found.rows.extend(more.rows);
+        if found.cut || to >= until || found.bytes >= PAGE_BYTES {
+            return Ok((found, to));
+        }
+        (from, width) = (to, width.saturating_mul(2));
+    }
+}
+
 /// Takes rows up to the bound in bytes, and none from behind it: of the largest, all that there are would be a hundred
 /// times as much. The first one is taken however large it is.
 async fn fitting(rows: impl Stream<Item = sqlx::Result<Row>>) -> sqlx::Result<Rows> {
-    let (mut all, mut rows, mut bytes) = (pin!(rows), Vec::new(), 0);
+    let (mut all, mut taken) = (pin!(rows), Rows::default());
     while let Some(row) = all.try_next().await? {
-        bytes += row.body.len();
-        if bytes > PAGE_BYTES && !rows.is_empty() {
-            return Ok(Rows { rows, cut: true });
+        taken.bytes += row.body.len();
+        if taken.bytes > PAGE_BYTES && !taken.rows.is_empty() {
+            return Ok(Rows { cut: true, ..taken });
         }
-        rows.push(row);
+        taken.rows.push(row);
     }
-    Ok(Rows { rows, cut: false })
+    Ok(taken)
 }
 
 #[cfg(test)]
 mod tests {
     use std::cell::Cell;
 
+    use chassis::store::{Engine, MIGRATIONS};
     use futures_util::stream;
 
     use super::*;
+
+    const LENGTH: u64 = 20_000;
+
+    /// A log in which one event in 41 is CRITICAL and `few`'s: among them the 1,025th, the first of the second window.
+    async fn fill(store: &Store) {
+        let (bytes, empty) = match store.writer() {
+            Engine::Sqlite(_) => ("BLOB", "x''"),
+            Engine::Postgres(_) => ("BYTEA", "''"),
+        };
+        let text = format!(
+            "INSERT INTO events (sequence, organization_id, id, uid, type, ordering_key, priority, content_hash, recorded_at, body)
+             WITH RECURSIVE n (n) AS (SELECT 1 UNION ALL SELECT n + 1 FROM n WHERE n < {LENGTH})
+             SELECT n, CASE n % 41 WHEN 0 THEN 'few' ELSE 'many' END, n, CAST(CAST(n AS TEXT) AS {bytes}), 'a.b', 'k',
+                 CASE n % 41 WHEN 0 THEN 1 ELSE 3 END, {empty}, 0, {empty} FROM n"
+        );
+        with!(store.writer(), c => sqlx::query(sqlx::AssertSqlSafe(text.as_str())).execute(c).await.map(drop))
+            .expect("the log is filled");
+    }
+
+    #[tokio::test]
+    async fn pages_of_what_is_wanted_leave_nothing_out_and_reach_the_end() {
+        chassis::testing::on_each_engine(&[&MIGRATIONS, &crate::MIGRATIONS], |store| async move {
+            fill(&store).await;
+            let few = OrganizationId::parse("few").expect("an id");
+            for (priority, organization, limit, pages_most) in [
+                (Some(1), None, PAGE, 2),
+                (Some(3), None, PAGE, 120),
+                (Some(1), Some(&few), 30, 17),
+                (None, Some(&few), PAGE, 2),
+                (None, Some(&few), 7, 70),
+                (Some(2), None, PAGE, 1),
+            ] {
+                let sieve = sieve(priority, organization);
+                let (mut since, mut found, mut pages) = (0, Vec::new(), 0);
+                while since < LENGTH {
+                    let (rows, until) = sift(&store, &sieve, organization, since, LENGTH, limit).await.expect("a page");
+                    let last = rows.rows.last().map(|row| number(row.sequence));
+                    since = last.filter(|_| rows.cut).unwrap_or(until);
+                    found.extend(rows.rows.into_iter().map(|row| number(row.sequence)));
+                    pages += 1;
+                }
+                let wanted = |sequence: &u64| match priority {
+                    Some(2) => false,
+                    Some(3) => sequence % 41 != 0,
+                    _ => sequence % 41 == 0,
+                };
+                assert!(found.iter().copied().eq((1..=LENGTH).filter(wanted)), "{sieve}: {found:?}");
+                assert!(pages <= pages_most, "{sieve}: {pages} pages");
+            }
+        })
+        .await;
+    }
+
+    #[tokio::test]
+    async fn rare_priorities_are_found_by_their_index() {
+        chassis::testing::on_each_engine(&[&MIGRATIONS, &crate::MIGRATIONS], |store| async move {
+            // PostgreSQL plans by what it has counted, and concludes by itself.
+            let Engine::Sqlite(pool) = store.reader() else { return };
+            let wanted = sieve(Some(1), None);
+            let text = format!("EXPLAIN QUERY PLAN {SELECT} WHERE {wanted} AND sequence > 1 AND sequence <= 2");
+            let plan: Vec<(i64, i64, i64, String)> =
+                sqlx::query_as(sqlx::AssertSqlSafe(text)).fetch_all(pool).await.expect("a plan");
+            assert!(plan[0].3.contains("events_priority (priority=? AND sequence>? AND sequence<?)"), "{plan:?}");
+        })
+        .await;
+    }
 
     #[tokio::test]
     async fn a_page_is_read_no_further_than_its_bytes_go() {
