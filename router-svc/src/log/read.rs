@@ -294,8 +294,8 @@ mod tests {
                 }
                 let wanted = |sequence: &u64| match priority {
                     Some(2) => false,
-                    Some(3) => sequence % 41 != 0,
-                    _ => sequence % 41 == 0,
+                    Some(3) => !sequence.is_multiple_of(41),
+                    _ => sequence.is_multiple_of(41),
                 };
                 assert!(found.iter().copied().eq((1..=LENGTH).filter(wanted)), "{sieve}: {found:?}");
                 assert!(pages <= pages_most, "{sieve}: {pages} pages");
