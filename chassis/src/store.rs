@@ -10,6 +10,7 @@
 mod answer;
 mod health;
 mod owner;
+mod statistics;
 #[cfg(all(test, feature = "testing"))]
 mod tests;
 
@@ -207,11 +208,14 @@ impl Store {
     }
 
     /// Looks after what the engine needs beside the work: SQLite's log is moved into its database, so that no commit
-    /// waits for it; PostgreSQL is asked whether the store is still ours.
+    /// waits for it; PostgreSQL is asked whether the store is still ours, and to learn of tables that fill.
     pub fn maintain(&self, tasks: &Tasks) {
         match (&self.pools, &*self.owner) {
             (Engine::Sqlite(pools), _) => maintain_log(pools, tasks),
-            (Engine::Postgres(pool), Owner::Schema(lock)) => lock.watch(pool, tasks),
+            (Engine::Postgres(pool), Owner::Schema(lock)) => {
+                lock.watch(pool, tasks);
+                statistics::watch(pool, tasks);
+            }
             (Engine::Postgres(_), Owner::File(_)) => {}
         }
     }
