@@ -14,7 +14,7 @@ mod statistics;
 #[cfg(all(test, feature = "testing"))]
 mod tests;
 
-use std::{str::FromStr as _, sync::Arc, time::Duration};
+use std::{path::Path, str::FromStr as _, sync::Arc, time::Duration};
 
 use anyhow::{Context as _, Result, bail, ensure};
 use futures_util::future::{BoxFuture, FutureExt as _};
@@ -88,6 +88,10 @@ const CHECK_EVERY: Duration = Duration::from_millis(250);
 const CHECKPOINT_PAGES: i64 = 32_768;
 const CHECKPOINT_WITHIN: Duration = Duration::from_secs(10);
 const AUTOCHECKPOINT_PAGES: &str = "65536";
+/// Where the disk has less room than this, in bytes, the log may hold so many pages, and its file is cut: pages that took
+/// the last room could be moved into more room only, and making a little of it would not help.
+const ROOM_MIN: u64 = 1 << 30;
+const CHECKPOINT_PAGES_SHORT: i64 = 1_024;
 
 /// A transaction; dropped without [`Tx::commit`], it is rolled back.
 #[derive(Debug)]
@@ -307,7 +311,7 @@ fn maintain_log(pools: &SqlitePools, tasks: &Tasks) {
         let mut since = Duration::ZERO;
         while stopping.run_until_cancelled(tokio::time::sleep(CHECK_EVERY)).await.is_some() {
             since += CHECK_EVERY;
-            match checkpoint(&pool, since).await {
+            match checkpoint(&pool, since, room(options.get_filename())).await {
                 Ok(true) => since = Duration::ZERO,
                 Ok(false) => {}
                 Err(error) => tracing::warn!(%error, "checkpoint failed; trying again"),
@@ -316,16 +320,25 @@ fn maintain_log(pools: &SqlitePools, tasks: &Tasks) {
     });
 }
 
-/// Whether there was enough in the log to move it.
-async fn checkpoint(pool: &SqlitePool, since: Duration) -> Result<bool, sqlx::Error> {
+/// Bytes that the disk of this file has left; where it doesn't say, there is room.
+fn room(path: &Path) -> u64 {
+    rustix::fs::statvfs(path).map_or(u64::MAX, |disk| disk.f_bavail.saturating_mul(disk.f_frsize))
+}
+
+/// Moves the log if it holds enough, or has for long, on a disk with so much room; whether it did.
+async fn checkpoint(pool: &SqlitePool, since: Duration, room: u64) -> Result<bool, sqlx::Error> {
     // Looks and does nothing else, since 3.51.0 (sqlite.org/pragma.html#pragma_wal_checkpoint).
     let (_, log, moved): (i64, i64, i64) = sqlx::query_as("PRAGMA wal_checkpoint(NOOP)").fetch_one(pool).await?;
     let waits = log - moved;
-    let due = waits >= CHECKPOINT_PAGES || (waits > 0 && since >= CHECKPOINT_WITHIN);
-    if due {
+    if room < ROOM_MIN && log >= CHECKPOINT_PAGES_SHORT {
+        // Commits wait for this one.
+        sqlx::query("PRAGMA wal_checkpoint(TRUNCATE)").execute(pool).await?;
+    } else if waits >= CHECKPOINT_PAGES || (waits > 0 && since >= CHECKPOINT_WITHIN) {
         sqlx::query("PRAGMA wal_checkpoint(PASSIVE)").execute(pool).await?;
+    } else {
+        return Ok(false);
     }
-    Ok(due)
+    Ok(true)
 }
 
 /// What a pool asks before it uses a new connection.
