@@ -27,7 +27,7 @@ use sqlx::{
 };
 
 pub use self::answer::answered;
-use self::owner::{Lock, Owner, lock_file, lock_schema};
+use self::owner::{Lock, Owner, lock_file, lock_schema, session_name};
 use crate::{config::StoreSettings, error::Error, fail, tasks::Tasks};
 
 /// A pair of migration folders with the same numbers and the same columns, one per engine.
@@ -150,7 +150,7 @@ impl Store {
         ensure!(plain, "store schema must match [a-z0-9_]+");
         let mut options = PgConnectOptions::from_str(url)
             .context("store url")?
-            .application_name("wedsync")
+            .application_name(&session_name(schema))
             .statement_cache_capacity(200)
             .options([("search_path", schema), ("lock_timeout", "5s"), ("statement_timeout", "30s")]);
         if settings.unsafe_durability {

@@ -3,7 +3,8 @@
 //! On SQLite a locked file beside the database: only the process's end releases it. On PostgreSQL an advisory lock of one
 //! connection's session. That session can end under a living process (the server restarted, the network cut it), and
 //! another process may take the store over meanwhile; so the lock is looked at before any new connection is used, taken
-//! again where nobody else had it, and given up for good where somebody did: then this process ends.
+//! again where nobody else had it, and given up for good where somebody did: then this process ends. Other sessions of
+//! who had the store before may outlive the one with the lock, with a commit under way; whoever takes it over ends them.
 //!
 //! Invariant: a process that lost its store to another never gets a new connection to it, even after the other has gone:
 //! what it remembers of the store is out of date. Each taking over raises the epoch, which tells it so.
@@ -65,7 +66,13 @@ pub(super) struct Lock {
     lost: AtomicBool,
 }
 
-/// Makes the schema where there is none, and locks it.
+/// As every session of a schema's owner is called.
+pub(super) fn session_name(schema: &str) -> String {
+    format!("wedsync {schema}")
+}
+
+/// Makes the schema where there is none, locks it, and ends what sessions are left of whoever had it before: those that are
+/// called [`session_name`], as the ones of these options are.
 pub(super) async fn lock_schema(options: &PgConnectOptions, schema: &str) -> Result<Arc<Lock>> {
     let mut connection = options.connect().await.context("connect to the store")?;
     // `schema` matches [a-z0-9_]+, so it can stand in the statement.
@@ -77,6 +84,7 @@ pub(super) async fn lock_schema(options: &PgConnectOptions, schema: &str) -> Res
         ensure!(waiting, "schema {schema} is in use by another process: stop it, or set another schema");
         tokio::time::sleep(Duration::from_millis(50)).await;
     }
+    end_sessions(&mut connection, schema).await?;
     let epoch = raise_epoch(&mut connection).await.context("take the schema over")?;
     Ok(Arc::new(Lock {
         schema: schema.to_owned(),
@@ -146,6 +154,26 @@ impl Lock {
     }
 }
 
+/// Ends the sessions that whoever had the schema before has left there, and waits until they are gone.
+async fn end_sessions(connection: &mut PgConnection, schema: &str) -> Result<()> {
+    let began = tokio::time::Instant::now();
+    loop {
+        let left: i64 = sqlx::query_scalar(
+            "SELECT COUNT(pg_terminate_backend(pid)) FROM pg_stat_activity
+             WHERE datname = current_database() AND application_name = LEFT($1, 63) AND pid <> pg_backend_pid()",
+        )
+        .bind(session_name(schema))
+        .fetch_one(&mut *connection)
+        .await
+        .context("end the sessions of the process before")?;
+        if left == 0 {
+            return Ok(());
+        }
+        ensure!(began.elapsed() < GONE_WITHIN, "{left} sessions of the process before are still in schema {schema}");
+        tokio::time::sleep(Duration::from_millis(10)).await;
+    }
+}
+
 async fn try_lock(connection: &mut PgConnection, schema: &str) -> sqlx::Result<bool> {
     sqlx::query_scalar("SELECT pg_try_advisory_lock(hashtext('wedsync:' || current_database() || ':' || $1))")
         .bind(schema)
@@ -177,7 +205,7 @@ mod tests {
     fn schema(name: &str) -> Option<(PgConnectOptions, String)> {
         let options = PgConnectOptions::from_str(&testing::postgres_url()?).expect("the harness gives a URL");
         let schema = format!("owner{}_{name}", std::process::id());
-        Some((options.options([("search_path", &schema)]), schema))
+        Some((options.options([("search_path", &schema)]).application_name(&session_name(&schema)), schema))
     }
 
     /// The server ends the session that holds the lock, as a restart does.
@@ -203,6 +231,25 @@ mod tests {
         lock.hold().await.expect("it is free again");
         let mut other = options.connect().await.expect("the server is there");
         assert!(!try_lock(&mut other, &schema).await.expect("an answer"), "it keeps others out");
+    }
+
+    #[tokio::test]
+    async fn what_the_process_before_had_under_way_never_commits_once_its_store_is_taken_over() {
+        let Some((options, schema)) = schema("under_way") else { return };
+        let lock = lock_schema(&options, &schema).await.expect("it is free");
+        let mut session = options.connect().await.expect("the server is there");
+        let mut under_way = session.begin().await.expect("it is ours");
+        sqlx::query("CREATE TABLE late ()").execute(&mut *under_way).await.expect("there is room");
+        cut(&lock).await;
+        let other = lock_schema(&options, &schema).await.expect("it is free again");
+        under_way.commit().await.expect_err("the store is the other's");
+        let tables: i64 =
+            sqlx::query_scalar("SELECT COUNT(*) FROM pg_tables WHERE schemaname = $1 AND tablename = 'late'")
+                .bind(&schema)
+                .fetch_one(&mut *other.connection.lock().await)
+                .await
+                .expect("an answer");
+        assert_eq!(tables, 0);
     }
 
     #[tokio::test]
