@@ -49,8 +49,8 @@ async fn on_a_disk_with_little_room_the_log_is_moved_early_and_its_file_cut() {
     let Engine::Sqlite(pool) = store.writer() else { panic!("the first engine is SQLite") };
     let mut log = pool.connect_options().get_filename().to_owned().into_os_string();
     log.push("-wal");
-    let pages = CHECKPOINT_PAGES_SHORT * 4_096;
-    sqlx::query("INSERT INTO data_keys VALUES ('org', ZEROBLOB($1), 0)").bind(pages).execute(pool).await.expect("room");
+    let bytes = CHECKPOINT_PAGES_SHORT * 4_096;
+    sqlx::query("INSERT INTO data_keys VALUES ('org', ZEROBLOB($1), 0)").bind(bytes).execute(pool).await.expect("room");
     for (room, is_moved) in [(ROOM_MIN, false), (ROOM_MIN - 1, true), (ROOM_MIN - 1, false)] {
         assert_eq!(checkpoint(pool, CHECK_EVERY, room).await.expect("nobody is in its way"), is_moved, "{room}");
     }
