@@ -25,7 +25,7 @@ pub(super) fn watch(pool: &PgPool, tasks: &Tasks) {
 }
 
 /// Analyzes what has changed as often since the last time as it has rows, so that each row is looked at a bounded number of
-/// times; gives the tables' names.
+/// times; gives the tables' names. One that is locked for long, say, keeps no other from it.
 async fn refresh(connection: &mut PgConnection) -> Result<Vec<String>> {
     let tables: Vec<String> = sqlx::query_scalar(
         "SELECT quote_ident(relname) FROM pg_class
@@ -34,14 +34,17 @@ async fn refresh(connection: &mut PgConnection) -> Result<Vec<String>> {
     )
     .fetch_all(&mut *connection)
     .await?;
+    let mut analyzed = Vec::new();
     // Each by itself: its locks go before the next one begins.
-    for table in &tables {
-        sqlx::query(sqlx::AssertSqlSafe(format!("ANALYZE {table}")))
-            .persistent(false)
-            .execute(&mut *connection)
-            .await?;
+    for table in tables {
+        let statement = sqlx::AssertSqlSafe(format!("ANALYZE {table}"));
+        match sqlx::query(statement).persistent(false).execute(&mut *connection).await {
+            Ok(_) => analyzed.push(table),
+            Err(sqlx::Error::Database(error)) => tracing::warn!(%error, table, "not analyzed; trying again"),
+            Err(error) => return Err(error.into()),
+        }
     }
-    Ok(tables)
+    Ok(analyzed)
 }
 
 #[cfg(all(test, feature = "testing"))]
@@ -51,6 +54,28 @@ mod tests {
         store::{Engine, MIGRATIONS, Store},
         testing,
     };
+
+    #[tokio::test]
+    async fn a_table_that_is_locked_keeps_no_other_from_it() {
+        let (_folder, engines) = testing::engines();
+        for settings in &engines {
+            let store = Store::open(settings, &[&MIGRATIONS]).await.expect("a fresh store opens");
+            let Engine::Postgres(pool) = store.writer() else { continue };
+            let mut connection = pool.acquire().await.expect("the server is there");
+            sqlx::raw_sql(
+                "INSERT INTO data_keys SELECT gen_random_uuid(), '', 0 FROM generate_series(1, 1001);
+                 CREATE TABLE later AS SELECT generate_series(1, 1001);
+                 SELECT pg_stat_force_next_flush(); SET lock_timeout = '10ms'",
+            )
+            .execute(&mut *connection)
+            .await
+            .expect("there is room");
+            let mut other = store.begin().await.expect("the server is there");
+            let Engine::Postgres(locked) = other.on() else { unreachable!("one engine") };
+            sqlx::query("LOCK TABLE data_keys").execute(locked).await.expect("nobody else holds it");
+            assert_eq!(refresh(&mut connection).await.expect("one of them is free"), ["later"]);
+        }
+    }
 
     #[tokio::test]
     async fn a_table_that_fills_is_analyzed_at_once_and_not_again_until_it_has_doubled() {
