@@ -176,7 +176,7 @@ mod tests {
         let chassis = Chassis::for_test();
         let server = Server::bind("router", SocketAddr::from(([127, 0, 0, 1], 0)), &chassis).await.expect("a port");
         let server = server.access(&[("/wedsync.router.v1.ConsumerService/Consume", Access::Any)]);
-        let running = server.add(ConsumerServiceServer::new(OneEvent)).serve().expect("it serves");
+        let running = server.add(ConsumerServiceServer::new(OneEvent)).serve();
         let router = Peer::new("tester", &format!("http://{}", running.address), &chassis).expect("an address");
         let mut wait = LONGEST_WAIT;
         stream(&router, "g", &Store(false), &mut wait).await.expect_err("it can't be handled");

@@ -10,6 +10,7 @@
 mod client;
 mod connection;
 mod local;
+mod reflection;
 mod rpc;
 
 use std::{collections::HashMap, net::SocketAddr, sync::Arc};
@@ -17,7 +18,6 @@ use std::{collections::HashMap, net::SocketAddr, sync::Arc};
 use anyhow::{Context as _, Result, bail, ensure};
 use axum::{Router, extract::State, http::StatusCode, middleware, response::IntoResponse, routing::get};
 use prost::Message as _;
-use prost_types::FileDescriptorSet;
 use tokio::{io::DuplexStream, net::TcpListener, sync::mpsc::Receiver};
 use tonic::{server::NamedService, service::Routes};
 
@@ -38,8 +38,8 @@ pub const MESSAGE_LIMIT: usize = 4 * 1024 * 1024 + 64 * 1024;
 const OPEN: AccessTable = &[
     ("/grpc.health.v1.Health/Check", Access::Open),
     ("/grpc.health.v1.Health/Watch", Access::Open),
-    ("/grpc.reflection.v1.ServerReflection/ServerReflectionInfo", Access::Open),
-    ("/grpc.reflection.v1alpha.ServerReflection/ServerReflectionInfo", Access::Open),
+    (reflection::V1, Access::Open),
+    (reflection::V1ALPHA, Access::Open),
 ];
 
 /// One listening port of one service, while it is put together.
@@ -158,36 +158,22 @@ impl Server {
     }
 
     /// Answers calls from here on.
-    ///
-    /// # Errors
-    /// Descriptors that reflection can't read.
-    pub fn serve(self) -> Result<Running> {
-        let routes = self.routes_with_tools()?;
+    #[must_use]
+    pub fn serve(self) -> Running {
+        let mut routes = self.routes.add_service(self.health.server()).into_axum_router();
+        if self.chassis.shared.server.reflection {
+            routes = routes.merge(reflection::routes(self.services.clone()));
+        }
         let gate = Gate { tokens: self.chassis.tokens.clone(), authenticator: self.authenticator };
         let calls = rpc::Calls::new(gate, &self.access, &self.chassis);
-        let grpc = routes.into_axum_router().route_layer(middleware::from_fn_with_state(Arc::new(calls), rpc::rpc));
+        let grpc = routes.route_layer(middleware::from_fn_with_state(Arc::new(calls), rpc::rpc));
         let app = self.http.merge(operations(self.health.clone())).merge(grpc);
         for service in &self.services {
             self.health.set_serving(service, true);
         }
         connection::accept(self.listener, self.local, app, &self.chassis);
         tracing::info!(service = self.name, address = %self.address, "listening");
-        Ok(Running { address: self.address, health: self.health })
-    }
-
-    fn routes_with_tools(&self) -> Result<Routes> {
-        let routes = self.routes.clone().add_service(self.health.server());
-        if !self.chassis.shared.server.reflection {
-            return Ok(routes);
-        }
-        let builder = || {
-            let builder = tonic_reflection::server::Builder::configure()
-                .register_encoded_file_descriptor_set(proto::DESCRIPTORS)
-                .register_encoded_file_descriptor_set(tonic_health::pb::FILE_DESCRIPTOR_SET)
-                .with_service_name("grpc.health.v1.Health");
-            self.services.iter().fold(builder, |builder, service| builder.with_service_name(*service))
-        };
-        Ok(routes.add_service(builder().build_v1()?).add_service(builder().build_v1alpha()?))
+        Running { address: self.address, health: self.health }
     }
 }
 
@@ -214,17 +200,50 @@ pub(crate) struct Rpc {
 
 /// Every method in an encoded `FileDescriptorSet`.
 pub(crate) fn rpcs(descriptors: &[u8]) -> Vec<Rpc> {
-    let set = FileDescriptorSet::decode(descriptors).expect("descriptors are compiled in");
+    let set = described::Files::decode(descriptors).expect("descriptors are compiled in");
     let mut rpcs = Vec::new();
     for file in &set.file {
         for service in &file.service {
             rpcs.extend(service.method.iter().map(|method| Rpc {
-                path: format!("/{}.{}/{}", file.package(), service.name(), method.name()),
-                streams: method.server_streaming(),
+                path: format!("/{}.{}/{}", file.package, service.name, method.name),
+                streams: method.server_streaming,
             }));
         }
     }
     rpcs
+}
+
+/// What names methods in google/protobuf/descriptor.proto: all of it, comments included, would be megabytes.
+mod described {
+    #[derive(prost::Message)]
+    pub(super) struct Files {
+        #[prost(message, repeated, tag = "1")]
+        pub(super) file: Vec<File>,
+    }
+
+    #[derive(prost::Message)]
+    pub(super) struct File {
+        #[prost(string, tag = "2")]
+        pub(super) package: String,
+        #[prost(message, repeated, tag = "6")]
+        pub(super) service: Vec<Service>,
+    }
+
+    #[derive(prost::Message)]
+    pub(super) struct Service {
+        #[prost(string, tag = "1")]
+        pub(super) name: String,
+        #[prost(message, repeated, tag = "2")]
+        pub(super) method: Vec<Method>,
+    }
+
+    #[derive(prost::Message)]
+    pub(super) struct Method {
+        #[prost(string, tag = "1")]
+        pub(super) name: String,
+        #[prost(bool, tag = "6")]
+        pub(super) server_streaming: bool,
+    }
 }
 
 #[cfg(test)]

@@ -126,6 +126,6 @@ pub async fn start(config: Config, chassis: &Chassis) -> Result<Service> {
     let server = Server::bind("gateway", config.listen, chassis).await?;
     peers.watch(server.health(), chassis);
     let running =
-        server.http(routes::router(Gateway { edge, peers, webhooks, callbacks, realtime, dashboard })).serve()?;
+        server.http(routes::router(Gateway { edge, peers, webhooks, callbacks, realtime, dashboard })).serve();
     Ok(Service { address: running.address, health: running.health })
 }

@@ -223,6 +223,6 @@ pub async fn start(config: Config, chassis: &Chassis) -> Result<Service> {
         .add(PreferenceServiceServer::new(wishes))
         .add(SuppressionServiceServer::new(Lists(suppressions)))
         .add(CallbackServiceServer::new(Callbacks(receipts)).max_decoding_message_size(MESSAGE_LIMIT))
-        .serve()?;
+        .serve();
     Ok(Service { address: running.address })
 }

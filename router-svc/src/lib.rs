@@ -139,7 +139,7 @@ pub async fn start(config: Config, chassis: &Chassis) -> Result<Service> {
         .add(OrganizationServiceServer::new(rpc::OrganizationRpc { organizations, tasks }))
         .add(WeddingServiceServer::new(weddings))
         .add(CaptureServiceServer::new(rpc::CaptureRpc { captures }))
-        .serve()?;
+        .serve();
     Ok(Service { address: running.address })
 }
 

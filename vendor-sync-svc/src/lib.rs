@@ -283,7 +283,7 @@ pub async fn start(config: Config, chassis: &Chassis) -> Result<Service> {
         .add(ConnectorServiceServer::new(connectors))
         .add(ImportServiceServer::new(import_rpc).max_decoding_message_size(MESSAGE_LIMIT))
         .add(WebhookServiceServer::new(rpc::webhooks::Service::new(inbound)).max_decoding_message_size(MESSAGE_LIMIT))
-        .serve()?;
+        .serve();
     Ok(Service { address: running.address, outbound })
 }
 

@@ -141,7 +141,7 @@ impl Peers {
         let (router, vendor_sync) = (Arc::new(Router::default()), Arc::new(VendorSync::default()));
         let running = server("router", &chassis).await.access(ROUTER);
         let running = running.add(route::RouteServiceServer::from_arc(Arc::clone(&router)));
-        let router_address = running.serve().expect("it serves").address;
+        let router_address = running.serve().address;
         let running = server("vendor-sync", &chassis).await.access(VENDOR_SYNC);
         let running = running
             .add(webhook::WebhookServiceServer::from_arc(Arc::clone(&vendor_sync)))
@@ -149,7 +149,7 @@ impl Peers {
             .add(delivery::DeliveryServiceServer::from_arc(Arc::clone(&vendor_sync)))
             .add(integration_health::IntegrationHealthServiceServer::from_arc(Arc::clone(&vendor_sync)))
             .add(endpoint::EndpointServiceServer::from_arc(Arc::clone(&vendor_sync)));
-        let vendor_sync_address = running.serve().expect("it serves").address;
+        let vendor_sync_address = running.serve().address;
         let callbacks = Arc::new(Callbacks::default());
         let running = server("notifier", &chassis).await.access(NOTIFIER);
         let links = Arc::new(Links::default());
@@ -157,7 +157,7 @@ impl Peers {
             .add(callback::CallbackServiceServer::from_arc(Arc::clone(&callbacks)))
             .add(confirmation::ConfirmationServiceServer::from_arc(Arc::clone(&links)))
             .add(preference::PreferenceServiceServer::from_arc(Arc::clone(&links)));
-        let notifier = running.serve().expect("it serves");
+        let notifier = running.serve();
         let notifier_address = notifier.address;
         Self {
             router,

@@ -50,8 +50,7 @@ impl Router {
             .access(ACCESS)
             .add(OrganizationServiceServer::new(router.clone()))
             .add(ConsumerServiceServer::new(router.clone()))
-            .serve()
-            .unwrap();
+            .serve();
         (router, running.address)
     }
 
