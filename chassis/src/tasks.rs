@@ -29,6 +29,8 @@ impl Tasks {
     /// Runs `future` beside everything else, in the caller's trace. A panic in it is logged and counted, and ends it alone.
     pub fn spawn(&self, name: &'static str, future: impl Future<Output = ()> + Send + 'static) -> AbortHandle {
         let counted = Counted::new(name, Arc::clone(&self.running));
+        // One type for all: what follows and the runtime's part of a task would be compiled for each, a megabyte of it.
+        let future = future.boxed();
         let guarded = async move {
             let _counted = counted;
             if let Err(panic) = AssertUnwindSafe(future).catch_unwind().await {
