@@ -289,15 +289,23 @@ impl Taking {
             return Ok(if news.is_echo { Resolved::Echo } else { Resolved::Unchanged });
         }
         let update = update(integration, incoming, &found, news.fields);
-        let applied = self.resolver.records.apply_in(&mut self.tx, &found.key, &update).await?;
+        let records = self.resolver.records.clone();
+        let applied = match found.is_new {
+            true => records.make_in(&mut self.tx, &found.key, &update).await?,
+            false => records.apply_in(&mut self.tx, &found.key, &update).await?,
+        };
         let stale = is_stale(incoming, found.link.as_ref());
         self.link(integration, incoming, &found, stale).await?;
-        if found.is_new {
-            Sight::add_in(&mut self.tx, &found.key, &integration.settings.supplier_id).await?;
-        }
+        let supplier = &integration.settings.supplier_id;
+        let suppliers = if found.is_new {
+            Sight::add_in(&mut self.tx, &found.key, supplier).await?;
+            Some(supplier.clone()).filter(|supplier| !supplier.is_empty()).into_iter().collect()
+        } else {
+            Sight::of_in(&mut self.tx, &found.key).await?
+        };
         let at = incoming.at.min(self.now);
         let (low, import) = (incoming.priority_low, incoming.origin == Origin::Import);
-        self.tell_by(integration, (at, low, import), &applied).await?;
+        self.tell_all(integration, (at, low, import), suppliers, &applied).await?;
         let lost = !stale && tell::has_lost(&applied.record, &update);
         if lost {
             self.correct(integration, &applied, &update).await?;
@@ -366,20 +374,25 @@ impl Taking {
             link.synced_at = link.synced_at.max(incoming.at.min(self.now));
         }
         links.put_in(&mut self.tx, &link).await?;
-        if found.link.is_none() { making::end_in(&mut self.tx, &integration.id, &found.key).await } else { Ok(()) }
+        // Nobody was asked to make what nobody had heard of.
+        if found.is_new || found.link.is_some() {
+            return Ok(());
+        }
+        making::end_in(&mut self.tx, &integration.id, &found.key).await
     }
 
     async fn tell(&mut self, integration: &Integration, at: Timestamp, applied: &Applied) -> Result<()> {
-        self.tell_by(integration, (at, false, false), applied).await
+        let suppliers = Sight::of_in(&mut self.tx, &applied.record.key).await?;
+        self.tell_all(integration, (at, false, false), suppliers, applied).await
     }
 
-    async fn tell_by(
+    async fn tell_all(
         &mut self,
         integration: &Integration,
         (at, low, import): (Timestamp, bool, bool),
+        suppliers: Vec<String>,
         applied: &Applied,
     ) -> Result<()> {
-        let suppliers = Sight::of_in(&mut self.tx, &applied.record.key).await?;
         let told = tell::Told {
             suppliers,
             source: format!("integration:{}", integration.id),

@@ -78,25 +78,40 @@ impl Records {
     /// # Errors
     /// `Error::Invalid` beyond a limit of updates or records, `Error::Unavailable` while the store is away.
     pub(crate) async fn apply_in(&self, tx: &mut Tx, key: &RecordKey, update: &Update) -> Result<Applied> {
-        let data_key = self.keys.of(&key.organization).await?;
-        let rules = Rules { pins: pin::of_record(tx, key).await?, ..Rules::at(self.clock.now()) };
         for _ in 0..TRIES {
             let before = self.get_in(tx, key).await?.unwrap_or_else(|| Record::new(key.clone()));
-            let merged = merge(&before, update, &rules)?;
-            if merged.record == before {
-                return Ok(applied(&before, merged));
-            }
-            if let Some(version) = self.write(tx, &data_key, &before, &merged.record).await? {
-                let (was, is) = (losing(&before, &rules), losing(&merged.record, &rules));
-                if was != is {
-                    conflict::note(tx, &data_key, key, &is, rules.now).await?;
-                }
-                let mut applied = applied(&before, merged);
-                applied.record.version = version;
+            if let Some(applied) = self.merge_in(tx, &before, update).await? {
                 return Ok(applied);
             }
         }
-        Err(Error::Unavailable("the record was made by another transaction: try again".to_owned()))
+        Err(made_meanwhile())
+    }
+
+    /// The same for a record that can't be there, since its id was made for it.
+    ///
+    /// # Errors
+    /// Those of [`Records::apply_in`].
+    pub(crate) async fn make_in(&self, tx: &mut Tx, key: &RecordKey, update: &Update) -> Result<Applied> {
+        self.merge_in(tx, &Record::new(key.clone()), update).await?.ok_or_else(made_meanwhile)
+    }
+
+    /// None if another transaction made the record meanwhile.
+    async fn merge_in(&self, tx: &mut Tx, before: &Record, update: &Update) -> Result<Option<Applied>> {
+        let key = &before.key;
+        let data_key = self.keys.of(&key.organization).await?;
+        let rules = Rules { pins: pin::of_record(tx, key).await?, ..Rules::at(self.clock.now()) };
+        let merged = merge(before, update, &rules)?;
+        if merged.record == *before {
+            return Ok(Some(applied(before, merged)));
+        }
+        let Some(version) = self.write(tx, &data_key, before, &merged.record).await? else { return Ok(None) };
+        let (was, is) = (losing(before, &rules), losing(&merged.record, &rules));
+        if was != is {
+            conflict::note(tx, &data_key, key, &is, rules.now).await?;
+        }
+        let mut applied = applied(before, merged);
+        applied.record.version = version;
+        Ok(Some(applied))
     }
 
     /// The record, a deleted one too; none if it was never heard of.
@@ -237,6 +252,10 @@ impl Records {
         index(tx, data_key, before, record).await?;
         Ok(Some(version))
     }
+}
+
+fn made_meanwhile() -> Error {
+    Error::Unavailable("the record was made by another transaction: try again".to_owned())
 }
 
 fn applied(before: &Record, merged: Merged) -> Applied {
