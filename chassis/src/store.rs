@@ -39,7 +39,7 @@ pub struct Migrations {
     pub postgres: Migrator,
 }
 
-/// The chassis' own tables: data keys, and the lanes with their deliveries and attempts. Services number theirs from 0100.
+/// The chassis' table of data keys; [`crate::lane::MIGRATIONS`] has the lanes'. Services number theirs from 0100.
 pub static MIGRATIONS: Migrations =
     Migrations { sqlite: sqlx::migrate!("./migrations/sqlite"), postgres: sqlx::migrate!("./migrations/postgres") };
 
@@ -79,7 +79,7 @@ struct SqlitePools {
 
 /// SQLite's page cache, in KiB as SQLite says it, of the connection that writes (the inner pages of every index of a log of
 /// a million rows), and of each that reads: what neither holds, the system's own cache does.
-const WRITER_CACHE: &str = "-8192";
+const WRITER_CACHE: &str = "-4096";
 const READER_CACHE: &str = "-512";
 
 /// How often SQLite's log is looked at; how many pages (of 4 KiB) it may hold before they are moved into the database, and
@@ -300,14 +300,12 @@ pub fn parts<T>(mut rows: &[T]) -> impl Iterator<Item = &[T]> {
     })
 }
 
-/// Moves SQLite's log into its database, on a connection of its own: seldom, since commits are slower meanwhile, and before
+/// Moves SQLite's log into its database, on a connection that reads: seldom, since commits are slower meanwhile, and before
 /// the log is long.
 fn maintain_log(pools: &SqlitePools, tasks: &Tasks) {
-    let (pool, stopping) = (pools.write.clone(), tasks.stopping());
-    let (options, tasks) = (pool.connect_options(), tasks.clone());
+    let (pool, stopping) = (pools.read.clone(), tasks.stopping());
     tasks.spawn("store.checkpoint", async move {
-        let single = forever(SqlitePoolOptions::new().max_connections(1));
-        let Ok(pool) = single.connect_with(options.as_ref().clone()).await else { return };
+        let options = pool.connect_options();
         let mut since = Duration::ZERO;
         while stopping.run_until_cancelled(tokio::time::sleep(CHECK_EVERY)).await.is_some() {
             since += CHECK_EVERY;
