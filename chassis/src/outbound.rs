@@ -48,7 +48,7 @@ const KEEP_BYTES: usize = 16 * 1024;
 const HEADER_COUNT: usize = 64;
 const HEADER_LIST_BYTES: u32 = 16 * 1024;
 const CLIENTS: u64 = 64;
-const IDLE_PER_HOST: usize = 1_024;
+const IDLE_PER_HOST: usize = 512;
 
 /// The `[outbound]` section.
 #[derive(Debug, Clone, Default, Serialize, Deserialize)]
@@ -307,7 +307,7 @@ fn build(resolver: Pinned) -> reqwest::Result<Client> {
         .referer(false)
         .connect_timeout(CONNECT_WITHIN)
         .pool_idle_timeout(Duration::from_secs(20))
-        // As many as are ever under way: one that is closed for want of room is opened again at once.
+        // As many as one organization ever has under way: one that is closed for want of room is opened again at once.
         .pool_max_idle_per_host(IDLE_PER_HOST)
         .tcp_nodelay(true)
         .http1_max_headers(HEADER_COUNT)
