@@ -116,7 +116,8 @@ chromium() {
 
 find_chromium() {
   found=/usr/lib/chromium/chromium
-  [ -x "$found" ] || found=$(command -v chromium || command -v google-chrome)
+  # Programs alone: `chromium` is a function of this script, too.
+  [ -x "$found" ] || found=$(type -P chromium || type -P google-chrome)
 }
 
 mkdir -p "$tools"
