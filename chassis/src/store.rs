@@ -198,7 +198,7 @@ impl Store {
         // A deferred transaction that writes later fails at once when another wrote meanwhile; this one waits its turn.
         Ok(Tx(match &self.pools {
             Engine::Sqlite(pools) => Engine::Sqlite(pools.write.begin_with("BEGIN IMMEDIATE").await?),
-            Engine::Postgres(pool) => Engine::Postgres(answered(Box::pin(pool.begin())).await?),
+            Engine::Postgres(pool) => Engine::Postgres(answered(begin_whole(pool.clone())).await?),
         }))
     }
 
@@ -253,6 +253,13 @@ impl Tx {
         with!(self.0, tx => tx.commit().await)?;
         Ok(())
     }
+}
+
+/// Begins a transaction on PostgreSQL, to its end even where nobody waits for it any more: dropped half way, sqlx doesn't know
+/// of a transaction that the server has begun, and a statement that runs on that connection next is answered and not committed.
+async fn begin_whole(pool: PgPool) -> Result<Transaction<'static, Postgres>, sqlx::Error> {
+    let begun = tokio::spawn(async move { pool.begin().await });
+    begun.await.unwrap_or_else(|_| Err(sqlx::Error::WorkerCrashed))
 }
 
 /// Runs statements on SQLite that begin and commit a transaction of their own, in one trip to its thread. If one fails,

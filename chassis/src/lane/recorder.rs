@@ -6,6 +6,7 @@
 
 use std::{sync::Arc, time::Duration};
 
+use anyhow::anyhow;
 use bytes::Bytes;
 use jiff::Timestamp;
 use sqlx::{QueryBuilder, Sqlite};
@@ -16,7 +17,7 @@ use super::{
     dispatcher::Signal,
 };
 use crate::{
-    error::Result,
+    error::{Error, Result},
     secret::DataKeys,
     store::{self, Engine, Store, Tx},
     with,
@@ -356,9 +357,12 @@ fn attempt_values(query: &mut QueryBuilder<Sqlite>, rows: &[(&AttemptRow, &Optio
 async fn repeated(store: &Store, rows: &[Insert]) -> Result<Vec<i64>> {
     let mut repeated = Vec::new();
     for Insert { delivery, .. } in rows {
-        let known: Option<i64> = with!(store.reader(), c => sqlx::query_scalar("SELECT id FROM deliveries WHERE id = $1")
-            .bind(delivery.id).fetch_optional(c).await)?;
-        if known.is_none() {
+        let stored: Option<i64> = with!(store.reader(), c => sqlx::query_scalar("SELECT id FROM deliveries WHERE event = $1 AND lane = $2")
+            .bind(&delivery.event[..]).bind(delivery.lane).fetch_optional(c).await)?;
+        // Whatever answered for it, nothing may be acknowledged that isn't there.
+        let stored =
+            stored.ok_or_else(|| Error::internal(anyhow!("delivery {} was committed and isn't there", delivery.id)))?;
+        if stored != delivery.id {
             repeated.push(delivery.id);
         }
     }

@@ -1,5 +1,7 @@
 //! What a store survives.
 
+use sqlx::ConnectOptions as _;
+
 use super::*;
 use crate::{testing, with};
 
@@ -21,6 +23,48 @@ async fn after_a_full_disk_transactions_begin_again() {
         with!(tx.on(), c => sqlx::query("SELECT 1").execute(c).await.map(drop)).expect("and works");
         tx.commit().await.expect("to its end");
     }
+}
+
+/// Whoever waits for a transaction to begin may leave at any moment, as a caller who hangs up does.
+#[tokio::test]
+async fn what_is_written_after_a_transaction_that_nobody_waited_for_is_committed() {
+    let (_folder, engines) = testing::engines();
+    for settings in &engines {
+        // All of its connections come up for each two writes.
+        let settings = StoreSettings { max_connections: 2, ..settings.clone() };
+        let store = Store::open(&settings, &[&MIGRATIONS]).await.expect("a fresh store opens");
+        let (mut moments, mut left) = (0, true);
+        while left {
+            let patience = async {
+                for _ in 0..moments {
+                    tokio::task::yield_now().await;
+                }
+            };
+            left = tokio::select! {
+                biased;
+                begun = store.begin() => begun.is_err(),
+                () = patience => true,
+            };
+            for _ in 0..2 {
+                with!(store.writer(), c => sqlx::query("INSERT INTO data_keys SELECT CAST(COUNT(*) AS TEXT), $1, 0 FROM data_keys")
+                    .bind(&b""[..]).execute(c).await.map(drop)).expect("it is answered");
+            }
+            moments += 1;
+            assert_eq!(seen_by_others(&store).await, 2 * moments, "{moments}");
+        }
+    }
+}
+
+async fn seen_by_others(store: &Store) -> i64 {
+    const COUNT: &str = "SELECT COUNT(*) FROM data_keys";
+    let seen = match store.reader() {
+        Engine::Sqlite(pool) => sqlx::query_scalar(COUNT).fetch_one(pool).await,
+        Engine::Postgres(pool) => {
+            let mut other = pool.connect_options().connect().await.expect("the server is there");
+            sqlx::query_scalar(COUNT).fetch_one(&mut other).await
+        }
+    };
+    seen.expect("it can be read")
 }
 
 /// A store that takes no write for a while: on SQLite as when its file may not be written, on PostgreSQL as a server that is
