@@ -5,6 +5,7 @@
 //! another process may take the store over meanwhile; so the lock is looked at before any new connection is used, taken
 //! again where nobody else had it, and given up for good where somebody did: then this process ends. Other sessions of
 //! who had the store before may outlive the one with the lock, with a commit under way; whoever takes it over ends them.
+//! What waits for the lock is called otherwise: the server may still be ending sessions for a process that was killed at that.
 //!
 //! Invariant: a process that lost its store to another never gets a new connection to it, even after the other has gone:
 //! what it remembers of the store is out of date. Each taking over raises the epoch, which tells it so.
@@ -66,14 +67,15 @@ pub(super) struct Lock {
     lost: AtomicBool,
 }
 
-/// As every session of a schema's owner is called.
+/// As the sessions of a schema's owner are called that do its work.
 pub(super) fn session_name(schema: &str) -> String {
     format!("wedsync {schema}")
 }
 
 /// Makes the schema where there is none, locks it, and ends what sessions are left of whoever had it before: those that are
-/// called [`session_name`], as the ones of these options are.
+/// called [`session_name`].
 pub(super) async fn lock_schema(options: &PgConnectOptions, schema: &str) -> Result<Arc<Lock>> {
+    let options = options.clone().application_name(&format!("wedsync lock of {schema}"));
     let mut connection = options.connect().await.context("connect to the store")?;
     // `schema` matches [a-z0-9_]+, so it can stand in the statement.
     let create = AssertSqlSafe(format!("CREATE SCHEMA IF NOT EXISTS {schema}"));
@@ -88,7 +90,7 @@ pub(super) async fn lock_schema(options: &PgConnectOptions, schema: &str) -> Res
     let epoch = raise_epoch(&mut connection).await.context("take the schema over")?;
     Ok(Arc::new(Lock {
         schema: schema.to_owned(),
-        options: options.clone(),
+        options,
         epoch,
         connection: Mutex::new(connection),
         lost: AtomicBool::new(false),
@@ -160,7 +162,7 @@ async fn end_sessions(connection: &mut PgConnection, schema: &str) -> Result<()>
     loop {
         let left: i64 = sqlx::query_scalar(
             "SELECT COUNT(pg_terminate_backend(pid)) FROM pg_stat_activity
-             WHERE datname = current_database() AND application_name = LEFT($1, 63) AND pid <> pg_backend_pid()",
+             WHERE datname = current_database() AND application_name = LEFT($1, 63)",
         )
         .bind(session_name(schema))
         .fetch_one(&mut *connection)
@@ -250,6 +252,22 @@ mod tests {
                 .await
                 .expect("an answer");
         assert_eq!(tables, 0);
+    }
+
+    #[tokio::test]
+    async fn whoever_waits_for_a_store_is_not_ended_with_the_sessions_of_the_process_before() {
+        let Some((options, schema)) = schema("waiting") else { return };
+        let lock = lock_schema(&options, &schema).await.expect("it is free");
+        let waiting = tokio::spawn({
+            let (options, schema) = (options.clone(), schema.clone());
+            async move { lock_schema(&options, &schema).await }
+        });
+        let mut other = options.clone().application_name("test").connect().await.expect("the server is there");
+        let locks = "SELECT COUNT(*) FROM pg_stat_activity WHERE application_name = 'wedsync lock of ' || $1";
+        while 2 > sqlx::query_scalar::<_, i64>(locks).bind(&schema).fetch_one(&mut other).await.expect("an answer") {}
+        end_sessions(&mut *lock.connection.lock().await, &schema).await.expect("there are none");
+        cut(&lock).await;
+        waiting.await.expect("it doesn't panic").expect("it has waited for this");
     }
 
     #[tokio::test]
