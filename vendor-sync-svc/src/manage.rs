@@ -1,7 +1,8 @@
 //! Changes of endpoints: vetted, then kept, then in force (book and lane), one at a time.
 //!
-//! Invariant: an endpoint is in the book only while its lane is open (disabled ones have none), since an offer to a lane
-//! that isn't open is dropped. Each operation keeps that order, and undoes it where it fails half way.
+//! Invariant: events match an endpoint only while its lane is open (disabled ones have none), since an offer to a lane that
+//! isn't open is dropped; and the courier knows it before its lane opens, which sends at once what waits there. Each
+//! operation keeps that order, and undoes it where it fails half way.
 
 use std::{sync::Arc, time::Duration};
 
@@ -277,6 +278,7 @@ impl Endpoints {
     /// Opens the lane as the settings say, then lets events match.
     async fn enforce(&self, endpoint: Endpoint) -> Result<Arc<Endpoint>> {
         if endpoint.state != State::Disabled {
+            self.book.show(&endpoint);
             self.dispatcher.open(&endpoint.id, &endpoint.organization, endpoint.lane()).await?;
         }
         Ok(self.book.put(endpoint))

@@ -69,7 +69,7 @@ impl Webhooks {
 impl Courier for Webhooks {
     async fn attempt(&self, delivery: Arc<Delivery>) -> Attempted {
         let Some(endpoint) = self.book.get(&delivery.lane_id) else {
-            return refused("unknown", "the endpoint was deleted".to_owned());
+            return unknown();
         };
         let letter = match Letter::open(delivery.content.clone()) {
             Ok(letter) if letter.failure.is_empty() => letter,
@@ -140,6 +140,13 @@ fn blame(status: StatusCode) -> Blame {
     if status.is_client_error() && !about_load { Blame::Message } else { Blame::Destination }
 }
 
+/// Whether an endpoint is deleted for good, and what waits for it cancelled, is its lane's to say.
+fn unknown() -> Attempted {
+    let outcome = Outcome::Retry { after: None, blame: Blame::Message };
+    let error = "the endpoint is being deleted".to_owned();
+    Attempted { outcome, status_code: None, class: "unknown", error, response: Bytes::new() }
+}
+
 /// An address that is refused today may be another tomorrow: names move.
 fn failed(failure: Failure) -> Attempted {
     let outcome = Outcome::Retry { after: None, blame: Blame::Destination };
@@ -154,7 +161,8 @@ fn refused(class: &'static str, reason: String) -> Attempted {
 #[cfg(test)]
 mod tests {
     use chassis::{
-        outbound::FailureClass,
+        id::OrganizationId,
+        outbound::{FailureClass, OutboundSettings},
         signature::{SignedHeaders, TOLERANCE, WebhookSecret, hex_verify, verify},
         testing::{manual_clock, noon},
     };
@@ -181,6 +189,30 @@ mod tests {
             complete: true,
             duration: Duration::ZERO,
         }
+    }
+
+    #[tokio::test]
+    async fn what_waits_for_an_endpoint_that_is_being_deleted_is_no_dead_letter() {
+        let outbound = Outbound::new(&OutboundSettings::default()).expect("a client");
+        let webhooks = Webhooks::new(Book::default(), outbound, Clock::System, mpsc::channel(1).0);
+        let delivery = Delivery {
+            id: 1,
+            lane: 1,
+            lane_id: "gone".into(),
+            organization: OrganizationId::parse("acme").expect("well-formed"),
+            event: [0; 16],
+            event_id: String::new(),
+            event_type: "a.b".to_owned(),
+            ordering_key: String::new(),
+            priority: 3,
+            origin: "realtime".to_owned(),
+            attempts: 0,
+            reopened_after: 0,
+            created_at: 0,
+            content: letter().seal(),
+        };
+        let attempted = webhooks.attempt(Arc::new(delivery)).await;
+        assert_eq!(attempted.outcome, Outcome::Retry { after: None, blame: Blame::Message });
     }
 
     #[test]

@@ -26,6 +26,11 @@ struct Pages {
 }
 
 impl Book {
+    /// Shows the courier an endpoint that is new; nothing matches it yet.
+    pub(crate) fn show(&self, endpoint: &Endpoint) {
+        self.write().by_id.entry(endpoint.id.clone()).or_insert_with(|| Arc::new(endpoint.clone()));
+    }
+
     /// Takes an endpoint in, in place of its version before.
     pub(crate) fn put(&self, endpoint: Endpoint) -> Arc<Endpoint> {
         let endpoint = Arc::new(endpoint);

@@ -192,3 +192,19 @@ async fn endpoints_are_in_force_again_after_a_restart() {
     })
     .await;
 }
+
+#[tokio::test]
+async fn an_endpoint_is_known_before_its_lane_opens_and_matched_after() {
+    in_a_world(async |world: World| {
+        let (receiver, _arrivals) = Receiver::start(&[]).await;
+        // Nobody opens a lane any more.
+        assert!(world.chassis.tasks.stop(LONG).await);
+        let since = Since { log_id: "log".to_owned(), sequence: 5 };
+        let made = world.endpoints.create_as("one", acme(), receiver.settings(), since, None).await;
+        assert!(made.is_err_and(|error| error.is_retryable()));
+        assert!(world.deliver.book.get("one").is_some());
+        let event = crate::rpc::wire::event(changed(6).event.expect("an event")).expect("well-formed");
+        assert!(world.deliver.book.find(&event).is_empty());
+    })
+    .await;
+}
