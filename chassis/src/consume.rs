@@ -2,11 +2,16 @@
 //! and joins again whenever the stream ends.
 //!
 //! Guarantee: an event is acknowledged only after its handler's promise is kept; whatever was not acknowledged when a
-//! stream ends comes again, marked `redelivered`.
+//! stream ends comes again, marked `redelivered`. One that can't be handled for good is tried a number of times and then
+//! passed over, since it would hold back what follows, of every organization; it stays in the log, to be replayed.
 
 use std::time::Duration;
 
-use futures_util::{StreamExt as _, future::BoxFuture, stream::FuturesUnordered};
+use futures_util::{
+    FutureExt as _, StreamExt as _,
+    future::{self, BoxFuture},
+    stream::FuturesUnordered,
+};
 use proto::router::v1::{
     Acknowledge, ConsumeRequest, ConsumedEvent, Credit, StartConsuming, consume_request::Message,
     consumer_service_client::ConsumerServiceClient,
@@ -26,6 +31,8 @@ const CREDIT_EVENTS: u32 = 1_024;
 const CREDIT_BYTES: u64 = 2 << 20;
 /// Acknowledgements in one message.
 const ACKNOWLEDGEMENTS: usize = 512;
+/// How often an event is tried whose handling fails for good: over ten seconds, in which what isn't its own fault may pass.
+const TRIES: u32 = 8;
 /// Waits between tries to join: doubles up to the last.
 const FIRST_WAIT: Duration = Duration::from_millis(100);
 const LONGEST_WAIT: Duration = Duration::from_secs(5);
@@ -36,15 +43,16 @@ pub trait Handler: Send + Sync + 'static {
     /// Takes an event in. The promise resolves once its effects are durable.
     ///
     /// # Errors
-    /// Any error, here or of the promise, ends the stream; the event comes again.
+    /// Any error, here or of the promise, ends the stream; the event comes again, as often as [`TRIES`] where the error here
+    /// isn't retryable.
     fn take(&self, event: ConsumedEvent) -> impl Future<Output = Result<BoxFuture<'static, Result<()>>>> + Send;
 }
 
 /// Consumes a group until told to stop.
 pub async fn run<H: Handler>(router: Peer, group: &'static str, handler: H, stopping: CancellationToken) {
-    let mut wait = FIRST_WAIT;
+    let (mut wait, mut failing) = (FIRST_WAIT, Failing::default());
     loop {
-        let outcome = stopping.run_until_cancelled(stream(&router, group, &handler, &mut wait)).await;
+        let outcome = stopping.run_until_cancelled(stream(&router, group, &handler, &mut wait, &mut failing)).await;
         let Some(Err(error)) = outcome else {
             if outcome.is_none() {
                 return;
@@ -59,8 +67,33 @@ pub async fn run<H: Handler>(router: Peer, group: &'static str, handler: H, stop
     }
 }
 
+/// The event whose handling last failed for good.
+#[derive(Default)]
+struct Failing {
+    sequence: u64,
+    times: u32,
+}
+
+impl Failing {
+    /// Whether an event that fails was tried often enough.
+    fn gives_up(&mut self, sequence: u64, error: &Error) -> bool {
+        self.times = if self.sequence == sequence { self.times + 1 } else { 1 };
+        self.sequence = sequence;
+        let gives_up = self.times >= TRIES;
+        tracing::error!(sequence, times = self.times, passed_over = gives_up, ?error, "an event can't be handled");
+        metrics::counter!("events_passed_over_total").increment(u64::from(gives_up));
+        gives_up
+    }
+}
+
 /// One stream, from joining to its end.
-async fn stream<H: Handler>(router: &Peer, group: &str, handler: &H, wait: &mut Duration) -> Result<()> {
+async fn stream<H: Handler>(
+    router: &Peer,
+    group: &str,
+    handler: &H,
+    wait: &mut Duration,
+    failing: &mut Failing,
+) -> Result<()> {
     // Room for every acknowledgement that can be due: the stream never waits for itself.
     let (requests, outgoing) = mpsc::channel(CREDIT_EVENTS as usize + 16);
     let start = StartConsuming {
@@ -78,7 +111,7 @@ async fn stream<H: Handler>(router: &Peer, group: &str, handler: &H, wait: &mut 
             Some(kept) = promises.next(), if !promises.is_empty() => {
                 let mut done = vec![kept?];
                 while done.len() < ACKNOWLEDGEMENTS
-                    && let Some(Some(kept)) = futures_util::FutureExt::now_or_never(promises.next())
+                    && let Some(Some(kept)) = promises.next().now_or_never()
                 {
                     done.push(kept?);
                 }
@@ -95,7 +128,12 @@ async fn stream<H: Handler>(router: &Peer, group: &str, handler: &H, wait: &mut 
                 for event in response.events {
                     let sequence = event.event.as_ref().and_then(|event| event.position.as_ref()).map_or(0, |position| position.sequence);
                     let bytes = event.credit_bytes;
-                    let promise = handler.take(event).await?;
+                    let promise = match handler.take(event).await {
+                        Err(error) if !error.is_retryable() && failing.gives_up(sequence, &error) => {
+                            future::ready(Ok(())).boxed()
+                        }
+                        taken => taken?,
+                    };
                     promises.push(async move { promise.await.map(|()| (sequence, bytes)) });
                 }
             }
@@ -121,7 +159,7 @@ async fn send(requests: &mpsc::Sender<ConsumeRequest>, message: Message) -> Resu
 mod tests {
     use std::net::SocketAddr;
 
-    use futures_util::{FutureExt as _, future, stream as streams};
+    use futures_util::stream as streams;
     use proto::router::v1::{
         self as wire, ConsumeResponse, Started,
         consumer_service_server::{ConsumerService, ConsumerServiceServer},
@@ -162,26 +200,41 @@ mod tests {
         }
     }
 
-    /// Whether the store behind it is there.
-    struct Store(bool);
+    /// What becomes of every event.
+    struct Always(fn() -> Result<()>);
 
-    impl Handler for Store {
+    impl Handler for Always {
         async fn take(&self, _: ConsumedEvent) -> Result<BoxFuture<'static, Result<()>>> {
-            if self.0 { Ok(future::ready(Ok(())).boxed()) } else { Err(Error::Unavailable("it is away".into())) }
+            (self.0)().map(|()| future::ready(Ok(())).boxed())
         }
     }
 
-    #[tokio::test]
-    async fn only_what_a_handler_could_not_do_is_waited_for_longer_each_time() {
+    async fn router() -> Peer {
         let chassis = Chassis::for_test();
         let server = Server::bind("router", SocketAddr::from(([127, 0, 0, 1], 0)), &chassis).await.expect("a port");
         let server = server.access(&[("/wedsync.router.v1.ConsumerService/Consume", Access::Any)]);
         let running = server.add(ConsumerServiceServer::new(OneEvent)).serve();
-        let router = Peer::new("tester", &format!("http://{}", running.address), &chassis).expect("an address");
+        Peer::new("tester", &format!("http://{}", running.address), &chassis).expect("an address")
+    }
+
+    #[tokio::test]
+    async fn only_what_a_handler_could_not_do_is_waited_for_longer_each_time() {
+        let (router, mut failing) = (router().await, Failing::default());
         let mut wait = LONGEST_WAIT;
-        stream(&router, "g", &Store(false), &mut wait).await.expect_err("it can't be handled");
+        let away = Always(|| Err(Error::Unavailable("the store is away".into())));
+        stream(&router, "g", &away, &mut wait, &mut failing).await.expect_err("it can't be handled");
         assert_eq!(wait, LONGEST_WAIT);
-        stream(&router, "g", &Store(true), &mut wait).await.expect_err("the router ends it");
+        stream(&router, "g", &Always(|| Ok(())), &mut wait, &mut failing).await.expect_err("the router ends it");
         assert_eq!(wait, FIRST_WAIT);
+    }
+
+    #[tokio::test]
+    async fn what_fails_for_good_is_tried_a_number_of_times_and_then_passed_over() {
+        let (router, mut wait, mut failing) = (router().await, FIRST_WAIT, Failing::default());
+        let broken = Always(|| Err(Error::internal(anyhow::anyhow!("it can't be read"))));
+        for time in 1..=2 * TRIES {
+            let ended = stream(&router, "g", &broken, &mut wait, &mut failing).await.expect_err("it ends");
+            assert_eq!(ended.is_retryable(), time >= TRIES, "{time}: {ended}");
+        }
     }
 }

@@ -39,15 +39,7 @@ pub(crate) struct Deliver {
 impl Handler for Deliver {
     async fn take(&self, consumed: ConsumedEvent) -> Result<BoxFuture<'static, Result<()>>> {
         chassis::fail::point("vendor_sync.event.taken");
-        match self.handle(consumed).await {
-            // It would come again for ever, and hold back what follows, of every organization.
-            Err(error) if !error.is_retryable() => {
-                tracing::error!(error = format!("{error:?}"), "an event can't be handled; it goes to nobody");
-                metrics::counter!("events_given_up_total").increment(1);
-                Ok(future::ready(Ok(())).boxed())
-            }
-            other => other,
-        }
+        self.handle(consumed).await
     }
 }
 
