@@ -49,8 +49,8 @@ demo: ## see an event arrive
 simulate: ## the deliveries' dispatcher under random scripts: SEEDS=10000
 	TMPDIR=$(firstword $(wildcard /dev/shm) /tmp) WEDSYNC_TEST_SEEDS=$(SEEDS) cargo test --release --locked -p chassis --features testing --lib dispatcher::tests::random
 
-crash: ## kill -9 and restart under load: CYCLES=20 STORE=sqlite|postgres|both
-	$(HARNESS) cargo bench --locked --bench main -- crash --cycles $(CYCLES) --store $(STORE)
+crash: ## kill -9 and restart under load; what broke a promise is kept: CYCLES=20 STORE=sqlite|postgres|both
+	WEDSYNC_KEEP=1 $(HARNESS) cargo bench --locked --bench main -- crash --cycles $(CYCLES) --store $(STORE)
 
 powercut: ## cut the power under load (as root: it mounts images): CYCLES=20 STORE=sqlite|postgres|both
 	cargo bench --locked --bench main -- powercut --cycles $(CYCLES) --store $(STORE)

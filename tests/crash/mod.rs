@@ -212,6 +212,9 @@ impl World {
             let unlogged = lost.iter().filter(|item| !log.contains_key(item)).count();
             let _ = write!(outcome.details, "{unlogged} of them are not even in the log");
         }
+        if !outcome.is_good() {
+            self.system.keep();
+        }
         outcome
     }
 

@@ -143,7 +143,7 @@ pub(crate) struct Wedsync {
     child: Child,
     pub(crate) addresses: Addresses,
     /// The folder once more, where it is to be removed at the end.
-    _temporary: Option<TempDir>,
+    temporary: Option<TempDir>,
 }
 
 impl Wedsync {
@@ -156,7 +156,7 @@ impl Wedsync {
     pub(crate) async fn start_on(engine: &Engine, settings: &[(&str, &str)]) -> Self {
         let folder = tempfile::tempdir().expect("a temporary folder");
         let mut started = Self::start_in(folder.path(), engine, settings).await;
-        started._temporary = Some(folder);
+        started.temporary = Some(folder);
         started
     }
 
@@ -171,7 +171,7 @@ impl Wedsync {
     pub(crate) fn spawn_on(engine: &Engine, first_life: &[(&str, &str)]) -> Self {
         let folder = tempfile::tempdir().expect("a temporary folder");
         let mut spawned = Self::spawn_in(folder.path(), engine, &[], first_life);
-        spawned._temporary = Some(folder);
+        spawned.temporary = Some(folder);
         spawned
     }
 
@@ -184,7 +184,7 @@ impl Wedsync {
         let first: Vec<_> = all.iter().cloned().chain(first_life.iter().map(owned)).collect();
         let addresses = Addresses { router: anywhere, vendor_sync: anywhere, notifier: anywhere, gateway: anywhere };
         let child = spawn(folder, &first);
-        Self { folder: folder.to_owned(), settings: all, child, addresses, _temporary: None }
+        Self { folder: folder.to_owned(), settings: all, child, addresses, temporary: None }
     }
 
     /// Starts it again on the same store and the same addresses; it must have ended.
@@ -216,12 +216,19 @@ impl Wedsync {
         let mut settings = self.settings.clone();
         settings.extend(SECTIONS.iter().map(|section| listen(section, any_port)));
         let child = spawn(&self.folder, &settings);
-        Self { folder: self.folder.clone(), settings, child, addresses: self.addresses, _temporary: None }
+        Self { folder: self.folder.clone(), settings, child, addresses: self.addresses, temporary: None }
     }
 
     /// Waits for an end that nobody here brought about; none within `bound` gives none.
     pub(crate) async fn ended(&mut self, bound: Duration) -> Option<ExitStatus> {
         timeout(bound, self.child.wait()).await.ok().map(|ended| ended.expect("a child of ours"))
+    }
+
+    /// Leaves its folder, with its log and its SQLite stores, to whoever looks into what went wrong.
+    pub(crate) fn keep(&mut self) {
+        if let Some(folder) = self.temporary.take() {
+            eprintln!("kept: {}", folder.keep().display());
+        }
     }
 
     /// `kill -9`: it ends without a last word.

@@ -3,7 +3,8 @@
 #
 # Exports WEDSYNC_TEST_POSTGRES (a URL), WEDSYNC_TEST_PYTHON (an interpreter), WEDSYNC_TEST_NODE_MODULES (a folder) and,
 # where one can be had, WEDSYNC_TEST_CHROMIUM (a browser's program); with CI=true it must be there.
-# Guarantee: however this script ends, by itself, by Ctrl-C or killed, the server is stopped and its folder removed.
+# Guarantee: however this script ends, by itself, by Ctrl-C or killed, the server is stopped and its folder removed; but with
+# WEDSYNC_KEEP=1 the folder of a command that failed is kept, to be looked at.
 #
 # Usage: tests/harness/run.sh COMMAND [ARGUMENT...]
 set -euo pipefail
@@ -36,7 +37,7 @@ folder=$(as_postgres mktemp -d "${TMPDIR:-/tmp}/wedsync-postgres.XXXXXX")
 
 remove() {
   as_postgres "$programs/pg_ctl" -D "$folder/data" -m immediate -s stop >/dev/null 2>&1 || true
-  rm -rf "$folder"
+  [ -e "$folder/keep" ] || rm -rf "$folder"
 }
 
 # The guard lives until nobody holds the other end of its input: it outlives every way in which this script can end.
@@ -81,4 +82,10 @@ start() {
 as_postgres "$programs/initdb" -D "$folder/data" -U postgres -A trust -E UTF8 --locale=C.UTF-8 >/dev/null {guard}>&-
 configure | as_postgres tee -a "$folder/data/postgresql.conf" >/dev/null
 start
-"$@" {guard}>&-
+status=0
+"$@" {guard}>&- || status=$?
+if [ "$status" != 0 ] && [ -n "${WEDSYNC_KEEP:-}" ]; then
+  touch "$folder/keep"
+  echo "kept: $folder" >&2
+fi
+exit "$status"
