@@ -257,6 +257,10 @@ impl Tx {
 
 /// Begins a transaction on PostgreSQL, to its end even where nobody waits for it any more: dropped half way, sqlx doesn't know
 /// of a transaction that the server has begun, and a statement that runs on that connection next is answered and not committed.
+#[expect(
+    clippy::disallowed_methods,
+    reason = "it outlives whoever asks by one answer of the server, and does nothing then"
+)]
 async fn begin_whole(pool: PgPool) -> Result<Transaction<'static, Postgres>, sqlx::Error> {
     let begun = tokio::spawn(async move { pool.begin().await });
     begun.await.unwrap_or_else(|_| Err(sqlx::Error::WorkerCrashed))

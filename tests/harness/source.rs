@@ -81,7 +81,7 @@ impl Source {
         fs::create_dir(&data).expect("the folder is new");
         fs::write(data.join("jwt-secret"), jwt_secret).expect("where development mode keeps it");
         let mut system = Wedsync::start_in(folder.path(), engine, others).await;
-        system._temporary = Some(folder);
+        system.temporary = Some(folder);
         system
     }
 

@@ -258,16 +258,17 @@ mod tests {
     async fn whoever_waits_for_a_store_is_not_ended_with_the_sessions_of_the_process_before() {
         let Some((options, schema)) = schema("waiting") else { return };
         let lock = lock_schema(&options, &schema).await.expect("it is free");
-        let waiting = tokio::spawn({
-            let (options, schema) = (options.clone(), schema.clone());
-            async move { lock_schema(&options, &schema).await }
-        });
         let mut other = options.clone().application_name("test").connect().await.expect("the server is there");
         let locks = "SELECT COUNT(*) FROM pg_stat_activity WHERE application_name = 'wedsync lock of ' || $1";
-        while 2 > sqlx::query_scalar::<_, i64>(locks).bind(&schema).fetch_one(&mut other).await.expect("an answer") {}
-        end_sessions(&mut *lock.connection.lock().await, &schema).await.expect("there are none");
-        cut(&lock).await;
-        waiting.await.expect("it doesn't panic").expect("it has waited for this");
+        let before = async {
+            while 2 > sqlx::query_scalar::<_, i64>(locks).bind(&schema).fetch_one(&mut other).await.expect("an answer")
+            {
+            }
+            end_sessions(&mut *lock.connection.lock().await, &schema).await.expect("there are none");
+            cut(&lock).await;
+        };
+        let (waited, ()) = tokio::join!(lock_schema(&options, &schema), before);
+        waited.expect("it has waited for this");
     }
 
     #[tokio::test]
