@@ -37,6 +37,8 @@ proto-lint: ## the protos' style (buf STANDARD)
 deny: ## dependencies: bans, licences, sources
 	deny=$$($(TOOL) cargo-deny); "$$deny" check --hide-inclusion-graph bans licenses sources
 
+# Tests wait for clocks, disks and servers more than they compute.
+test: export RUST_TEST_THREADS ?= $(shell echo $$((2 * $$(nproc 2>/dev/null || echo 2))))
 test: ## all tests, on SQLite and on a PostgreSQL of their own, with public Python and Node clients
 	$(HARNESS) cargo test --workspace --locked --no-fail-fast
 

@@ -58,14 +58,15 @@ impl Chassis {
         shared.check()?;
         telemetry::recorder();
         let tokens = ServiceTokens::new(&shared.auth.service_secret, clock.clone());
+        let draining = CancellationToken::new();
         Ok(Self {
             clock,
             tasks: Tasks::default(),
             shared: Arc::new(shared),
             tokens,
-            draining: CancellationToken::new(),
+            local: Local::until(draining.clone()),
+            draining,
             servers: TaskTracker::new(),
-            local: Local::default(),
             healths: Arc::default(),
         })
     }
