@@ -7,6 +7,9 @@ SHELL := bash
 HARNESS := tests/harness/run.sh
 TOOL := tests/harness/tools.sh
 
+# Tests wait for clocks, disks and servers more than they compute.
+export RUST_TEST_THREADS ?= $(shell echo $$((2 * $$(nproc 2>/dev/null || echo 2))))
+
 # For `make crash`, `make powercut`, `make chaos` and `make endure`: how often, on which store, and which faults.
 CYCLES ?= 20
 STORE ?= both
@@ -37,8 +40,6 @@ proto-lint: ## the protos' style (buf STANDARD)
 deny: ## dependencies: bans, licences, sources
 	deny=$$($(TOOL) cargo-deny); "$$deny" check --hide-inclusion-graph bans licenses sources
 
-# Tests wait for clocks, disks and servers more than they compute.
-test: export RUST_TEST_THREADS ?= $(shell echo $$((2 * $$(nproc 2>/dev/null || echo 2))))
 test: ## all tests, on SQLite and on a PostgreSQL of their own, with public Python and Node clients
 	$(HARNESS) cargo test --workspace --locked --no-fail-fast
 

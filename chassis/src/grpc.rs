@@ -168,8 +168,7 @@ impl Server {
         for service in &self.services {
             self.health.set_serving(service, true);
         }
-        self.chassis.local().serves(self.address, app.clone());
-        connection::accept(self.listener, app, &self.chassis);
+        connection::accept(self.listener, self.address, app, &self.chassis);
         tracing::info!(service = self.name, address = %self.address, "listening");
         Running { address: self.address, health: self.health }
     }

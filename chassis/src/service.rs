@@ -58,15 +58,14 @@ impl Chassis {
         shared.check()?;
         telemetry::recorder();
         let tokens = ServiceTokens::new(&shared.auth.service_secret, clock.clone());
-        let draining = CancellationToken::new();
         Ok(Self {
             clock,
             tasks: Tasks::default(),
             shared: Arc::new(shared),
             tokens,
-            local: Local::until(draining.clone()),
-            draining,
+            draining: CancellationToken::new(),
             servers: TaskTracker::new(),
+            local: Local::default(),
             healths: Arc::default(),
         })
     }

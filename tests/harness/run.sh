@@ -51,7 +51,7 @@ configure() {
   cat <<SETTINGS
 listen_addresses = '127.0.0.1'
 unix_socket_directories = '$folder'
-max_connections = 200
+max_connections = 500
 shared_buffers = 64MB
 fsync = on
 synchronous_commit = on

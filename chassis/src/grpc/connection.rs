@@ -30,8 +30,10 @@ const LOOK_AGAIN: Duration = Duration::from_millis(50);
 /// How long to wait when the machine has no file descriptor left.
 const ACCEPT_PAUSE: Duration = Duration::from_millis(50);
 
-/// Takes connections until the chassis drains; the drain waits for those that are open.
-pub(super) fn accept(listener: TcpListener, app: Router, chassis: &Chassis) {
+/// Takes connections, and this process's own calls to `address`, until the chassis drains; the drain waits for those that
+/// are open.
+pub(super) fn accept(listener: TcpListener, address: SocketAddr, app: Router, chassis: &Chassis) {
+    let here = chassis.local().serves(address, app.clone());
     let (tasks, draining) = (chassis.tasks.clone(), chassis.draining());
     let builder = builder(chassis.shared.server.max_concurrent_streams);
     let serving = async move {
@@ -40,7 +42,7 @@ pub(super) fn accept(listener: TcpListener, app: Router, chassis: &Chassis) {
             let connection = connection(stream, peer, builder.clone(), app.clone(), draining.clone());
             tasks.spawn("connection", connections.track_future(connection));
         }
-        drop(listener);
+        drop((listener, here));
         connections.close();
         connections.wait().await;
     };

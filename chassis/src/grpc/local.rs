@@ -11,33 +11,36 @@ use std::{
 use axum::Router;
 use futures_util::future::{BoxFuture, FutureExt as _};
 use http::{Request, Response, Uri};
-use tokio_util::sync::CancellationToken;
 use tonic::{
     body::Body,
     transport::{Channel, Error},
 };
 use tower::{Service, ServiceExt as _};
 
-/// What this process serves itself, by address, until it drains. Cheap to clone.
-#[derive(Clone, Debug)]
-pub(crate) struct Local {
-    servers: Arc<RwLock<HashMap<SocketAddr, Router>>>,
-    draining: CancellationToken,
-}
+/// What this process serves itself, by address. Cheap to clone.
+#[derive(Clone, Debug, Default)]
+pub(crate) struct Local(Arc<RwLock<HashMap<SocketAddr, Router>>>);
 
 impl Local {
-    pub(crate) fn until(draining: CancellationToken) -> Self {
-        Self { servers: Arc::default(), draining }
-    }
-
-    /// Calls to `address` from this process are `app`'s from here on.
-    pub(super) fn serves(&self, address: SocketAddr, app: Router) {
-        self.servers.write().unwrap_or_else(PoisonError::into_inner).insert(address, app);
+    /// Calls to `address` from this process are `app`'s, as long as what this gives lives.
+    pub(super) fn serves(&self, address: SocketAddr, app: Router) -> Serving {
+        self.0.write().unwrap_or_else(PoisonError::into_inner).insert(address, app);
+        Serving(self.clone(), address)
     }
 
     fn server(&self, address: SocketAddr) -> Option<Router> {
-        let servers = self.servers.read().unwrap_or_else(PoisonError::into_inner);
-        servers.get(&address).filter(|_| !self.draining.is_cancelled()).cloned()
+        self.0.read().unwrap_or_else(PoisonError::into_inner).get(&address).cloned()
+    }
+}
+
+/// That this process serves an address.
+#[must_use]
+pub(super) struct Serving(Local, SocketAddr);
+
+impl Drop for Serving {
+    fn drop(&mut self) {
+        let Self(Local(servers), address) = self;
+        servers.write().unwrap_or_else(PoisonError::into_inner).remove(address);
     }
 }
 
@@ -96,15 +99,14 @@ mod tests {
     async fn what_this_process_serves_is_called_as_long_as_it_is_and_anything_else_connected_to() {
         let address = SocketAddr::from(([127, 0, 0, 1], 9));
         let uri: Uri = format!("http://{address}").parse().expect("a URI");
-        let draining = CancellationToken::new();
-        let (local, other) = (Local::until(draining.clone()), Local::until(draining.clone()));
+        let (local, other) = (Local::default(), Local::default());
         let way = |local: &Local| Way::new(&uri, local.clone(), Endpoint::from(uri.clone()).connect_lazy());
         let ask =
             async |local: &Local| way(local).call(Request::new(Body::empty())).await.map(|answer| answer.status());
-        local.serves(address, Router::new());
+        let serving = local.serves(address, Router::new());
         assert_eq!(ask(&local).await.expect("it is served"), http::StatusCode::NOT_FOUND);
         ask(&other).await.expect_err("another process's addresses are none of ours");
-        draining.cancel();
+        drop(serving);
         ask(&local).await.expect_err("nobody serves it any more");
     }
 }
