@@ -1,5 +1,6 @@
 //! Calls between services of one process: gRPC as ever, but handed over as they are, with no HTTP/2 between and no task that
-//! carries it. Whoever waits for an answer does the work of it.
+//! carries it. Whoever waits for an answer does the work of it: a stream that its caller doesn't read stands still, and is
+//! ended by a stop of the process alone.
 
 use std::{
     collections::HashMap,
