@@ -1,4 +1,4 @@
-//! The calling side: one way to each peer, which shows who calls and which trace it belongs to.
+//! The calling side: one transport for each peer, which shows who calls and which trace it belongs to.
 
 use std::time::Duration;
 
@@ -12,7 +12,7 @@ use tonic::{
 
 use super::{
     connection::{KEEPALIVE_INTERVAL, KEEPALIVE_TIMEOUT},
-    local::Way,
+    local::Transport,
 };
 use crate::{
     auth::ServiceTokens,
@@ -24,14 +24,14 @@ use crate::{
 const CONNECT_WITHIN: Duration = Duration::from_secs(2);
 
 /// What generated clients are made over: `EventServiceClient::new(peer.channel())`.
-pub type Connection = InterceptedService<Way, Credentials>;
+pub type Connection = InterceptedService<Transport, Credentials>;
 
 /// Another service: called as it is where this process serves it; else connected to at the first call, and again whenever
 /// the connection is lost. Cheap to clone.
 #[derive(Clone)]
 pub struct Peer {
     endpoint: Endpoint,
-    way: Way,
+    transport: Transport,
     credentials: Credentials,
 }
 
@@ -58,17 +58,17 @@ impl Peer {
                 "{uri} is beyond loopback and not encrypted: use https, or set [server] allow_plaintext if a mesh encrypts"
             );
         }
-        let way = Way::new(endpoint.uri(), chassis.local().clone(), endpoint.connect_lazy());
-        Ok(Self { endpoint, way, credentials: Credentials::Own { caller, tokens: chassis.tokens.clone() } })
+        let transport = Transport::new(endpoint.uri(), chassis.local().clone(), endpoint.connect_lazy());
+        Ok(Self { endpoint, transport, credentials: Credentials::Own { caller, tokens: chassis.tokens.clone() } })
     }
 
-    /// The way, for a generated client. All that share a connection share the server's limit of concurrent streams.
+    /// The transport, for a generated client. All that share a connection share the server's limit of concurrent streams.
     #[must_use]
     pub fn channel(&self) -> Connection {
-        InterceptedService::new(self.way.clone(), self.credentials.clone())
+        InterceptedService::new(self.transport.clone(), self.credentials.clone())
     }
 
-    /// The same way for calls in the name of whoever holds `secret`, an API key: the peer decides what it lets
+    /// The same transport for calls in the name of whoever holds `secret`, an API key: the peer decides what it lets
     /// them do, as if they had called it themselves.
     ///
     /// # Errors
@@ -83,7 +83,7 @@ impl Peer {
     /// The same peer over a connection of its own: for long streams, which would use up the other one's limit.
     #[must_use]
     pub fn separate(&self) -> Self {
-        Self { way: self.way.over(self.endpoint.connect_lazy()), ..self.clone() }
+        Self { transport: self.transport.over(self.endpoint.connect_lazy()), ..self.clone() }
     }
 }
 

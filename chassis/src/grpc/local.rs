@@ -45,16 +45,16 @@ impl Drop for Serving {
     }
 }
 
-/// The way to a peer: in this process while that is where it is served, else a connection.
+/// The transport to a peer: in this process while that is where it is served, else a connection.
 #[derive(Clone, Debug)]
-pub struct Way {
+pub struct Transport {
     /// None for a name, which isn't looked up here.
     address: Option<SocketAddr>,
     local: Local,
     channel: Channel,
 }
 
-impl Way {
+impl Transport {
     pub(super) fn new(uri: &Uri, local: Local, channel: Channel) -> Self {
         let host = uri.host().unwrap_or_default().trim_start_matches('[').trim_end_matches(']');
         let plain = uri.scheme_str() == Some("http");
@@ -68,7 +68,7 @@ impl Way {
     }
 }
 
-impl Service<Request<Body>> for Way {
+impl Service<Request<Body>> for Transport {
     type Response = Response<Body>;
     type Error = Error;
     type Future = BoxFuture<'static, Result<Response<Body>, Error>>;
@@ -101,9 +101,10 @@ mod tests {
         let address = SocketAddr::from(([127, 0, 0, 1], 9));
         let uri: Uri = format!("http://{address}").parse().expect("a URI");
         let (local, other) = (Local::default(), Local::default());
-        let way = |local: &Local| Way::new(&uri, local.clone(), Endpoint::from(uri.clone()).connect_lazy());
-        let ask =
-            async |local: &Local| way(local).call(Request::new(Body::empty())).await.map(|answer| answer.status());
+        let transport = |local: &Local| Transport::new(&uri, local.clone(), Endpoint::from(uri.clone()).connect_lazy());
+        let ask = async |local: &Local| {
+            transport(local).call(Request::new(Body::empty())).await.map(|answer| answer.status())
+        };
         let serving = local.serves(address, Router::new());
         assert_eq!(ask(&local).await.expect("it is served"), http::StatusCode::NOT_FOUND);
         ask(&other).await.expect_err("another process's addresses are none of ours");
