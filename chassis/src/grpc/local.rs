@@ -1,6 +1,6 @@
 //! Calls between services of one process: gRPC as ever, but handed over as they are, with no HTTP/2 between and no task that
-//! carries it. Whoever waits for an answer does the work of it: a stream that its caller doesn't read stands still, and is
-//! ended by a stop of the process alone.
+//! carries it. Whoever waits for an answer does the work of it: a stream that its caller doesn't read stands still, and a stop
+//! of the process doesn't wait for it.
 
 use std::{
     collections::HashMap,

@@ -48,7 +48,7 @@ pub(super) struct Calls {
     methods: HashMap<&'static str, Method>,
     deadline: Duration,
     draining: CancellationToken,
-    /// What a drain waits for.
+    /// What a drain waits for, beside connections.
     open: TaskTracker,
     clock: Clock,
 }
@@ -136,8 +136,10 @@ pub(super) async fn rpc(State(calls): State<Arc<Calls>>, request: Request, next:
     let context = sent.map_or_else(TraceContext::new_root, |caller| caller.new_child());
     // At the highest level, so that no filter takes the trace away from the lines inside; a caller in this process has its own.
     let span = tracing::error_span!(parent: None, "rpc", method = path, trace_id = context.trace_id(), organization = Empty, caller = Empty);
-    let mut call = Call::begin(path, span.clone(), calls.open.token());
     let stream = method.filter(|method| method.streams).map(|method| (method.access, calls.key(request.headers())));
+    // A stream within this process may stand unread: its caller ends with the process, and nobody waits for it.
+    let open = stream.is_none().then(|| calls.open.token());
+    let mut call = Call::begin(path, span.clone(), open);
     let deadline = asked_timeout(request.headers()).map_or(calls.deadline, |asked| asked.min(calls.deadline));
     let handled = timeout(deadline, calls.handle(method.map(|method| method.access), request, next));
     let caught = AssertUnwindSafe(trace::within(context, handled)).catch_unwind();
@@ -204,11 +206,11 @@ struct Call {
     span: Span,
     began: Instant,
     code: Code,
-    _open: TaskTrackerToken,
+    _open: Option<TaskTrackerToken>,
 }
 
 impl Call {
-    fn begin(path: &'static str, span: Span, open: TaskTrackerToken) -> Self {
+    fn begin(path: &'static str, span: Span, open: Option<TaskTrackerToken>) -> Self {
         let (service, method) = path.trim_start_matches('/').split_once('/').unwrap_or((path, ""));
         metrics::gauge!("rpc_in_flight", "service" => service, "method" => method).increment(1.0);
         Self { service, method, span, began: Instant::now(), code: Code::Cancelled, _open: open }
