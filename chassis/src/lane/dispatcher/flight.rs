@@ -108,7 +108,9 @@ impl Pendings {
 
     fn make_ready(&mut self, number: u64) {
         self.ready.push_back(number);
-        self.ready_at.get_or_insert_with(|| Instant::now() + GATHER);
+        let wait = if self.ready.len() < GATHER_MAX { GATHER } else { Duration::ZERO };
+        let at = Instant::now() + wait;
+        self.ready_at = Some(self.ready_at.map_or(at, |ready_at| ready_at.min(at)));
     }
 
     /// Makes everything ready as it is, in its order: what comes next must not be durable before it.
@@ -157,8 +159,6 @@ impl Pendings {
     pub(super) fn due(&mut self) -> Option<Instant> {
         if self.ready.is_empty() {
             self.ready_at = None;
-        } else if self.ready.len() >= GATHER_MAX {
-            self.ready_at = Some(Instant::now());
         }
         let Self { offers, lingering, held, .. } = self;
         [self.ready_at, oldest(offers, lingering, LINGER), oldest(offers, held, HOLD)].into_iter().flatten().min()

@@ -4,10 +4,10 @@ use std::time::Duration;
 
 use sqlx::Connection as _;
 
-use super::world::{DESTINATION_FAILED, MIGRATIONS, World, kept, offer, retries};
+use super::world::{DESTINATION_FAILED, MIGRATIONS, World, kept, offer, ordered, retries};
 use crate::{
     config::StoreSettings,
-    lane::{Outcome, Settings, State},
+    lane::{Offer, Outcome, Settings, State},
     store::{Engine, Store},
     testing, with,
 };
@@ -18,12 +18,19 @@ enum Lock {
     Postgres(sqlx::PgConnection),
 }
 
+/// Locks a store whose writers give up at once, so that the test needn't wait for it.
 async fn lock(settings: &StoreSettings, store: &Store) -> Lock {
+    if let Engine::Sqlite(pool) = store.writer() {
+        sqlx::query("PRAGMA busy_timeout = 20").execute(pool).await.expect("set");
+    }
+    hold(settings, store).await
+}
+
+/// Locks a store whose writers wait.
+async fn hold(settings: &StoreSettings, store: &Store) -> Lock {
     let url = settings.url.expose();
     match store.writer() {
-        Engine::Sqlite(pool) => {
-            // The one connection that writes gives up at once, so that the test needn't wait for it.
-            sqlx::query("PRAGMA busy_timeout = 20").execute(pool).await.expect("set");
+        Engine::Sqlite(_) => {
             let mut other = sqlx::SqliteConnection::connect(url).await.expect("a connection");
             sqlx::query("BEGIN IMMEDIATE").execute(&mut other).await.expect("locked");
             Lock::Sqlite(other)
@@ -151,6 +158,32 @@ async fn a_claim_that_becomes_durable_while_the_breaker_is_open_waits_with_the_o
         world.pass(Duration::from_secs(12)).await;
         assert_eq!(world.courier.events("ada/a"), [1, 2, 3, 4, 5, 6]);
         assert_eq!(world.state("ada/a", 6).await, State::Delivered);
+        world.tasks.stop(Duration::from_secs(5)).await;
+        store.close().await;
+    }
+}
+
+#[tokio::test]
+async fn what_comes_to_wait_during_a_commit_is_written_after_it_though_nothing_more_comes() {
+    let (_folder, engines) = testing::engines();
+    for settings in engines {
+        let store = Store::open(&settings, MIGRATIONS).await.expect("a fresh store opens");
+        let world = World::<true>::new(store.clone()).await;
+        world.open("ada/a", ordered()).await;
+        world.courier.hold("ada/a");
+        let lock = hold(&settings, &store).await;
+        let mut promises = Vec::new();
+        // More than ever wait for others to be written with.
+        for event in 1..=300 {
+            promises.push(world.offer(Offer { ordering_key: "one".to_owned(), ..offer("ada/a", event) }).await);
+        }
+        lock.release().await;
+        for durable in promises {
+            kept(durable).await.expect("durable");
+        }
+        world.courier.let_go("ada/a");
+        world.quiet().await;
+        assert_eq!(world.courier.events("ada/a"), (1..=300).collect::<Vec<_>>());
         world.tasks.stop(Duration::from_secs(5)).await;
         store.close().await;
     }
