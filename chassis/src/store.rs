@@ -82,6 +82,9 @@ struct SqlitePools {
 const WRITER_CACHE: &str = "-4096";
 const READER_CACHE: &str = "-512";
 
+/// A connection to PostgreSQL that was in use so lately is there still; if not, one statement fails and may be tried again.
+const RECENTLY: Duration = Duration::from_secs(1);
+
 /// How often SQLite's log is looked at; how many pages (of 4 KiB) it may hold before they are moved into the database, and
 /// for how long; and the bound at which the writer moves them itself, should the checkpoints beside it fall behind.
 const CHECK_EVERY: Duration = Duration::from_millis(250);
@@ -161,6 +164,8 @@ impl Store {
             .max_connections(settings.max_connections.max(2))
             .acquire_timeout(Duration::from_secs(5))
             .after_connect(still_ours(lock.clone()))
+            .test_before_acquire(false)
+            .before_acquire(is_there)
             .connect_with(options)
             .await?;
         if !settings.unsafe_durability {
@@ -360,9 +365,16 @@ fn still_ours(
     }
 }
 
-/// A pool whose connections are kept: each holds a cache of prepared statements.
+/// Asks a connection that wasn't in use for a while whether it is there. One that was is believed: it said so when it was
+/// given back, and to ask again is a trip to the server for every statement.
+fn is_there(connection: &mut PgConnection, used: PoolConnectionMetadata) -> BoxFuture<'_, sqlx::Result<bool>> {
+    async move { Ok(used.idle_for < RECENTLY || connection.ping().await.is_ok()) }.boxed()
+}
+
+/// A pool whose connections are kept: each holds a cache of prepared statements. None is asked whether it is there, which
+/// would be a trip to its thread for every statement.
 fn forever(options: SqlitePoolOptions) -> SqlitePoolOptions {
-    options.idle_timeout(None).max_lifetime(None).acquire_timeout(Duration::from_secs(5))
+    options.idle_timeout(None).max_lifetime(None).acquire_timeout(Duration::from_secs(5)).test_before_acquire(false)
 }
 
 /// A full disk or a failed write has SQLite end a transaction by itself. sqlx counts it as open for ever, and no other one

@@ -55,6 +55,32 @@ async fn what_is_written_after_a_transaction_that_nobody_waited_for_is_committed
     }
 }
 
+/// As a server that restarts does, which nobody asks about beforehand.
+#[tokio::test]
+async fn sessions_that_the_server_ended_cost_an_error_each_that_may_be_tried_again() {
+    let (_folder, engines) = testing::engines();
+    for settings in &engines {
+        let store = Store::open(settings, &[&MIGRATIONS]).await.expect("a fresh store opens");
+        let Engine::Postgres(pool) = store.writer() else { continue };
+        let mut other =
+            pool.connect_options().as_ref().clone().application_name("test").connect().await.expect("a session");
+        let ended: i64 = sqlx::query_scalar(
+            "SELECT COUNT(pg_terminate_backend(pid, 5000)) FROM pg_stat_activity WHERE application_name = $1",
+        )
+        .bind(owner::session_name(&settings.schema))
+        .fetch_one(&mut other)
+        .await
+        .expect("tests may end sessions");
+        assert!(ended > 0);
+        let mut errors = 0;
+        while let Err(error) = store.ping().await {
+            assert!(error.is_retryable(), "{error}");
+            errors += 1;
+            assert!(errors <= ended, "{error}");
+        }
+    }
+}
+
 async fn seen_by_others(store: &Store) -> i64 {
     const COUNT: &str = "SELECT COUNT(*) FROM data_keys";
     let seen = match store.reader() {
