@@ -79,8 +79,11 @@ async fn a_slot_that_the_server_gave_up_is_told_and_its_tables_are_read_again() 
     let told: Vec<(&str, Value)> = events.iter().map(|event| (event.r#type.as_str(), row(event))).collect();
     let insert_of = |id: u32| ("orders.insert", json!(id));
     let resync = ("capture.resync", Value::Null);
-    assert_eq!(told, [insert_of(1), resync, insert_of(1), insert_of(2), insert_of(3)]);
-    let Some(Payload::Content(content)) = &events[1].payload else { panic!("no content") };
+    // The second may have been on its way already, and is told twice then.
+    let lost_at = 1 + usize::from(told.get(1) == Some(&insert_of(2)));
+    assert_eq!(told[0], insert_of(1));
+    assert_eq!(told[lost_at..], [resync, insert_of(1), insert_of(2), insert_of(3)]);
+    let Some(Payload::Content(content)) = &events[lost_at].payload else { panic!("no content") };
     let content: Value = serde_json::from_slice(&content.data).expect("JSON");
     assert_eq!(
         (&content["reason"], &content["read_anew"]),
