@@ -58,16 +58,13 @@ async fn what_is_written_after_a_transaction_that_nobody_waited_for_is_committed
 /// As a server that restarts does, which nobody asks about beforehand.
 #[tokio::test]
 async fn sessions_that_the_server_ended_cost_an_error_each_that_may_be_tried_again() {
-    let (_folder, engines) = testing::engines();
-    for settings in &engines {
-        let store = Store::open(settings, &[&MIGRATIONS]).await.expect("a fresh store opens");
-        let Engine::Postgres(pool) = store.writer() else { continue };
-        let mut other =
-            pool.connect_options().as_ref().clone().application_name("test").connect().await.expect("a session");
+    testing::on_each_engine(&[&MIGRATIONS], |store| async move {
+        let Engine::Postgres(pool) = store.writer() else { return };
+        let mut other = pool.connect_options().connect().await.expect("a session");
         let ended: i64 = sqlx::query_scalar(
-            "SELECT COUNT(pg_terminate_backend(pid, 5000)) FROM pg_stat_activity WHERE application_name = $1",
+            "SELECT COUNT(pg_terminate_backend(pid, 5000)) FROM pg_stat_activity
+             WHERE application_name = current_setting('application_name') AND pid <> pg_backend_pid()",
         )
-        .bind(owner::session_name(&settings.schema))
         .fetch_one(&mut other)
         .await
         .expect("tests may end sessions");
@@ -78,7 +75,8 @@ async fn sessions_that_the_server_ended_cost_an_error_each_that_may_be_tried_aga
             errors += 1;
             assert!(errors <= ended, "{error}");
         }
-    }
+    })
+    .await;
 }
 
 async fn seen_by_others(store: &Store) -> i64 {

@@ -106,6 +106,7 @@ impl Pendings {
         }
     }
 
+    /// The time of the commit is said once, or earlier: said later each time, it would never come.
     fn make_ready(&mut self, number: u64) {
         self.ready.push_back(number);
         let wait = if self.ready.len() < GATHER_MAX { GATHER } else { Duration::ZERO };

@@ -2,14 +2,13 @@
 
 use std::time::Duration;
 
-use sqlx::Connection as _;
+use sqlx::ConnectOptions as _;
 
-use super::world::{DESTINATION_FAILED, MIGRATIONS, World, kept, offer, ordered, retries};
+use super::world::{DESTINATION_FAILED, World, kept, offer, on_each_engine, ordered, retries};
 use crate::{
-    config::StoreSettings,
     lane::{Offer, Outcome, Settings, State},
     store::{Engine, Store},
-    testing, with,
+    with,
 };
 
 /// Somebody else's lock on the store.
@@ -19,26 +18,24 @@ enum Lock {
 }
 
 /// Locks a store whose writers give up at once, so that the test needn't wait for it.
-async fn lock(settings: &StoreSettings, store: &Store) -> Lock {
+async fn lock(store: &Store) -> Lock {
     if let Engine::Sqlite(pool) = store.writer() {
         sqlx::query("PRAGMA busy_timeout = 20").execute(pool).await.expect("set");
     }
-    hold(settings, store).await
+    hold(store).await
 }
 
 /// Locks a store whose writers wait.
-async fn hold(settings: &StoreSettings, store: &Store) -> Lock {
-    let url = settings.url.expose();
+async fn hold(store: &Store) -> Lock {
     match store.writer() {
-        Engine::Sqlite(_) => {
-            let mut other = sqlx::SqliteConnection::connect(url).await.expect("a connection");
+        Engine::Sqlite(pool) => {
+            let mut other = pool.connect_options().connect().await.expect("a connection");
             sqlx::query("BEGIN IMMEDIATE").execute(&mut other).await.expect("locked");
             Lock::Sqlite(other)
         }
-        Engine::Postgres(_) => {
-            let mut other = sqlx::PgConnection::connect(url).await.expect("a connection");
-            let table =
-                sqlx::AssertSqlSafe(format!("BEGIN; LOCK TABLE {}.deliveries IN EXCLUSIVE MODE", settings.schema));
+        Engine::Postgres(pool) => {
+            let mut other = pool.connect_options().connect().await.expect("a connection");
+            let table = "BEGIN; LOCK TABLE deliveries IN EXCLUSIVE MODE";
             sqlx::raw_sql(table).execute(&mut other).await.expect("locked");
             Lock::Postgres(other)
         }
@@ -64,14 +61,12 @@ async fn stalled<const R: bool>(world: &World<R>) {
 }
 
 async fn nothing_is_sent_while_commits_fail_nor_twice_for_it<const REPEATABLE: bool>() {
-    let (_folder, engines) = testing::engines();
-    for settings in engines {
-        let store = Store::open(&settings, MIGRATIONS).await.expect("a fresh store opens");
+    on_each_engine(|store| async move {
         let world = World::<REPEATABLE>::new(store.clone()).await;
         world.open("ada/a", Settings::default()).await;
         world.give(offer("ada/a", 1)).await;
         world.quiet().await;
-        let lock = lock(&settings, &store).await;
+        let lock = lock(&store).await;
         let first = world.offer(offer("ada/a", 2)).await;
         stalled(&world).await;
         let mut promises = vec![first];
@@ -94,8 +89,8 @@ async fn nothing_is_sent_while_commits_fail_nor_twice_for_it<const REPEATABLE: b
                 .expect("a count");
         assert_eq!(attempts, 30);
         world.tasks.stop(Duration::from_secs(5)).await;
-        store.close().await;
-    }
+    })
+    .await;
 }
 
 #[tokio::test]
@@ -110,12 +105,10 @@ async fn while_commits_fail_nothing_that_must_not_be_repeated_is_sent() {
 
 #[tokio::test]
 async fn an_event_that_comes_again_while_commits_fail_is_not_sent_again_when_they_succeed() {
-    let (_folder, engines) = testing::engines();
-    for settings in engines {
-        let store = Store::open(&settings, MIGRATIONS).await.expect("a fresh store opens");
+    on_each_engine(|store| async move {
         let world = World::<true>::new(store.clone()).await;
         world.open("ada/a", Settings::default()).await;
-        let lock = lock(&settings, &store).await;
+        let lock = lock(&store).await;
         let first = world.offer(offer("ada/a", 1)).await;
         stalled(&world).await;
         let again = world.dispatcher.offer(vec![offer("ada/a", 1)], true);
@@ -126,15 +119,13 @@ async fn an_event_that_comes_again_while_commits_fail_is_not_sent_again_when_the
         world.quiet().await;
         assert_eq!(world.courier.events("ada/a"), [1]);
         world.tasks.stop(Duration::from_secs(5)).await;
-        store.close().await;
-    }
+    })
+    .await;
 }
 
 #[tokio::test]
 async fn a_claim_that_becomes_durable_while_the_breaker_is_open_waits_with_the_others() {
-    let (_folder, engines) = testing::engines();
-    for settings in engines {
-        let store = Store::open(&settings, MIGRATIONS).await.expect("a fresh store opens");
+    on_each_engine(|store| async move {
         let world = World::<false>::new(store.clone()).await;
         world.open("ada/a", retries(&[3_600])).await;
         world.courier.hold("ada/a");
@@ -142,7 +133,7 @@ async fn a_claim_that_becomes_durable_while_the_breaker_is_open_waits_with_the_o
             world.give(offer("ada/a", event)).await;
         }
         world.courier.until("five attempts", |calls| calls.len() == 5).await;
-        let lock = lock(&settings, &store).await;
+        let lock = lock(&store).await;
         let sixth = world.offer(offer("ada/a", 6)).await;
         stalled(&world).await;
         world.courier.lane("ada/a", DESTINATION_FAILED);
@@ -159,19 +150,17 @@ async fn a_claim_that_becomes_durable_while_the_breaker_is_open_waits_with_the_o
         assert_eq!(world.courier.events("ada/a"), [1, 2, 3, 4, 5, 6]);
         assert_eq!(world.state("ada/a", 6).await, State::Delivered);
         world.tasks.stop(Duration::from_secs(5)).await;
-        store.close().await;
-    }
+    })
+    .await;
 }
 
 #[tokio::test]
 async fn what_comes_to_wait_during_a_commit_is_written_after_it_though_nothing_more_comes() {
-    let (_folder, engines) = testing::engines();
-    for settings in engines {
-        let store = Store::open(&settings, MIGRATIONS).await.expect("a fresh store opens");
+    on_each_engine(|store| async move {
         let world = World::<true>::new(store.clone()).await;
         world.open("ada/a", ordered()).await;
         world.courier.hold("ada/a");
-        let lock = hold(&settings, &store).await;
+        let lock = hold(&store).await;
         let mut promises = Vec::new();
         // More than ever wait for others to be written with.
         for event in 1..=300 {
@@ -185,6 +174,6 @@ async fn what_comes_to_wait_during_a_commit_is_written_after_it_though_nothing_m
         world.quiet().await;
         assert_eq!(world.courier.events("ada/a"), (1..=300).collect::<Vec<_>>());
         world.tasks.stop(Duration::from_secs(5)).await;
-        store.close().await;
-    }
+    })
+    .await;
 }
