@@ -16,7 +16,7 @@ use bytes::Bytes;
 use chassis::{
     auth::{Caller, Role, Scopes},
     clock::Clock,
-    consume::Handler as _,
+    consume,
     grpc::Peer,
     id::{self, OrganizationId},
     lane::{
@@ -157,7 +157,7 @@ impl World {
 
     /// Handles an event until its deliveries are durable.
     async fn handle(&self, event: wire::ConsumedEvent) {
-        self.deliver.take(event).await.expect("it is taken").await.expect("it is durable");
+        consume::handle(&self.deliver, event).await.expect("it is durable");
     }
 
     async fn deliveries(&self) -> Vec<Record> {
