@@ -13,21 +13,25 @@ mod owner;
 mod statistics;
 #[cfg(all(test, feature = "testing"))]
 mod tests;
+mod writer;
 
 use std::{path::Path, str::FromStr as _, sync::Arc, time::Duration};
 
 use anyhow::{Context as _, Result, bail, ensure};
 use futures_util::future::{BoxFuture, FutureExt as _};
 use sqlx::{
-    Connection as _, PgConnection, PgPool, Postgres, QueryBuilder, Sqlite, SqliteConnection, SqlitePool, Transaction,
+    Connection as _, PgConnection, PgPool, Postgres, SqliteConnection, SqlitePool, Transaction,
     migrate::{Migration, Migrator},
-    pool::{PoolConnection, PoolConnectionMetadata},
+    pool::PoolConnectionMetadata,
     postgres::{PgConnectOptions, PgPoolOptions},
-    sqlite::{SqliteConnectOptions, SqliteJournalMode, SqlitePoolOptions, SqliteRow, SqliteSynchronous},
+    sqlite::{SqliteConnectOptions, SqliteJournalMode, SqlitePoolOptions, SqliteSynchronous},
 };
 
-pub use self::answer::answered;
-use self::owner::{Lock, Owner, lock_file, lock_schema, session_name};
+pub use self::{answer::answered, writer::Writer};
+use self::{
+    owner::{Lock, Owner, lock_file, lock_schema, session_name},
+    writer::Held,
+};
 use crate::{config::StoreSettings, error::Error, fail, tasks::Tasks};
 
 /// A pair of migration folders with the same numbers and the same columns, one per engine.
@@ -73,7 +77,7 @@ pub struct Store {
 
 #[derive(Debug, Clone)]
 struct SqlitePools {
-    write: SqlitePool,
+    write: Writer,
     read: SqlitePool,
 }
 
@@ -81,6 +85,9 @@ struct SqlitePools {
 /// a million rows), and of each that reads: what neither holds, the system's own cache does.
 const WRITER_CACHE: &str = "-4096";
 const READER_CACHE: &str = "-512";
+
+/// How long one waits for a connection; then the store counts as away.
+const PATIENCE: Duration = Duration::from_secs(5);
 
 /// A connection to PostgreSQL that was in use so lately is there still; if not, one statement fails and may be tried again.
 const RECENTLY: Duration = Duration::from_secs(1);
@@ -98,7 +105,7 @@ const CHECKPOINT_PAGES_SHORT: i64 = 1_024;
 
 /// A transaction; dropped without [`Tx::commit`], it is rolled back.
 #[derive(Debug)]
-pub struct Tx(Engine<Transaction<'static, Sqlite>, Transaction<'static, Postgres>>);
+pub struct Tx(Engine<Held, Transaction<'static, Postgres>>);
 
 impl Store {
     /// Opens the store, makes it this process's own, checks that commits are durable and brings the schema up to date.
@@ -133,16 +140,16 @@ impl Store {
             .statement_cache_capacity(200);
         let writer =
             options.clone().pragma("wal_autocheckpoint", AUTOCHECKPOINT_PAGES).pragma("cache_size", WRITER_CACHE);
-        let write = forever(SqlitePoolOptions::new().max_connections(1)).before_acquire(is_sound);
-        let write = write.connect_with(writer).await?;
-        assert_sqlite_version(&write).await?;
+        let first = SqlitePoolOptions::new().max_connections(1).connect_with(writer.clone()).await?;
+        assert_sqlite_version(&first).await?;
         fail::point("store.migrate.begin");
-        migrator(migrations, |pair| &pair.sqlite).run(&write).await.context("migrate")?;
+        migrator(migrations, |pair| &pair.sqlite).run(&first).await.context("migrate")?;
         fail::point("store.migrate.done");
         let readers = settings.max_connections.max(1);
         let read = forever(SqlitePoolOptions::new().max_connections(readers))
             .connect_with(options.pragma("query_only", "on").pragma("cache_size", READER_CACHE))
             .await?;
+        let write = Writer::new(writer, first.acquire().await?.detach());
         Ok(Self { pools: Engine::Sqlite(SqlitePools { write, read }), owner: Arc::new(owner) })
     }
 
@@ -162,7 +169,7 @@ impl Store {
         let lock = lock_schema(&options, schema).await?;
         let pool = PgPoolOptions::new()
             .max_connections(settings.max_connections.max(2))
-            .acquire_timeout(Duration::from_secs(5))
+            .acquire_timeout(PATIENCE)
             .after_connect(still_ours(lock.clone()))
             .test_before_acquire(false)
             .before_acquire(is_there)
@@ -188,7 +195,7 @@ impl Store {
 
     /// Where to write a single statement that is a transaction of its own.
     #[must_use]
-    pub fn writer(&self) -> Engine<&SqlitePool, &PgPool> {
+    pub fn writer(&self) -> Engine<&Writer, &PgPool> {
         match &self.pools {
             Engine::Sqlite(pools) => Engine::Sqlite(&pools.write),
             Engine::Postgres(pool) => Engine::Postgres(pool),
@@ -200,9 +207,8 @@ impl Store {
     /// # Errors
     /// `Error::Unavailable` while the store is locked or away.
     pub async fn begin(&self) -> Result<Tx, Error> {
-        // A deferred transaction that writes later fails at once when another wrote meanwhile; this one waits its turn.
         Ok(Tx(match &self.pools {
-            Engine::Sqlite(pools) => Engine::Sqlite(pools.write.begin_with("BEGIN IMMEDIATE").await?),
+            Engine::Sqlite(pools) => Engine::Sqlite(pools.write.begin().await?),
             Engine::Postgres(pool) => Engine::Postgres(answered(begin_whole(pool.clone())).await?),
         }))
     }
@@ -234,7 +240,9 @@ impl Store {
         match &self.pools {
             Engine::Sqlite(pools) => {
                 pools.read.close().await;
-                pools.write.close().await;
+                if let Err(error) = pools.write.close().await {
+                    tracing::warn!(%error, "SQLite was not closed in order; its log is read at the next start");
+                }
             }
             Engine::Postgres(pool) => pool.close().await,
         }
@@ -245,7 +253,7 @@ impl Tx {
     /// The connection to run statements on.
     pub fn on(&mut self) -> Engine<&mut SqliteConnection, &mut PgConnection> {
         match &mut self.0 {
-            Engine::Sqlite(tx) => Engine::Sqlite(&mut **tx),
+            Engine::Sqlite(tx) => Engine::Sqlite(tx.on()),
             Engine::Postgres(tx) => Engine::Postgres(&mut **tx),
         }
     }
@@ -269,37 +277,6 @@ impl Tx {
 async fn begin_whole(pool: PgPool) -> Result<Transaction<'static, Postgres>, sqlx::Error> {
     let begun = tokio::spawn(async move { pool.begin().await });
     begun.await.unwrap_or_else(|_| Err(sqlx::Error::WorkerCrashed))
-}
-
-/// Runs statements on SQLite that begin and commit a transaction of their own, in one trip to its thread. If one fails,
-/// what they did is undone, and likewise if nobody waits for them to end. Gives the rows that they return: SQLite's count of changes is that of the last statement that
-/// changed any, once more for each that changes none.
-///
-/// # Errors
-/// Of the statement that failed; the transaction was rolled back, unless the connection broke.
-pub async fn run_whole(pool: &SqlitePool, mut statements: QueryBuilder<Sqlite>) -> Result<Vec<SqliteRow>, sqlx::Error> {
-    let mut connection = Unfinished(pool.acquire().await?.into());
-    let done = statements.build().fetch_all(connection.get()).await;
-    // One that didn't get as far as to begin has nothing to roll back.
-    if done.is_ok() || sqlx::query("ROLLBACK").execute(connection.get()).await.is_ok() {
-        connection.0 = None;
-    }
-    done
-}
-
-/// A connection on which a transaction may be open that sqlx doesn't know of; dropped, it is closed, which ends that.
-struct Unfinished(Option<PoolConnection<Sqlite>>);
-
-impl Unfinished {
-    fn get(&mut self) -> &mut SqliteConnection {
-        self.0.as_mut().expect("it is given back at the end alone")
-    }
-}
-
-impl Drop for Unfinished {
-    fn drop(&mut self) {
-        drop(self.0.take().map(PoolConnection::detach));
-    }
 }
 
 /// Rows in one statement on SQLite.
@@ -374,14 +351,7 @@ fn is_there(connection: &mut PgConnection, used: PoolConnectionMetadata) -> BoxF
 /// A pool whose connections are kept: each holds a cache of prepared statements. None is asked whether it is there, which
 /// would be a trip to its thread for every statement.
 fn forever(options: SqlitePoolOptions) -> SqlitePoolOptions {
-    options.idle_timeout(None).max_lifetime(None).acquire_timeout(Duration::from_secs(5)).test_before_acquire(false)
-}
-
-/// A full disk or a failed write has SQLite end a transaction by itself. sqlx counts it as open for ever, and no other one
-/// could begin on that connection: a new one takes its place.
-fn is_sound(connection: &mut SqliteConnection, _: PoolConnectionMetadata) -> BoxFuture<'_, sqlx::Result<bool>> {
-    let sound = !connection.is_in_transaction();
-    async move { Ok(sound) }.boxed()
+    options.idle_timeout(None).max_lifetime(None).acquire_timeout(PATIENCE).test_before_acquire(false)
 }
 
 fn migrator(migrations: &[&Migrations], of: impl Fn(&Migrations) -> &Migrator) -> Migrator {

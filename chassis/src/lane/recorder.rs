@@ -168,11 +168,11 @@ pub(super) async fn run(
 
 async fn commit(store: &Store, keys: &DataKeys, group: &Group) -> Result<Found> {
     let sealed = seal(keys, group).await?;
-    if let Engine::Sqlite(pool) = store.writer()
+    if let Engine::Sqlite(writer) = store.writer()
         && group.is_small_and_plain()
     {
         crate::fail::point("lane.record.commit");
-        let rows = store::run_whole(pool, at_once(group, &sealed)).await?;
+        let rows = writer.run_whole(at_once(group, &sealed)).await?;
         crate::fail::point("lane.record.committed");
         let missing = rows.len() < group.inserts.len();
         let repeated = if missing { repeated(store, &group.inserts).await? } else { Vec::new() };

@@ -1,6 +1,6 @@
 //! What a store survives.
 
-use sqlx::ConnectOptions as _;
+use sqlx::{ConnectOptions as _, QueryBuilder};
 
 use super::*;
 use crate::{testing, with};
@@ -53,6 +53,33 @@ async fn what_is_written_after_a_transaction_that_nobody_waited_for_is_committed
             assert_eq!(seen_by_others(&store).await, 2 * moments, "{moments}");
         }
     }
+}
+
+#[tokio::test]
+async fn what_was_begun_and_not_ended_is_undone_before_the_next_and_nothing_is_written_after_the_end() {
+    let (_folder, engines) = testing::engines();
+    let store = Store::open(&engines[0], &[&MIGRATIONS]).await.expect("a fresh store opens");
+    let Engine::Sqlite(writer) = store.writer() else { panic!("the first engine is SQLite") };
+    let insert = "INSERT INTO data_keys VALUES ('org', x'', 0)";
+    let add = async |tx: &mut Tx| with!(tx.on(), c => sqlx::query(insert).execute(c).await.map(drop)).expect("new");
+    let mut left = store.begin().await.expect("it begins");
+    add(&mut left).await;
+    drop(left);
+    writer
+        .run_whole(QueryBuilder::new(format!("BEGIN; {insert}; {insert}; COMMIT")))
+        .await
+        .expect_err("it is there twice");
+    let mut ended_by_itself = store.begin().await.expect("it begins");
+    add(&mut ended_by_itself).await;
+    with!(ended_by_itself.on(), c => sqlx::query("ROLLBACK").execute(c).await.map(drop)).expect("it had begun");
+    ended_by_itself.commit().await.expect_err("there is nothing to commit");
+    let mut last = store.begin().await.expect("it begins");
+    add(&mut last).await;
+    last.commit().await.expect("nobody had it before");
+    assert_eq!(seen_by_others(&store).await, 1);
+    store.close().await;
+    let late = store.begin().await.expect_err("the store is closed");
+    assert!(late.is_retryable(), "{late}");
 }
 
 /// As a server that restarts does, which nobody asks about beforehand.

@@ -27,14 +27,14 @@ pub(super) async fn at_once(store: &Store, drafts: &[&Draft], head: u64, epoch: 
     let new_head = stored(head + fresh.len() as u64);
     let done = match store.writer() {
         Engine::Sqlite(_) if fresh.len() > AT_ONCE_MAX => return Ok(false),
-        Engine::Sqlite(pool) => {
+        Engine::Sqlite(writer) => {
             // `OR ROLLBACK`: `OR FAIL` would keep the rows before the one that is refused.
             let mut query = QueryBuilder::new("INSERT OR ROLLBACK ");
             query.push(INTO_EVENTS).push("SELECT * FROM (");
             push_values(&mut query, &fresh, now);
             query.push(") WHERE EXISTS (SELECT 1 FROM log WHERE epoch = ").push_bind(epoch);
             query.push(" AND head = ").push_bind(stored(head)).push(")");
-            query.build().execute(pool).await.map(|done| done.rows_affected() > 0)
+            query.build().execute(writer).await.map(|done| done.rows_affected() > 0)
         }
         Engine::Postgres(pool) => {
             // An epoch or head that isn't ours makes the new head null, which the column refuses: nothing is written then.
