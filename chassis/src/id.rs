@@ -3,16 +3,15 @@
 use std::{fmt, sync::Arc};
 
 use jiff::Timestamp;
-use uuid::{NoContext, Uuid};
+use uuid::{Builder, Uuid};
 
-use crate::error::Error;
+use crate::{error::Error, secret::random};
 
 /// A new UUIDv7 for `now`, as lower-case text: 36 characters that sort by creation time.
 #[must_use]
 pub fn uuid(now: Timestamp) -> String {
-    let seconds = u64::try_from(now.as_second()).unwrap_or(0);
-    let nanos = u32::try_from(now.subsec_nanosecond()).unwrap_or(0);
-    Uuid::new_v7(uuid::Timestamp::from_unix(NoContext, seconds, nanos)).to_string()
+    let millis = u64::try_from(now.as_millisecond()).unwrap_or(0);
+    Builder::from_unix_timestamp_millis(millis, &random()).into_uuid().to_string()
 }
 
 /// The tenant: every event, row, stream and secret belongs to exactly one. Cheap to clone.

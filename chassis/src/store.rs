@@ -82,8 +82,9 @@ struct SqlitePools {
 }
 
 /// SQLite's page cache, in KiB as SQLite says it, of the connection that writes (the inner pages of every index of a log of
-/// a million rows), and of each that reads: what neither holds, the system's own cache does.
-const WRITER_CACHE: &str = "-4096";
+/// a million rows, and the last page of each of a thousand ordering keys), and of each that reads: what neither holds, the
+/// system's own cache does.
+const WRITER_CACHE: &str = "-6144";
 const READER_CACHE: &str = "-512";
 
 /// How long one waits for a connection; then the store counts as away.

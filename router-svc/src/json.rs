@@ -29,6 +29,10 @@ fn parse<'a, T: serde::Deserialize<'a>>(bytes: &'a [u8]) -> Result<T, String> {
 }
 
 fn is_deeper_than(text: &str, limit: usize) -> bool {
+    // Few have so many brackets at all, and to count them takes a tenth of following them.
+    if text.bytes().filter(|byte| matches!(byte, b'{' | b'[')).count() <= limit {
+        return false;
+    }
     let (mut depth, mut quoted, mut escaped) = (0_usize, false, false);
     for byte in text.bytes() {
         match byte {

@@ -19,6 +19,7 @@ use crate::{
         recorder::{AttemptRow, End, Update},
         rows,
     },
+    secret::random_share,
     tasks::panic_text,
 };
 
@@ -117,7 +118,7 @@ impl<C: Courier> Actor<C> {
         let Some(lane) = self.lanes.get_mut(&delivery.lane) else {
             return removed(delivery, attempted, now);
         };
-        let settled = lane.settle(delivery, attempted, now, jitter());
+        let settled = lane.settle(delivery, attempted, now, random_share());
         if settled.lane_changed {
             self.changed_lanes.insert(delivery.lane);
         }
@@ -171,9 +172,4 @@ fn panicked(id: i64, panic: &(dyn Any + Send), repeatable: bool) -> Attempted {
         error: "the attempt ended in a fault of ours".to_owned(),
         response: Bytes::new(),
     }
-}
-
-/// A number in 0..=1 from the operating system; a half where it gives none.
-fn jitter() -> f64 {
-    getrandom::u32().map_or(0.5, |random| f64::from(random) / f64::from(u32::MAX))
 }
