@@ -40,37 +40,12 @@ const LONGEST_WAIT: Duration = Duration::from_secs(5);
 /// What is done with an event, in two steps: `take` is called for one event after the other, in the group's order; the
 /// promise it gives is kept beside the others', and the event is acknowledged then.
 pub trait Handler: Send + Sync + 'static {
-    /// What is asked once for all events that came together.
-    type Ahead: Default + Send;
-
-    /// Looks at events that came together, before they are taken.
-    ///
-    /// # Errors
-    /// Any error ends the stream; the events come again.
-    fn look_ahead(&self, _events: &[ConsumedEvent]) -> impl Future<Output = Result<Self::Ahead>> + Send {
-        future::ready(Ok(Self::Ahead::default()))
-    }
-
     /// Takes an event in. The promise resolves once its effects are durable.
     ///
     /// # Errors
     /// Any error, here or of the promise, ends the stream; the event comes again, as often as [`TRIES`] where the error here
     /// isn't retryable.
-    fn take(
-        &self,
-        event: ConsumedEvent,
-        ahead: &mut Self::Ahead,
-    ) -> impl Future<Output = Result<BoxFuture<'static, Result<()>>>> + Send;
-}
-
-/// Handles one event that comes by itself, until its effects are durable.
-///
-/// # Errors
-/// Those of the handler.
-#[cfg(feature = "testing")]
-pub async fn handle<H: Handler>(handler: &H, event: ConsumedEvent) -> Result<()> {
-    let mut ahead = handler.look_ahead(std::slice::from_ref(&event)).await?;
-    handler.take(event, &mut ahead).await?.await
+    fn take(&self, event: ConsumedEvent) -> impl Future<Output = Result<BoxFuture<'static, Result<()>>>> + Send;
 }
 
 /// Consumes a group until told to stop.
@@ -150,11 +125,10 @@ async fn stream<H: Handler>(
                     *wait = FIRST_WAIT;
                     return Err(Error::Unavailable("the router ended the stream".into()));
                 };
-                let mut ahead = handler.look_ahead(&response.events).await?;
                 for event in response.events {
                     let sequence = event.event.as_ref().and_then(|event| event.position.as_ref()).map_or(0, |position| position.sequence);
                     let bytes = event.credit_bytes;
-                    let promise = match handler.take(event, &mut ahead).await {
+                    let promise = match handler.take(event).await {
                         Err(error) if !error.is_retryable() && failing.gives_up(sequence, &error) => {
                             future::ready(Ok(())).boxed()
                         }
@@ -230,9 +204,7 @@ mod tests {
     struct Always(fn() -> Result<()>);
 
     impl Handler for Always {
-        type Ahead = ();
-
-        async fn take(&self, _: ConsumedEvent, (): &mut ()) -> Result<BoxFuture<'static, Result<()>>> {
+        async fn take(&self, _: ConsumedEvent) -> Result<BoxFuture<'static, Result<()>>> {
             (self.0)().map(|()| future::ready(Ok(())).boxed())
         }
     }

@@ -32,9 +32,7 @@ use crate::{
 pub(crate) struct Handler(pub(crate) Arc<Notifier>);
 
 impl consume::Handler for Handler {
-    type Ahead = ();
-
-    async fn take(&self, consumed: wire::ConsumedEvent, (): &mut ()) -> Result<BoxFuture<'static, Result<()>>> {
+    async fn take(&self, consumed: wire::ConsumedEvent) -> Result<BoxFuture<'static, Result<()>>> {
         let (Some(event), plan) = (consumed.event, consumed.plan.unwrap_or_default()) else {
             return Ok(ready(Ok(())).boxed());
         };

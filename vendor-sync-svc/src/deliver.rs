@@ -10,8 +10,7 @@ use bytes::Bytes;
 use chassis::{
     consume::Handler,
     error::{Error, Result},
-    id,
-    lane::{Dispatcher, Durable, Offer, State, rows::Record},
+    lane::{Dispatcher, Offer, State, rows::Record},
     store::Store,
     with,
 };
@@ -37,27 +36,15 @@ pub(crate) struct Deliver {
     pub(crate) store: Store,
 }
 
-/// The redelivered events that were handled before, by uid, until their deliveries are durable.
-type Handled = HashMap<[u8; 16], Durable>;
-
 impl Handler for Deliver {
-    type Ahead = Handled;
-
-    /// After a restart of the router all that it holds counts as redelivered: a look for each would be the slowest step.
-    async fn look_ahead(&self, events: &[ConsumedEvent]) -> Result<Handled> {
-        let redelivered = events.iter().filter(|consumed| consumed.redelivered && !consumed.replayed);
-        let uid = |consumed: &ConsumedEvent| id::parse_uuid(&consumed.event.as_ref()?.uid);
-        self.dispatcher.handled(&redelivered.filter_map(uid).collect::<Vec<_>>()).await
-    }
-
-    async fn take(&self, consumed: ConsumedEvent, handled: &mut Handled) -> Result<BoxFuture<'static, Result<()>>> {
+    async fn take(&self, consumed: ConsumedEvent) -> Result<BoxFuture<'static, Result<()>>> {
         chassis::fail::point("vendor_sync.event.taken");
-        self.handle(consumed, handled).await
+        self.handle(consumed).await
     }
 }
 
 impl Deliver {
-    async fn handle(&self, consumed: ConsumedEvent, handled: &mut Handled) -> Result<BoxFuture<'static, Result<()>>> {
+    async fn handle(&self, consumed: ConsumedEvent) -> Result<BoxFuture<'static, Result<()>>> {
         let done = future::ready(Ok(())).boxed();
         let Wanted { webhooks, kinds } = wanted(&consumed);
         if webhooks.is_none() && kinds.is_empty() {
@@ -78,9 +65,6 @@ impl Deliver {
         let mut endpoints = if webhooks.is_some() { self.book.find(&event) } else { Vec::new() };
         let again = redelivered || replayed;
         let mut told = Box::pin(self.offers.of(&event, &kinds, way(&event, replayed), again)).await?;
-        if let Some(durable) = handled.remove(&event.uid) {
-            return Ok(durable.wait().boxed());
-        }
         if replayed {
             let known = self.known(&event).await?;
             self.reopen(&event, &endpoints, &told, &known).await?;
@@ -91,7 +75,7 @@ impl Deliver {
         let mut offers: Vec<Offer> =
             endpoints.iter().map(|endpoint| self.offer(endpoint, &event, priority, replayed)).collect();
         offers.extend(told);
-        let durable = self.dispatcher.offer(offers, false).await?;
+        let durable = self.dispatcher.offer(offers, redelivered && !replayed).await?;
         Ok(durable.wait().boxed())
     }
 

@@ -16,7 +16,7 @@ use bytes::Bytes;
 use chassis::{
     auth::{Caller, Role, Scopes},
     clock::Clock,
-    consume,
+    consume::Handler as _,
     grpc::Peer,
     id::{self, OrganizationId},
     lane::{
@@ -157,7 +157,7 @@ impl World {
 
     /// Handles an event until its deliveries are durable.
     async fn handle(&self, event: wire::ConsumedEvent) {
-        consume::handle(&self.deliver, event).await.expect("it is durable");
+        self.deliver.take(event).await.expect("it is taken").await.expect("it is durable");
     }
 
     async fn deliveries(&self) -> Vec<Record> {

@@ -7,7 +7,7 @@ mod lane;
 #[cfg(all(test, feature = "testing"))]
 mod tests;
 
-use std::{collections::HashMap, sync::Arc, time::Duration};
+use std::{sync::Arc, time::Duration};
 
 use bytes::Bytes;
 use jiff::Timestamp;
@@ -145,10 +145,11 @@ enum Request {
         redelivered: bool,
         done: oneshot::Sender<()>,
     },
-    /// Waits along with the offers of these events that aren't durable yet.
+    /// Waits along with an offer of this event that isn't durable yet; says whether there is one.
     Join {
-        events: Vec<[u8; 16]>,
-        answer: oneshot::Sender<HashMap<[u8; 16], Durable>>,
+        event: [u8; 16],
+        done: oneshot::Sender<()>,
+        answer: oneshot::Sender<bool>,
     },
     Breaker {
         lane_id: Arc<str>,
@@ -254,37 +255,26 @@ impl Dispatcher {
     /// Takes one event's deliveries in, in the order of the calls, and tries those whose lanes allow it at once.
     /// They are durable when what it gives resolves.
     ///
-    /// With `redelivered`, an event that was [handled](Self::handled) before is left as it is.
+    /// With `redelivered`, an event that was handled before is left as it is: its deliveries were fixed then.
     ///
     /// # Errors
     /// Those of the store; `Error::Unavailable` while stopping.
     pub async fn offer(&self, offers: Vec<Offer>, redelivered: bool) -> Result<Durable> {
-        let Some(event) = offers.first().map(|offer| offer.event) else { return Ok(Durable(None)) };
-        if redelivered && let Some(before) = self.handled(&[event]).await?.remove(&event) {
-            return Ok(before);
+        let Some(first) = offers.first() else { return Ok(Durable(None)) };
+        // First what is in memory, then what is in the store: what leaves the one is in the other.
+        if redelivered {
+            let ((done, durable), (answer, joined)) = (oneshot::channel(), oneshot::channel());
+            self.ask(Request::Join { event: first.event, done, answer }).await?;
+            if joined.await.map_err(|_| stopping())? {
+                return Ok(Durable(Some(durable)));
+            }
+            if rows::is_known(&self.store, &first.event).await? {
+                return Ok(Durable(None));
+            }
         }
         let (done, durable) = oneshot::channel();
         self.ask(Request::Offer { offers, redelivered, done }).await?;
         Ok(Durable(Some(durable)))
-    }
-
-    /// Which of these events were offered before, by this process or an earlier one: their deliveries were fixed then, and
-    /// are durable when what it gives resolves.
-    ///
-    /// # Errors
-    /// Those of the store; `Error::Unavailable` while stopping.
-    pub async fn handled(&self, events: &[[u8; 16]]) -> Result<HashMap<[u8; 16], Durable>> {
-        if events.is_empty() {
-            return Ok(HashMap::new());
-        }
-        // First what is in memory, then what is in the store: what leaves the one is in the other.
-        let (answer, joined) = oneshot::channel();
-        self.ask(Request::Join { events: events.to_vec(), answer }).await?;
-        let mut handled = joined.await.map_err(|_| stopping())?;
-        let others: Vec<[u8; 16]> = events.iter().filter(|event| !handled.contains_key(*event)).copied().collect();
-        let stored = rows::known(&self.store, &others).await?;
-        handled.extend(stored.into_iter().map(|event| (event, Durable(None))));
-        Ok(handled)
     }
 
     /// Opens a final delivery again: the same event and row, this content, a fresh schedule.

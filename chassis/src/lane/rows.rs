@@ -8,7 +8,6 @@ use std::{
 
 use bytes::Bytes;
 use jiff::Timestamp;
-use sqlx::QueryBuilder;
 
 use super::{
     delivery::{Delivery, State},
@@ -19,7 +18,7 @@ use crate::{
     error::{Error, Result},
     id::OrganizationId,
     secret::{DataKey, DataKeys},
-    store::{self, Engine, Store, Tx},
+    store::{Store, Tx},
     with,
 };
 
@@ -243,33 +242,11 @@ pub(super) async fn hasten(store: &Store, lane: i64, now: i64) -> Result<u64> {
     Ok(hastened)
 }
 
-/// Which events were handled before: their deliveries were fixed then.
-pub(super) async fn known(store: &Store, events: &[[u8; 16]]) -> Result<Vec<[u8; 16]>> {
-    let mut found: Vec<Vec<u8>> = Vec::new();
-    match store.reader() {
-        Engine::Sqlite(pool) => {
-            for part in store::parts(events) {
-                let mut query = QueryBuilder::new("SELECT t.column1 FROM (");
-                query.push_values(part, |mut row, event| {
-                    row.push_bind(&event[..]);
-                });
-                query.push(") AS t WHERE EXISTS (SELECT 1 FROM deliveries AS d WHERE d.event = t.column1)");
-                found.extend(query.build_query_scalar::<Vec<u8>>().fetch_all(pool).await?);
-            }
-        }
-        Engine::Postgres(pool) => {
-            // By the index for each, whatever the statistics say of a table that grows.
-            let query = sqlx::query_scalar(
-                "SELECT t.event FROM UNNEST($1::bytea[]) AS t (event)
-                 CROSS JOIN LATERAL (SELECT 1 FROM deliveries AS d WHERE d.event = t.event LIMIT 1) AS known",
-            );
-            let events: Vec<&[u8]> = events.iter().map(|event| &event[..]).collect();
-            found = store::answered(query.bind(events).fetch_all(pool)).await?;
-        }
-    }
-    let whole =
-        |event: Vec<u8>| event.try_into().map_err(|_| Error::internal(anyhow::anyhow!("an event's uid has 16 bytes")));
-    found.into_iter().map(whole).collect()
+/// Whether an event was handled before: its deliveries were fixed then.
+pub(super) async fn is_known(store: &Store, event: &[u8; 16]) -> Result<bool> {
+    let found: Option<i64> = with!(store.reader(), c => sqlx::query_scalar("SELECT id FROM deliveries WHERE event = $1 LIMIT 1")
+        .bind(&event[..]).fetch_optional(c).await)?;
+    Ok(found.is_some())
 }
 
 /// A delivery as it is shown.

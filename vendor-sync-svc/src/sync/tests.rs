@@ -23,7 +23,7 @@ use bytes::Bytes;
 use chassis::{
     clock::Clock,
     config::Secret,
-    consume,
+    consume::Handler as _,
     id::{self, OrganizationId},
     lane::{
         Dispatcher, Slots, State as Stage,
@@ -191,7 +191,7 @@ impl World {
         let plan = wire::Plan { destinations: vec![destination], priority: 3, ..wire::Plan::default() };
         let (event, plan) = (Some(event), Some(plan));
         let event = wire::ConsumedEvent { event, plan, redelivered, ..wire::ConsumedEvent::default() };
-        consume::handle(&self.deliver, event).await.expect("it is durable");
+        self.deliver.take(event).await.expect("it is taken").await.expect("it is durable");
     }
 
     /// Publishes what waits, as the router would: every event comes back by its group.

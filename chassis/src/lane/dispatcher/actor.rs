@@ -19,7 +19,7 @@ use tokio::{
 
 use self::offered::PAUSE;
 use super::{
-    Courier, Durable, Request, Signal, Slots,
+    Courier, Request, Signal, Slots,
     flight::{Flight, Pendings},
     lane::Lane,
 };
@@ -230,15 +230,13 @@ impl<C: Courier> Actor<C> {
                     _ => self.take(offers, done, now),
                 }
             }
-            Request::Join { mut events, answer } => {
-                events.retain(|event| self.uncommitted.contains_key(event));
-                let joined = events.into_iter().map(|event| {
-                    let (done, durable) = oneshot::channel();
-                    self.promises.entry(self.uncommitted[&event]).or_default().push(done);
-                    (event, Durable(Some(durable)))
-                });
+            Request::Join { event, done, answer } => {
+                let offer = self.uncommitted.get(&event).copied();
+                if let Some(number) = offer {
+                    self.promises.entry(number).or_default().push(done);
+                }
                 // The asker may have gone away; then nobody needs the answer.
-                let _ = answer.send(joined.collect());
+                let _ = answer.send(offer.is_some());
             }
             Request::Breaker { lane_id, answer } => {
                 let lane = self.numbers.get(&lane_id).and_then(|number| self.lanes.get_mut(number));

@@ -22,7 +22,7 @@ fn consumed_by(event: wire::Event, kinds: &[&str]) -> wire::ConsumedEvent {
 
 impl World {
     async fn takes(&self, consumed: wire::ConsumedEvent) {
-        consume::handle(&self.deliver, consumed).await.expect("it is durable");
+        self.deliver.take(consumed).await.expect("it is taken").await.expect("it is durable");
     }
 
     /// An integration that writes to WedSync's own database, waiting to be connected.

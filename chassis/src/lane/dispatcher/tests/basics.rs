@@ -1,10 +1,10 @@
 //! One delivery from its offer to its end.
 
-use std::{collections::BTreeSet, time::Duration};
+use std::time::Duration;
 
 use jiff::SignedDuration;
 
-use super::world::{DESTINATION_FAILED, World, kept, offer, on_each_engine, retries, uid};
+use super::world::{DESTINATION_FAILED, World, offer, on_each_engine, retries};
 use crate::{
     lane::{Blame, Offer, Outcome, Settings, State},
     store::Engine,
@@ -72,7 +72,7 @@ async fn a_slow_attempt_does_not_hold_its_answer_back() {
         let durable = world.offer(offer("ada/a", 1)).await;
         world.quiet().await;
         world.manual.advance(Duration::from_millis(10));
-        kept(durable).await.expect("durable");
+        super::world::kept(durable).await.expect("durable");
         assert_eq!(world.state("ada/a", 1).await, State::Sending);
         world.courier.let_go("ada/a");
         world.quiet().await;
@@ -168,7 +168,7 @@ async fn gone_closes_a_lane_once_and_everything_in_it_is_a_dead_letter() {
         world.courier.let_go("ada/a");
         world.quiet().await;
         for durable in promises {
-            kept(durable).await.expect("durable");
+            super::world::kept(durable).await.expect("durable");
         }
         world.give(offer("ada/a", 6)).await;
         world.quiet().await;
@@ -227,36 +227,12 @@ async fn an_event_that_is_offered_again_before_it_is_durable_is_tried_once() {
         world.courier.hold("ada/a");
         let first = world.offer(offer("ada/a", 1)).await;
         let second = world.dispatcher.offer(vec![offer("ada/a", 1)], true).await.expect("taken");
-        kept(first).await.expect("durable");
-        kept(second).await.expect("durable");
+        super::world::kept(first).await.expect("durable");
+        super::world::kept(second).await.expect("durable");
         world.courier.let_go("ada/a");
         world.quiet().await;
         assert_eq!(world.courier.events("ada/a"), [1]);
         assert_eq!(world.count("SELECT COUNT(*) FROM attempts").await, 1);
-    })
-    .await;
-}
-
-#[tokio::test]
-async fn of_events_that_come_again_together_those_are_known_that_are_stored_or_on_their_way() {
-    on_each_engine(|store| async {
-        let mut world = World::<true>::new(store).await;
-        world.open("ada/a", Settings::default()).await;
-        for event in 1..=100 {
-            world.give(offer("ada/a", event)).await;
-        }
-        world.restart().await;
-        world.open("ada/a", Settings::default()).await;
-        world.courier.hold("ada/a");
-        let first = world.offer(offer("ada/a", 101)).await;
-        let events: Vec<[u8; 16]> = (1..=200).map(uid).collect();
-        let handled = world.dispatcher.handled(&events).await.expect("they are looked for");
-        assert_eq!(handled.keys().copied().collect::<BTreeSet<_>>(), (1..=101).map(uid).collect());
-        for durable in handled.into_values().chain([first]) {
-            kept(durable).await.expect("durable");
-        }
-        assert_eq!(world.count("SELECT COUNT(*) FROM deliveries").await, 101);
-        world.courier.let_go("ada/a");
     })
     .await;
 }
@@ -267,7 +243,7 @@ async fn a_courier_that_panics_costs_an_attempt_and_nothing_else() {
         let world = World::<true>::new(store).await;
         world.open("ada/a", Settings { ordered: true, ..retries(&[1]) }).await;
         let durable = world.offer(Offer { event_type: "panics".to_owned(), ..offer("ada/a", 1) }).await;
-        kept(durable).await.expect("durable");
+        super::world::kept(durable).await.expect("durable");
         world.pass_seconds(3).await;
         assert_eq!(world.state("ada/a", 1).await, State::Dead);
         let next = Offer { ordering_key: "key-1".to_owned(), ..offer("ada/a", 2) };
