@@ -18,7 +18,7 @@ use std::{collections::HashMap, net::SocketAddr, sync::Arc};
 use anyhow::{Context as _, Result, bail, ensure};
 use axum::{Router, extract::State, http::StatusCode, middleware, response::IntoResponse, routing::get};
 use prost::Message as _;
-use tokio::net::TcpListener;
+use tokio::{io::DuplexStream, net::TcpListener, sync::mpsc::Receiver};
 use tonic::{server::NamedService, service::Routes};
 
 pub use self::client::{Connection, Credentials, Peer, is_loopback};
@@ -46,6 +46,7 @@ const OPEN: AccessTable = &[
 pub struct Server {
     name: &'static str,
     listener: TcpListener,
+    local: Receiver<DuplexStream>,
     address: SocketAddr,
     chassis: Chassis,
     health: Health,
@@ -87,11 +88,13 @@ impl Server {
         let address = listener.local_addr()?;
         let (health, access) = (chassis.health(), OPEN.iter().copied().collect());
         let (routes, http) = (Routes::from(Router::new()), Router::new());
+        let (chassis, local) = (chassis.clone(), chassis.local().serves(address));
         Ok(Self {
             name,
             listener,
+            local,
             address,
-            chassis: chassis.clone(),
+            chassis,
             health,
             authenticator: None,
             access,
@@ -168,7 +171,7 @@ impl Server {
         for service in &self.services {
             self.health.set_serving(service, true);
         }
-        connection::accept(self.listener, self.address, app, &self.chassis);
+        connection::accept(self.listener, self.local, app, &self.chassis);
         tracing::info!(service = self.name, address = %self.address, "listening");
         Running { address: self.address, health: self.health }
     }

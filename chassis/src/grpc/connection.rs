@@ -1,6 +1,9 @@
 //! The listening side of connections: HTTP/1 and HTTP/2 on one port, with limits, upgrades and an orderly end.
 
-use std::{net::SocketAddr, time::Duration};
+use std::{
+    net::{Ipv4Addr, SocketAddr},
+    time::Duration,
+};
 
 use axum::{Router, extract::ConnectInfo};
 use http::Request;
@@ -10,12 +13,15 @@ use hyper_util::{
     service::TowerToHyperService,
 };
 use tokio::{
+    io::DuplexStream,
     net::{TcpListener, TcpStream},
+    sync::mpsc::Receiver,
     time::timeout,
 };
-use tokio_util::{sync::CancellationToken, task::TaskTracker};
+use tokio_util::{either::Either, sync::CancellationToken, task::TaskTracker};
 use tower::ServiceExt as _;
 
+use super::local::Stream;
 use crate::service::Chassis;
 
 /// A peer that doesn't answer a ping for this long, asked after every [`KEEPALIVE_INTERVAL`], is gone.
@@ -30,28 +36,35 @@ const LOOK_AGAIN: Duration = Duration::from_millis(50);
 /// How long to wait when the machine has no file descriptor left.
 const ACCEPT_PAUSE: Duration = Duration::from_millis(50);
 
-/// Takes connections, and this process's own calls to `address`, until the chassis drains; the drain waits for those that
-/// are open.
-pub(super) fn accept(listener: TcpListener, address: SocketAddr, app: Router, chassis: &Chassis) {
-    let here = chassis.local().serves(address, app.clone());
+/// Takes connections until the chassis drains; the drain waits for those that are open.
+pub(super) fn accept(listener: TcpListener, local: Receiver<DuplexStream>, app: Router, chassis: &Chassis) {
     let (tasks, draining) = (chassis.tasks.clone(), chassis.draining());
     let builder = builder(chassis.shared.server.max_concurrent_streams);
     let serving = async move {
-        let connections = TaskTracker::new();
-        while let Some((stream, peer)) = next(&listener, &draining).await {
+        let (connections, mut local) = (TaskTracker::new(), local);
+        while let Some((stream, peer)) = next(&listener, &mut local, &draining).await {
             let connection = connection(stream, peer, builder.clone(), app.clone(), draining.clone());
             tasks.spawn("connection", connections.track_future(connection));
         }
-        drop((listener, here));
+        drop((listener, local));
         connections.close();
         connections.wait().await;
     };
     chassis.tasks.spawn("server", chassis.servers().track_future(serving));
 }
 
-async fn next(listener: &TcpListener, draining: &CancellationToken) -> Option<(TcpStream, SocketAddr)> {
+async fn next(
+    listener: &TcpListener,
+    local: &mut Receiver<DuplexStream>,
+    draining: &CancellationToken,
+) -> Option<(Stream, SocketAddr)> {
     loop {
-        match draining.run_until_cancelled(listener.accept()).await? {
+        let accepted = tokio::select! {
+            () = draining.cancelled() => return None,
+            Some(stream) = local.recv() => Ok((Either::Right(stream), (Ipv4Addr::LOCALHOST, 0).into())),
+            accepted = listener.accept() => accepted.map(|(stream, peer)| (Either::Left(stream), peer)),
+        };
+        match accepted {
             Ok(accepted) => return Some(accepted),
             Err(error) => {
                 tracing::warn!(%error, "a connection was not accepted");
@@ -89,14 +102,16 @@ async fn begins(stream: &TcpStream) -> bool {
 }
 
 async fn connection(
-    stream: TcpStream,
+    stream: Stream,
     peer: SocketAddr,
     builder: Builder<TokioExecutor>,
     app: Router,
     draining: CancellationToken,
 ) {
-    // With Nagle's algorithm a small answer waits 40 ms for the peer's delayed acknowledgement.
-    if stream.set_nodelay(true).is_err() || !begins(&stream).await {
+    if let Either::Left(stream) = &stream
+        // With Nagle's algorithm a small answer waits 40 ms for the peer's delayed acknowledgement.
+        && (stream.set_nodelay(true).is_err() || !begins(stream).await)
+    {
         return;
     }
     let app = app.map_request(move |mut request: Request<_>| {
