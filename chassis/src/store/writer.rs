@@ -33,7 +33,7 @@ pub struct Writer {
 struct Slot {
     /// None where it was lost, and after the end.
     connection: Option<SqliteConnection>,
-    /// A transaction was begun on it, and not ended yet.
+    /// A transaction was begun on it, or nearly so, and not ended yet.
     in_transaction: bool,
     closed: bool,
 }
@@ -69,9 +69,8 @@ impl Writer {
         let mut transaction = self.hold().await?;
         transaction.0.in_transaction = true;
         // A deferred transaction that writes later fails at once when another wrote meanwhile; this one waits its turn.
-        let begun = sqlx::query("BEGIN IMMEDIATE").execute(transaction.on()).await;
-        transaction.0.in_transaction = begun.is_ok();
-        begun.map(|_| transaction)
+        sqlx::query("BEGIN IMMEDIATE").execute(transaction.on()).await?;
+        Ok(transaction)
     }
 
     pub(super) async fn close(&self) -> Result<(), Error> {
