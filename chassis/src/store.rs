@@ -8,6 +8,7 @@
 //! must have `fsync`, `full_page_writes` and `synchronous_commit` on. One process owns a store at a time.
 
 mod answer;
+mod checkpoint;
 mod health;
 mod owner;
 mod statistics;
@@ -15,7 +16,7 @@ mod statistics;
 mod tests;
 mod writer;
 
-use std::{path::Path, str::FromStr as _, sync::Arc, time::Duration};
+use std::{str::FromStr as _, sync::Arc, time::Duration};
 
 use anyhow::{Context as _, Result, bail, ensure};
 use futures_util::future::{BoxFuture, FutureExt as _};
@@ -93,17 +94,6 @@ const PATIENCE: Duration = Duration::from_secs(5);
 /// A connection to PostgreSQL that was in use so lately is there still; if not, one statement fails and may be tried again.
 const RECENTLY: Duration = Duration::from_secs(1);
 
-/// How often SQLite's log is looked at; how many pages (of 4 KiB) it may hold before they are moved into the database, and
-/// for how long; and the bound at which the writer moves them itself, should the checkpoints beside it fall behind.
-const CHECK_EVERY: Duration = Duration::from_millis(250);
-const CHECKPOINT_PAGES: i64 = 32_768;
-const CHECKPOINT_WITHIN: Duration = Duration::from_secs(10);
-const AUTOCHECKPOINT_PAGES: &str = "65536";
-/// Where the disk has less room than this, in bytes, the log may hold so many pages, and its file is cut: pages that took
-/// the last room could be moved into more room only, and making a little of it would not help.
-const ROOM_MIN: u64 = 1 << 30;
-const CHECKPOINT_PAGES_SHORT: i64 = 1_024;
-
 /// A transaction; dropped without [`Tx::commit`], it is rolled back.
 #[derive(Debug)]
 pub struct Tx(Engine<Held, Transaction<'static, Postgres>>);
@@ -139,8 +129,7 @@ impl Store {
             .foreign_keys(true)
             .busy_timeout(Duration::from_secs(5))
             .statement_cache_capacity(200);
-        let writer =
-            options.clone().pragma("wal_autocheckpoint", AUTOCHECKPOINT_PAGES).pragma("cache_size", WRITER_CACHE);
+        let writer = options.clone().pragma("wal_autocheckpoint", checkpoint::BOUND).pragma("cache_size", WRITER_CACHE);
         let first = SqlitePoolOptions::new().max_connections(1).connect_with(writer.clone()).await?;
         assert_sqlite_version(&first).await?;
         fail::point("store.migrate.begin");
@@ -227,7 +216,7 @@ impl Store {
     /// waits for it; PostgreSQL is asked whether the store is still ours, and to learn of tables that fill.
     pub fn maintain(&self, tasks: &Tasks) {
         match (&self.pools, &*self.owner) {
-            (Engine::Sqlite(pools), _) => maintain_log(pools, tasks),
+            (Engine::Sqlite(pools), _) => checkpoint::watch(pools, tasks),
             (Engine::Postgres(pool), Owner::Schema(lock)) => {
                 lock.watch(pool, tasks);
                 statistics::watch(pool, tasks);
@@ -292,45 +281,6 @@ pub fn parts<T>(mut rows: &[T]) -> impl Iterator<Item = &[T]> {
         rows = rest;
         Some(part)
     })
-}
-
-/// Moves SQLite's log into its database, on a connection that reads: seldom, since commits are slower meanwhile, and before
-/// the log is long.
-fn maintain_log(pools: &SqlitePools, tasks: &Tasks) {
-    let (pool, stopping) = (pools.read.clone(), tasks.stopping());
-    tasks.spawn("store.checkpoint", async move {
-        let options = pool.connect_options();
-        let mut since = Duration::ZERO;
-        while stopping.run_until_cancelled(tokio::time::sleep(CHECK_EVERY)).await.is_some() {
-            since += CHECK_EVERY;
-            match checkpoint(&pool, since, room(options.get_filename())).await {
-                Ok(true) => since = Duration::ZERO,
-                Ok(false) => {}
-                Err(error) => tracing::warn!(%error, "checkpoint failed; trying again"),
-            }
-        }
-    });
-}
-
-/// Bytes that the disk of this file has left; where it doesn't say, there is room.
-fn room(path: &Path) -> u64 {
-    rustix::fs::statvfs(path).map_or(u64::MAX, |disk| disk.f_bavail.saturating_mul(disk.f_frsize))
-}
-
-/// Moves the log if it holds enough, or has for long, on a disk with so much room; whether it did.
-async fn checkpoint(pool: &SqlitePool, since: Duration, room: u64) -> Result<bool, sqlx::Error> {
-    // Looks and does nothing else, since 3.51.0 (sqlite.org/pragma.html#pragma_wal_checkpoint).
-    let (_, log, moved): (i64, i64, i64) = sqlx::query_as("PRAGMA wal_checkpoint(NOOP)").fetch_one(pool).await?;
-    let waits = log - moved;
-    if room < ROOM_MIN && log >= CHECKPOINT_PAGES_SHORT {
-        // Commits wait for this one.
-        sqlx::query("PRAGMA wal_checkpoint(TRUNCATE)").execute(pool).await?;
-    } else if waits >= CHECKPOINT_PAGES || (waits > 0 && since >= CHECKPOINT_WITHIN) {
-        sqlx::query("PRAGMA wal_checkpoint(PASSIVE)").execute(pool).await?;
-    } else {
-        return Ok(false);
-    }
-    Ok(true)
 }
 
 /// What a pool asks before it uses a new connection.

@@ -136,20 +136,3 @@ async fn a_store_that_is_read_only_for_now_is_waited_for() {
         assert!(refused.is_retryable(), "{refused}");
     }
 }
-
-#[tokio::test]
-async fn on_a_disk_with_little_room_the_log_is_moved_early_and_its_file_cut() {
-    let (_folder, engines) = testing::engines();
-    let store = Store::open(&engines[0], &[&MIGRATIONS]).await.expect("a fresh store opens");
-    let (Engine::Sqlite(pool), Engine::Sqlite(readers)) = (store.writer(), store.reader()) else {
-        panic!("the first engine is SQLite")
-    };
-    let mut log = pool.connect_options().get_filename().to_owned().into_os_string();
-    log.push("-wal");
-    let bytes = CHECKPOINT_PAGES_SHORT * 4_096;
-    sqlx::query("INSERT INTO data_keys VALUES ('org', ZEROBLOB($1), 0)").bind(bytes).execute(pool).await.expect("room");
-    for (room, is_moved) in [(ROOM_MIN, false), (ROOM_MIN - 1, true), (ROOM_MIN - 1, false)] {
-        assert_eq!(checkpoint(readers, CHECK_EVERY, room).await.expect("nobody is in its way"), is_moved, "{room}");
-    }
-    assert_eq!(std::fs::metadata(&log).expect("it is kept").len(), 0);
-}
