@@ -18,11 +18,12 @@ use std::{collections::HashMap, net::SocketAddr, sync::Arc};
 use anyhow::{Context as _, Result, bail, ensure};
 use axum::{Router, extract::State, http::StatusCode, middleware, response::IntoResponse, routing::get};
 use prost::Message as _;
-use tokio::{io::DuplexStream, net::TcpListener, sync::mpsc::Receiver};
+use tokio::net::TcpListener;
 use tonic::{server::NamedService, service::Routes};
 
 pub use self::client::{Connection, Credentials, Peer, is_loopback};
 pub(crate) use self::local::Local;
+use self::local::Serving;
 use crate::{
     auth::{Access, AccessTable, Authenticator, Gate},
     health::Health,
@@ -46,7 +47,7 @@ const OPEN: AccessTable = &[
 pub struct Server {
     name: &'static str,
     listener: TcpListener,
-    local: Receiver<DuplexStream>,
+    local: Serving,
     address: SocketAddr,
     chassis: Chassis,
     health: Health,
@@ -88,13 +89,12 @@ impl Server {
         let address = listener.local_addr()?;
         let (health, access) = (chassis.health(), OPEN.iter().copied().collect());
         let (routes, http) = (Routes::from(Router::new()), Router::new());
-        let (chassis, local) = (chassis.clone(), chassis.local().serves(address));
         Ok(Self {
             name,
             listener,
-            local,
+            local: chassis.local().serves(address),
             address,
-            chassis,
+            chassis: chassis.clone(),
             health,
             authenticator: None,
             access,

@@ -1,4 +1,4 @@
-//! The calling side: one lazily made connection per peer, which shows who calls and which trace it belongs to.
+//! The calling side: one transport for each peer, which shows who calls and which trace it belongs to.
 
 use std::time::Duration;
 
@@ -7,13 +7,12 @@ use tonic::{
     Request, Status,
     metadata::{Ascii, MetadataValue},
     service::{Interceptor, interceptor::InterceptedService},
-    transport::{Channel, ClientTlsConfig, Endpoint},
+    transport::{ClientTlsConfig, Endpoint},
 };
-use tower::service_fn;
 
 use super::{
-    Local,
     connection::{KEEPALIVE_INTERVAL, KEEPALIVE_TIMEOUT},
+    local::Transport,
 };
 use crate::{
     auth::ServiceTokens,
@@ -25,14 +24,14 @@ use crate::{
 const CONNECT_WITHIN: Duration = Duration::from_secs(2);
 
 /// What generated clients are made over: `EventServiceClient::new(peer.channel())`.
-pub type Connection = InterceptedService<Channel, Credentials>;
+pub type Connection = InterceptedService<Transport, Credentials>;
 
-/// Another service. It connects at the first call and again whenever the connection is lost. Cheap to clone.
+/// Another service: called as it is where this process serves it; else connected to at the first call, and again whenever
+/// the connection is lost. Cheap to clone.
 #[derive(Clone)]
 pub struct Peer {
     endpoint: Endpoint,
-    local: Local,
-    channel: Channel,
+    transport: Transport,
     credentials: Credentials,
 }
 
@@ -59,19 +58,17 @@ impl Peer {
                 "{uri} is beyond loopback and not encrypted: use https, or set [server] allow_plaintext if a mesh encrypts"
             );
         }
-        let (local, credentials) =
-            (chassis.local().clone(), Credentials::Own { caller, tokens: chassis.tokens.clone() });
-        let channel = connect(&endpoint, &local);
-        Ok(Self { endpoint, local, channel, credentials })
+        let transport = Transport::new(endpoint.uri(), chassis.local().clone(), endpoint.connect_lazy());
+        Ok(Self { endpoint, transport, credentials: Credentials::Own { caller, tokens: chassis.tokens.clone() } })
     }
 
-    /// The connection, for a generated client. All that share it share the server's limit of concurrent streams.
+    /// The transport, for a generated client. All that share a connection share the server's limit of concurrent streams.
     #[must_use]
     pub fn channel(&self) -> Connection {
-        InterceptedService::new(self.channel.clone(), self.credentials.clone())
+        InterceptedService::new(self.transport.clone(), self.credentials.clone())
     }
 
-    /// The same connection for calls in the name of whoever holds `secret`, an API key: the peer decides what it lets
+    /// The same transport for calls in the name of whoever holds `secret`, an API key: the peer decides what it lets
     /// them do, as if they had called it themselves.
     ///
     /// # Errors
@@ -86,16 +83,8 @@ impl Peer {
     /// The same peer over a connection of its own: for long streams, which would use up the other one's limit.
     #[must_use]
     pub fn separate(&self) -> Self {
-        Self { channel: connect(&self.endpoint, &self.local), ..self.clone() }
+        Self { transport: self.transport.over(self.endpoint.connect_lazy()), ..self.clone() }
     }
-}
-
-fn connect(endpoint: &Endpoint, local: &Local) -> Channel {
-    if endpoint.uri().scheme_str() == Some("https") {
-        return endpoint.connect_lazy();
-    }
-    let local = local.clone();
-    endpoint.connect_with_connector_lazy(service_fn(move |uri| local.clone().connect(uri)))
 }
 
 /// Whether a URI's host is this machine, so that what goes there needs no encryption.

@@ -1,9 +1,6 @@
 //! The listening side of connections: HTTP/1 and HTTP/2 on one port, with limits, upgrades and an orderly end.
 
-use std::{
-    net::{Ipv4Addr, SocketAddr},
-    time::Duration,
-};
+use std::{net::SocketAddr, time::Duration};
 
 use axum::{Router, extract::ConnectInfo};
 use http::Request;
@@ -13,15 +10,13 @@ use hyper_util::{
     service::TowerToHyperService,
 };
 use tokio::{
-    io::DuplexStream,
     net::{TcpListener, TcpStream},
-    sync::mpsc::Receiver,
     time::timeout,
 };
-use tokio_util::{either::Either, sync::CancellationToken, task::TaskTracker};
+use tokio_util::{sync::CancellationToken, task::TaskTracker};
 use tower::ServiceExt as _;
 
-use super::local::Stream;
+use super::local::Serving;
 use crate::service::Chassis;
 
 /// A peer that doesn't answer a ping for this long, asked after every [`KEEPALIVE_INTERVAL`], is gone.
@@ -36,16 +31,18 @@ const LOOK_AGAIN: Duration = Duration::from_millis(50);
 /// How long to wait when the machine has no file descriptor left.
 const ACCEPT_PAUSE: Duration = Duration::from_millis(50);
 
-/// Takes connections until the chassis drains; the drain waits for those that are open.
-pub(super) fn accept(listener: TcpListener, local: Receiver<DuplexStream>, app: Router, chassis: &Chassis) {
+/// Takes connections, and this process's own calls, until the chassis drains; the drain waits for those that are open.
+pub(super) fn accept(listener: TcpListener, local: Serving, app: Router, chassis: &Chassis) {
+    local.send_replace(Some(app.clone()));
     let (tasks, draining) = (chassis.tasks.clone(), chassis.draining());
     let builder = builder(chassis.shared.server.max_concurrent_streams);
     let serving = async move {
-        let (connections, mut local) = (TaskTracker::new(), local);
-        while let Some((stream, peer)) = next(&listener, &mut local, &draining).await {
+        let connections = TaskTracker::new();
+        while let Some((stream, peer)) = next(&listener, &draining).await {
             let connection = connection(stream, peer, builder.clone(), app.clone(), draining.clone());
             tasks.spawn("connection", connections.track_future(connection));
         }
+        local.send_replace(None);
         drop((listener, local));
         connections.close();
         connections.wait().await;
@@ -53,18 +50,9 @@ pub(super) fn accept(listener: TcpListener, local: Receiver<DuplexStream>, app: 
     chassis.tasks.spawn("server", chassis.servers().track_future(serving));
 }
 
-async fn next(
-    listener: &TcpListener,
-    local: &mut Receiver<DuplexStream>,
-    draining: &CancellationToken,
-) -> Option<(Stream, SocketAddr)> {
+async fn next(listener: &TcpListener, draining: &CancellationToken) -> Option<(TcpStream, SocketAddr)> {
     loop {
-        let accepted = tokio::select! {
-            () = draining.cancelled() => return None,
-            Some(stream) = local.recv() => Ok((Either::Right(stream), (Ipv4Addr::LOCALHOST, 0).into())),
-            accepted = listener.accept() => accepted.map(|(stream, peer)| (Either::Left(stream), peer)),
-        };
-        match accepted {
+        match draining.run_until_cancelled(listener.accept()).await? {
             Ok(accepted) => return Some(accepted),
             Err(error) => {
                 tracing::warn!(%error, "a connection was not accepted");
@@ -102,16 +90,14 @@ async fn begins(stream: &TcpStream) -> bool {
 }
 
 async fn connection(
-    stream: Stream,
+    stream: TcpStream,
     peer: SocketAddr,
     builder: Builder<TokioExecutor>,
     app: Router,
     draining: CancellationToken,
 ) {
-    if let Either::Left(stream) = &stream
-        // With Nagle's algorithm a small answer waits 40 ms for the peer's delayed acknowledgement.
-        && (stream.set_nodelay(true).is_err() || !begins(stream).await)
-    {
+    // With Nagle's algorithm a small answer waits 40 ms for the peer's delayed acknowledgement.
+    if stream.set_nodelay(true).is_err() || !begins(&stream).await {
         return;
     }
     let app = app.map_request(move |mut request: Request<_>| {

@@ -1,82 +1,120 @@
-//! Calls between services of one process: gRPC as ever, over memory, so that no byte of it passes the kernel.
+//! Calls between services of one process: gRPC as ever, but handed over as they are, with no HTTP/2 between and no task that
+//! carries it. Whoever waits for an answer does the work of it: a stream that its caller doesn't read stands still, and a stop
+//! of the process doesn't wait for it.
 
 use std::{
     collections::HashMap,
-    io,
     net::SocketAddr,
-    sync::{Arc, Mutex, PoisonError},
+    sync::{Arc, PoisonError, RwLock},
+    task::{Context, Poll},
 };
 
-use http::Uri;
-use hyper_util::rt::TokioIo;
-use tokio::{
-    io::DuplexStream,
-    net::TcpStream,
-    sync::mpsc::{self, Receiver, Sender},
+use axum::Router;
+use futures_util::future::{BoxFuture, FutureExt as _};
+use http::{Request, Response, Uri};
+use tokio::sync::watch;
+use tonic::{
+    body::Body,
+    transport::{Channel, Error},
 };
-use tokio_util::either::Either;
+use tower::{Service, ServiceExt as _};
 
-/// Bytes on their way in each direction.
-const BUFFER: usize = 64 << 10;
-/// Connections that a server hasn't taken yet.
-const WAITING: usize = 16;
-
-/// One end of a connection to or from another process, or this one.
-pub(super) type Stream = Either<TcpStream, DuplexStream>;
-
-/// Which addresses this process serves itself. Cheap to clone.
+/// What this process serves itself, or is about to, by address. Cheap to clone.
 #[derive(Clone, Debug, Default)]
-pub(crate) struct Local(Arc<Mutex<HashMap<SocketAddr, Sender<DuplexStream>>>>);
+pub(crate) struct Local(Arc<RwLock<HashMap<SocketAddr, watch::Receiver<Option<Router>>>>>);
+
+/// Where an address's server is put once it serves, and taken away when it no longer does.
+pub(super) type Serving = watch::Sender<Option<Router>>;
 
 impl Local {
-    /// Connections to `address` from this process come by what this gives, as long as that lives.
-    pub(super) fn serves(&self, address: SocketAddr) -> Receiver<DuplexStream> {
-        let (sender, receiver) = mpsc::channel(WAITING);
-        self.0.lock().unwrap_or_else(PoisonError::into_inner).insert(address, sender);
-        receiver
+    /// Calls to `address` from this process wait for what is put here; once this is gone, they go elsewhere.
+    pub(super) fn serves(&self, address: SocketAddr) -> Serving {
+        let (sender, receiver) = watch::channel(None);
+        self.0.write().unwrap_or_else(PoisonError::into_inner).insert(address, receiver);
+        sender
     }
 
-    /// Connects to what `uri` names, here or over TCP.
-    pub(super) async fn connect(self, uri: Uri) -> io::Result<TokioIo<Stream>> {
+    async fn server(self, address: SocketAddr) -> Option<Router> {
+        let mut server = self.0.read().unwrap_or_else(PoisonError::into_inner).get(&address).cloned()?;
+        server.wait_for(Option::is_some).await.ok()?.clone()
+    }
+}
+
+/// The transport to a peer: in this process while that is where it is served, else a connection.
+#[derive(Clone, Debug)]
+pub struct Transport {
+    /// None for a name, which isn't looked up here.
+    address: Option<SocketAddr>,
+    local: Local,
+    channel: Channel,
+}
+
+impl Transport {
+    pub(super) fn new(uri: &Uri, local: Local, channel: Channel) -> Self {
         let host = uri.host().unwrap_or_default().trim_start_matches('[').trim_end_matches(']');
-        let port = uri.port_u16().unwrap_or(80);
-        let sender = host.parse().ok().and_then(|ip| self.server(SocketAddr::new(ip, port)));
-        if let Some(sender) = sender {
-            let (ours, theirs) = tokio::io::duplex(BUFFER);
-            if sender.send(theirs).await.is_ok() {
-                return Ok(TokioIo::new(Either::Right(ours)));
-            }
-        }
-        let stream = TcpStream::connect((host, port)).await?;
-        stream.set_nodelay(true)?;
-        Ok(TokioIo::new(Either::Left(stream)))
+        let plain = uri.scheme_str() == Some("http");
+        let ip = host.parse().ok().filter(|_| plain);
+        Self { address: ip.map(|ip| SocketAddr::new(ip, uri.port_u16().unwrap_or(80))), local, channel }
     }
 
-    fn server(&self, address: SocketAddr) -> Option<Sender<DuplexStream>> {
-        self.0.lock().unwrap_or_else(PoisonError::into_inner).get(&address).cloned()
+    /// The same over another connection, where it takes one.
+    pub(super) fn over(&self, channel: Channel) -> Self {
+        Self { channel, ..self.clone() }
+    }
+}
+
+impl Service<Request<Body>> for Transport {
+    type Response = Response<Body>;
+    type Error = Error;
+    type Future = BoxFuture<'static, Result<Response<Body>, Error>>;
+
+    /// Where there is no room, the call waits.
+    fn poll_ready(&mut self, _: &mut Context<'_>) -> Poll<Result<(), Error>> {
+        Poll::Ready(Ok(()))
+    }
+
+    fn call(&mut self, request: Request<Body>) -> Self::Future {
+        let Self { address, local, channel } = self.clone();
+        async move {
+            let server = match address {
+                Some(address) => local.server(address).await,
+                None => None,
+            };
+            let Some(server) = server else { return channel.oneshot(request).await };
+            let Ok(response) = server.oneshot(request).await;
+            Ok(response.map(Body::new))
+        }
+        .boxed()
     }
 }
 
 #[cfg(test)]
 mod tests {
-    use tokio::net::TcpListener;
+    use std::pin::pin;
+
+    use tonic::transport::Endpoint;
 
     use super::*;
 
     #[tokio::test]
-    async fn what_this_process_serves_is_reached_over_memory_and_anything_else_over_tcp() {
-        let listener = TcpListener::bind("127.0.0.1:0").await.expect("a port");
-        let address = listener.local_addr().expect("it has one");
+    async fn what_this_process_serves_is_called_as_long_as_it_is_and_anything_else_connected_to() {
+        let address = SocketAddr::from(([127, 0, 0, 1], 9));
         let uri: Uri = format!("http://{address}").parse().expect("a URI");
         let (local, other) = (Local::default(), Local::default());
-        let mut connections = local.serves(address);
-
-        let ours = local.clone().connect(uri.clone()).await.expect("it is served").into_inner();
-        assert!(matches!(ours, Either::Right(_)) && connections.try_recv().is_ok());
-        let theirs = other.connect(uri.clone()).await.expect("it listens").into_inner();
-        assert!(matches!(theirs, Either::Left(_)), "another process's addresses are none of ours");
-        drop(connections);
-        let ours = local.connect(uri).await.expect("it listens").into_inner();
-        assert!(matches!(ours, Either::Left(_)), "whoever stopped serving here may be served from elsewhere");
+        let transport = |local: &Local| Transport::new(&uri, local.clone(), Endpoint::from(uri.clone()).connect_lazy());
+        let ask = async |local: &Local| {
+            transport(local).call(Request::new(Body::empty())).await.map(|answer| answer.status())
+        };
+        let serving = local.serves(address);
+        let mut early = pin!(ask(&local));
+        assert!(early.as_mut().now_or_never().is_none(), "it is soon served");
+        serving.send_replace(Some(Router::new()));
+        for answer in [early.await, ask(&local).await] {
+            assert_eq!(answer.expect("it is served"), http::StatusCode::NOT_FOUND);
+        }
+        ask(&other).await.expect_err("another process's addresses are none of ours");
+        serving.send_replace(None);
+        drop(serving);
+        ask(&local).await.expect_err("nobody serves it any more");
     }
 }

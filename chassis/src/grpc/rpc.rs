@@ -18,7 +18,10 @@ use futures_util::{FutureExt as _, StreamExt as _, TryStream, future::BoxFuture,
 use http::{HeaderMap, HeaderValue, header::AUTHORIZATION};
 use http_body_util::{BodyStream, StreamBody};
 use tokio::time::timeout;
-use tokio_util::sync::CancellationToken;
+use tokio_util::{
+    sync::CancellationToken,
+    task::{TaskTracker, task_tracker::TaskTrackerToken},
+};
 use tonic::{Code, Status};
 use tracing::{Instrument as _, Span, field::Empty};
 
@@ -45,6 +48,8 @@ pub(super) struct Calls {
     methods: HashMap<&'static str, Method>,
     deadline: Duration,
     draining: CancellationToken,
+    /// What a drain waits for, beside connections.
+    open: TaskTracker,
     clock: Clock,
 }
 
@@ -73,6 +78,7 @@ impl Calls {
             methods: methods.collect(),
             deadline: chassis.shared.server.request_deadline(),
             draining: chassis.draining(),
+            open: chassis.servers().clone(),
             clock: chassis.clock.clone(),
         }
     }
@@ -128,11 +134,12 @@ pub(super) async fn rpc(State(calls): State<Arc<Calls>>, request: Request, next:
     };
     let sent = TraceContext::extract(request.headers());
     let context = sent.map_or_else(TraceContext::new_root, |caller| caller.new_child());
-    // At the highest level, so that no filter takes the trace away from the lines inside.
-    let span =
-        tracing::error_span!("rpc", method = path, trace_id = context.trace_id(), organization = Empty, caller = Empty);
-    let mut call = Call::begin(path, span.clone());
+    // At the highest level, so that no filter takes the trace away from the lines inside; a caller in this process has its own.
+    let span = tracing::error_span!(parent: None, "rpc", method = path, trace_id = context.trace_id(), organization = Empty, caller = Empty);
     let stream = method.filter(|method| method.streams).map(|method| (method.access, calls.key(request.headers())));
+    // A stream within this process may stand unread: its caller ends with the process, and nobody waits for it.
+    let open = stream.is_none().then(|| calls.open.token());
+    let mut call = Call::begin(path, span.clone(), open);
     let deadline = asked_timeout(request.headers()).map_or(calls.deadline, |asked| asked.min(calls.deadline));
     let handled = timeout(deadline, calls.handle(method.map(|method| method.access), request, next));
     let caught = AssertUnwindSafe(trace::within(context, handled)).catch_unwind();
@@ -199,13 +206,14 @@ struct Call {
     span: Span,
     began: Instant,
     code: Code,
+    _open: Option<TaskTrackerToken>,
 }
 
 impl Call {
-    fn begin(path: &'static str, span: Span) -> Self {
+    fn begin(path: &'static str, span: Span, open: Option<TaskTrackerToken>) -> Self {
         let (service, method) = path.trim_start_matches('/').split_once('/').unwrap_or((path, ""));
         metrics::gauge!("rpc_in_flight", "service" => service, "method" => method).increment(1.0);
-        Self { service, method, span, began: Instant::now(), code: Code::Cancelled }
+        Self { service, method, span, began: Instant::now(), code: Code::Cancelled, _open: open }
     }
 
     fn panicked(&self, panic: &(dyn std::any::Any + Send)) -> Status {

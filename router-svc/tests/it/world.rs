@@ -83,8 +83,9 @@ impl World {
         Self::start_with(self.config, self.time, chassis).await
     }
 
+    /// As another process calls it: over the wire.
     fn peer(&self) -> Peer {
-        Peer::new("tester", &format!("http://{}", self.address), &self.chassis).unwrap()
+        Peer::new("tester", &format!("http://{}", self.address), &self.another_chassis()).unwrap()
     }
 
     /// With the token of a service.
