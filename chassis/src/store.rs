@@ -10,6 +10,7 @@
 mod answer;
 mod checkpoint;
 mod health;
+mod kept;
 mod owner;
 mod statistics;
 #[cfg(all(test, feature = "testing"))]
@@ -28,7 +29,7 @@ use sqlx::{
     sqlite::{SqliteConnectOptions, SqliteJournalMode, SqlitePoolOptions, SqliteSynchronous},
 };
 
-pub use self::{answer::answered, writer::Writer};
+pub use self::{answer::answered, kept::Kept, writer::Writer};
 use self::{
     owner::{Lock, Owner, lock_file, lock_schema, session_name},
     writer::Held,
@@ -189,6 +190,15 @@ impl Store {
         match &self.pools {
             Engine::Sqlite(pools) => Engine::Sqlite(&pools.write),
             Engine::Postgres(pool) => Engine::Postgres(pool),
+        }
+    }
+
+    /// Where one task writes again and again.
+    #[must_use]
+    pub fn keep(&self) -> Engine<Writer, Kept> {
+        match &self.pools {
+            Engine::Sqlite(pools) => Engine::Sqlite(pools.write.clone()),
+            Engine::Postgres(pool) => Engine::Postgres(Kept::new(pool.clone())),
         }
     }
 

@@ -99,7 +99,7 @@ impl Log {
             store,
             keys,
         };
-        let writer = Writer { log: log.clone(), weddings, clock: clock.clone(), epoch };
+        let writer = Writer { log: log.clone(), kept: log.store.keep(), weddings, clock: clock.clone(), epoch };
         let stopping = tasks.stopping();
         tasks.spawn("log.writer", writer.run(queue, stopping));
         Ok(log)

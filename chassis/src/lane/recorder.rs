@@ -9,7 +9,7 @@ use std::{sync::Arc, time::Duration};
 use anyhow::anyhow;
 use bytes::Bytes;
 use jiff::Timestamp;
-use sqlx::{QueryBuilder, Sqlite};
+use sqlx::{PgConnection, QueryBuilder, Sqlite, SqliteConnection};
 use tokio::sync::mpsc;
 
 use super::{
@@ -19,7 +19,7 @@ use super::{
 use crate::{
     error::{Error, Result},
     secret::DataKeys,
-    store::{self, Engine, Store, Tx},
+    store::{self, Engine, Kept, Store, Tx, Writer},
     with,
 };
 
@@ -57,10 +57,9 @@ impl Group {
             && self.offers.is_empty()
     }
 
-    /// Few new deliveries and their attempts, and nothing else: what a quiet service records.
-    fn is_small_and_plain(&self) -> bool {
-        (1..=AT_ONCE_MAX).contains(&self.inserts.len())
-            && self.attempts.len() <= AT_ONCE_MAX
+    /// New deliveries and their attempts, and nothing else, as is usual.
+    fn is_plain(&self) -> bool {
+        !self.inserts.is_empty()
             && self.updates.is_empty()
             && self.lanes.is_empty()
             && self.releases.is_empty()
@@ -141,10 +140,11 @@ pub(super) async fn run(
     mut groups: mpsc::Receiver<Group>,
     signals: mpsc::Sender<Signal>,
 ) {
+    let mut kept = store.keep();
     while let Some(group) = groups.recv().await {
         let mut failures = 0u32;
         let mut found = loop {
-            let error = match commit(&store, &keys, &group).await {
+            let error = match commit(&store, &mut kept, &keys, &group).await {
                 Ok(found) => break found,
                 Err(error) => error,
             };
@@ -166,25 +166,20 @@ pub(super) async fn run(
     }
 }
 
-async fn commit(store: &Store, keys: &DataKeys, group: &Group) -> Result<Found> {
+async fn commit(store: &Store, kept: &mut Engine<Writer, Kept>, keys: &DataKeys, group: &Group) -> Result<Found> {
     let sealed = seal(keys, group).await?;
-    if let Engine::Sqlite(writer) = store.writer()
-        && group.is_small_and_plain()
+    if group.is_plain()
+        && let Some(inserted) = at_once(kept, group, &sealed).await?
     {
-        crate::fail::point("lane.record.commit");
-        let rows = writer.run_whole(at_once(group, &sealed)).await?;
         crate::fail::point("lane.record.committed");
-        let missing = rows.len() < group.inserts.len();
-        let repeated = if missing { repeated(store, &group.inserts).await? } else { Vec::new() };
-        return Ok(Found { repeated, ..Found::default() });
+        return Ok(Found { repeated: repeated(store, &group.inserts, inserted).await?, released: Vec::new() });
     }
     let mut tx = store.begin().await?;
-    let inserted = insert_deliveries(&mut tx, &group.inserts, &sealed.contents).await?;
+    let inserted = insert(tx.on(), group, &sealed).await?;
     for row in group.inserts.iter().filter(|row| row.may_be_behind) {
         block(&mut tx, &row.delivery).await?;
     }
     update_deliveries(&mut tx, &group.updates).await?;
-    insert_attempts(&mut tx, &group.attempts, &sealed.responses).await?;
     for lane in &group.lanes {
         crate::fail::point("lane.breaker.commit");
         with!(tx.on(), c => sqlx::query(
@@ -200,22 +195,34 @@ async fn commit(store: &Store, keys: &DataKeys, group: &Group) -> Result<Found> 
     crate::fail::point("lane.record.commit");
     tx.commit().await?;
     crate::fail::point("lane.record.committed");
-    let repeated =
-        if inserted < group.inserts.len() as u64 { repeated(store, &group.inserts).await? } else { Vec::new() };
-    Ok(Found { released, repeated })
+    Ok(Found { released, repeated: repeated(store, &group.inserts, inserted).await? })
 }
 
-/// Deliveries and their attempts in one trip to SQLite, which gives a row for each that it didn't have.
-fn at_once(group: &Group, sealed: &Sealed) -> QueryBuilder<Sqlite> {
-    let mut query = QueryBuilder::new("BEGIN IMMEDIATE; ");
-    delivery_values(&mut query, &group.inserts.iter().zip(&sealed.contents).collect::<Vec<_>>());
-    query.push(" RETURNING id");
-    if !group.attempts.is_empty() {
-        query.push("; ");
-        attempt_values(&mut query, &group.attempts.iter().zip(&sealed.responses).collect::<Vec<_>>());
+/// Records a plain group in one trip to the store, a transaction of its own; gives how many of the deliveries it didn't have.
+/// None where there are too many: nothing was written then.
+async fn at_once(kept: &mut Engine<Writer, Kept>, group: &Group, sealed: &Sealed) -> Result<Option<usize>> {
+    match kept {
+        Engine::Sqlite(_) if group.inserts.len().max(group.attempts.len()) > AT_ONCE_MAX => Ok(None),
+        Engine::Sqlite(writer) => {
+            let mut query = QueryBuilder::new("BEGIN IMMEDIATE; ");
+            delivery_values(&mut query, &group.inserts.iter().zip(&sealed.contents).collect::<Vec<_>>());
+            query.push(" RETURNING id");
+            if !group.attempts.is_empty() {
+                query.push("; ");
+                attempt_values(&mut query, &group.attempts.iter().zip(&sealed.responses).collect::<Vec<_>>());
+            }
+            query.push("; COMMIT");
+            crate::fail::point("lane.record.commit");
+            Ok(Some(writer.run_whole(query).await?.len()))
+        }
+        Engine::Postgres(kept) => {
+            let mut connection = kept.take().await?;
+            crate::fail::point("lane.record.commit");
+            let inserted = insert(Engine::Postgres(&mut connection), group, sealed).await?;
+            kept.put_back(connection);
+            Ok(Some(inserted))
+        }
     }
-    query.push("; COMMIT");
-    query
 }
 
 /// Contents of the rows that may still be sent, and the answers' bodies, sealed with their organizations' data keys.
@@ -251,34 +258,56 @@ pub(super) fn response_aad(delivery: i64) -> Vec<u8> {
     format!("attempts|response|{delivery}").into_bytes()
 }
 
-/// Gives how many of them the store didn't have.
-async fn insert_deliveries(tx: &mut Tx, rows: &[Insert], contents: &[Option<Vec<u8>>]) -> Result<u64> {
-    if rows.is_empty() {
+/// Writes new deliveries and attempts; gives how many of the deliveries the store didn't have.
+async fn insert(
+    on: Engine<&mut SqliteConnection, &mut PgConnection>,
+    Group { inserts, attempts, .. }: &Group,
+    Sealed { contents, responses }: &Sealed,
+) -> Result<usize> {
+    if inserts.is_empty() && attempts.is_empty() {
         return Ok(0);
     }
-    let mut inserted = 0;
-    match tx.on() {
+    // A commit whose answer was lost is tried again: the second time finds its rows there. The attempt of a delivery that
+    // was another's repeat belongs to no row.
+    match on {
         Engine::Sqlite(connection) => {
-            let rows: Vec<_> = rows.iter().zip(contents).collect();
-            for part in store::parts(&rows) {
+            let mut inserted = 0;
+            for part in store::parts(&inserts.iter().zip(contents).collect::<Vec<_>>()) {
                 let mut query = QueryBuilder::new("");
                 delivery_values(&mut query, part);
                 inserted += query.build().execute(&mut *connection).await?.rows_affected();
             }
+            for part in store::parts(&attempts.iter().zip(responses).collect::<Vec<_>>()) {
+                let mut query = QueryBuilder::new("");
+                attempt_values(&mut query, part);
+                query.build().execute(&mut *connection).await?;
+            }
+            Ok(usize::try_from(inserted).unwrap_or(usize::MAX))
         }
         Engine::Postgres(connection) => {
-            let d = || rows.iter().map(|row| &row.delivery);
-            let end = || rows.iter().map(|row| &row.end);
-            let query = sqlx::query(
-                "INSERT INTO deliveries (id, lane, organization_id, event, event_id, event_type, ordering_key, priority, state,
-                     origin, attempts, reopened_after, next_at, created_at, finished_at, status_code, reason, content)
-                 SELECT id, lane, organization_id, event, event_id, event_type, ordering_key, priority, state,
-                     origin, attempts, 0, next_at, created_at, finished_at, status_code, reason, content
-                 FROM UNNEST($1::bigint[], $2::bigint[], $3::text[], $4::bytea[], $5::text[], $6::text[], $7::text[], $8::bigint[],
-                     $9::bigint[], $10::text[], $11::bigint[], $12::bigint[], $13::bigint[], $14::bigint[], $15::bigint[], $16::text[],
-                     $17::bytea[]) AS t (id, lane, organization_id, event, event_id, event_type, ordering_key, priority, state,
-                     origin, attempts, next_at, created_at, finished_at, status_code, reason, content)
-                 ON CONFLICT (event, lane) DO NOTHING",
+            let d = || inserts.iter().map(|row| &row.delivery);
+            let end = || inserts.iter().map(|row| &row.end);
+            // What a statement inserts, another part of it doesn't see but by what is returned.
+            let query = sqlx::query_scalar(
+                "WITH inserted AS (
+                     INSERT INTO deliveries (id, lane, organization_id, event, event_id, event_type, ordering_key, priority, state,
+                         origin, attempts, reopened_after, next_at, created_at, finished_at, status_code, reason, content)
+                     SELECT id, lane, organization_id, event, event_id, event_type, ordering_key, priority, state,
+                         origin, attempts, 0, next_at, created_at, finished_at, status_code, reason, content
+                     FROM UNNEST($1::bigint[], $2::bigint[], $3::text[], $4::bytea[], $5::text[], $6::text[], $7::text[], $8::bigint[],
+                         $9::bigint[], $10::text[], $11::bigint[], $12::bigint[], $13::bigint[], $14::bigint[], $15::bigint[], $16::text[],
+                         $17::bytea[]) AS t (id, lane, organization_id, event, event_id, event_type, ordering_key, priority, state,
+                         origin, attempts, next_at, created_at, finished_at, status_code, reason, content)
+                     ON CONFLICT (event, lane) DO NOTHING RETURNING id
+                 ), tried AS (
+                     INSERT INTO attempts (delivery, number, lane, started_at, duration, status_code, outcome, error, response)
+                     SELECT * FROM UNNEST($18::bigint[], $19::bigint[], $20::bigint[], $21::bigint[], $22::bigint[], $23::bigint[],
+                         $24::text[], $25::text[], $26::bytea[])
+                         AS t (delivery, number, lane, started_at, duration, status_code, outcome, error, response)
+                     WHERE delivery IN (SELECT id FROM inserted UNION ALL SELECT id FROM deliveries WHERE id = ANY($18))
+                     ON CONFLICT (delivery, number) DO NOTHING
+                 )
+                 SELECT COUNT(*) FROM inserted",
             )
             .bind(d().map(|d| d.id).collect::<Vec<_>>())
             .bind(d().map(|d| d.lane).collect::<Vec<_>>())
@@ -296,11 +325,20 @@ async fn insert_deliveries(tx: &mut Tx, rows: &[Insert], contents: &[Option<Vec<
             .bind(end().map(|end| end.finished_at).collect::<Vec<_>>())
             .bind(end().map(|end| end.status_code).collect::<Vec<_>>())
             .bind(end().map(|end| end.reason.as_str()).collect::<Vec<_>>())
-            .bind(contents);
-            inserted = store::answered(query.execute(connection)).await?.rows_affected();
+            .bind(contents)
+            .bind(attempts.iter().map(|row| row.delivery).collect::<Vec<_>>())
+            .bind(attempts.iter().map(|row| i64::from(row.number)).collect::<Vec<_>>())
+            .bind(attempts.iter().map(|row| row.lane).collect::<Vec<_>>())
+            .bind(attempts.iter().map(|row| row.started_at).collect::<Vec<_>>())
+            .bind(attempts.iter().map(|row| row.duration).collect::<Vec<_>>())
+            .bind(attempts.iter().map(|row| row.status_code).collect::<Vec<_>>())
+            .bind(attempts.iter().map(|row| row.outcome).collect::<Vec<_>>())
+            .bind(attempts.iter().map(|row| row.error.as_str()).collect::<Vec<_>>())
+            .bind(responses);
+            let inserted: i64 = store::answered(query.fetch_one(connection)).await?;
+            Ok(usize::try_from(inserted).unwrap_or(0))
         }
     }
-    Ok(inserted)
 }
 
 fn delivery_values(query: &mut QueryBuilder<Sqlite>, rows: &[(&Insert, &Option<Vec<u8>>)]) {
@@ -353,9 +391,12 @@ fn attempt_values(query: &mut QueryBuilder<Sqlite>, rows: &[(&AttemptRow, &Optio
     );
 }
 
-/// Which of these the store has under another id.
-async fn repeated(store: &Store, rows: &[Insert]) -> Result<Vec<i64>> {
+/// Which of these, of which so many were new to it, the store has under another id.
+async fn repeated(store: &Store, rows: &[Insert], inserted: usize) -> Result<Vec<i64>> {
     let mut repeated = Vec::new();
+    if inserted == rows.len() {
+        return Ok(repeated);
+    }
     for Insert { delivery, .. } in rows {
         let stored: Option<i64> = with!(store.reader(), c => sqlx::query_scalar("SELECT id FROM deliveries WHERE event = $1 AND lane = $2")
             .bind(&delivery.event[..]).bind(delivery.lane).fetch_optional(c).await)?;
@@ -412,43 +453,6 @@ async fn update_deliveries(tx: &mut Tx, rows: &[Update]) -> Result<()> {
             .bind(end().map(|end| end.finished_at).collect::<Vec<_>>())
             .bind(end().map(|end| end.status_code).collect::<Vec<_>>())
             .bind(end().map(|end| end.reason.as_str()).collect::<Vec<_>>());
-            store::answered(query.execute(connection)).await?;
-        }
-    }
-    Ok(())
-}
-
-async fn insert_attempts(tx: &mut Tx, rows: &[AttemptRow], responses: &[Option<Vec<u8>>]) -> Result<()> {
-    if rows.is_empty() {
-        return Ok(());
-    }
-    // A commit whose answer was lost is tried again: the second time finds its rows there. The attempt of a delivery that
-    // was another's repeat belongs to no row.
-    match tx.on() {
-        Engine::Sqlite(connection) => {
-            let rows: Vec<_> = rows.iter().zip(responses).collect();
-            for part in store::parts(&rows) {
-                let mut query = QueryBuilder::new("");
-                attempt_values(&mut query, part);
-                query.build().execute(&mut *connection).await?;
-            }
-        }
-        Engine::Postgres(connection) => {
-            let query = sqlx::query(
-                "INSERT INTO attempts (delivery, number, lane, started_at, duration, status_code, outcome, error, response)
-                 SELECT * FROM UNNEST($1::bigint[], $2::bigint[], $3::bigint[], $4::bigint[], $5::bigint[], $6::bigint[], $7::text[],
-                     $8::text[], $9::bytea[]) AS t (delivery, number, lane, started_at, duration, status_code, outcome, error, response)
-                 WHERE EXISTS (SELECT 1 FROM deliveries WHERE id = t.delivery) ON CONFLICT (delivery, number) DO NOTHING",
-            )
-            .bind(rows.iter().map(|row| row.delivery).collect::<Vec<_>>())
-            .bind(rows.iter().map(|row| i64::from(row.number)).collect::<Vec<_>>())
-            .bind(rows.iter().map(|row| row.lane).collect::<Vec<_>>())
-            .bind(rows.iter().map(|row| row.started_at).collect::<Vec<_>>())
-            .bind(rows.iter().map(|row| row.duration).collect::<Vec<_>>())
-            .bind(rows.iter().map(|row| row.status_code).collect::<Vec<_>>())
-            .bind(rows.iter().map(|row| row.outcome).collect::<Vec<_>>())
-            .bind(rows.iter().map(|row| row.error.as_str()).collect::<Vec<_>>())
-            .bind(responses);
             store::answered(query.execute(connection)).await?;
         }
     }

@@ -106,6 +106,39 @@ async fn sessions_that_the_server_ended_cost_an_error_each_that_may_be_tried_aga
     .await;
 }
 
+/// A task's own connection is lost as a pool's is; one that wasn't in use lately is asked first.
+#[tokio::test]
+async fn a_kept_connection_is_another_one_after_a_failure_or_a_pause_in_which_it_was_lost() {
+    testing::on_each_engine(&[&MIGRATIONS], |store| async move {
+        let Engine::Postgres(mut kept) = store.keep() else { return };
+        let first = kept_backend(&mut kept).await.expect("the server is there");
+        assert_eq!(kept_backend(&mut kept).await.expect("it is kept"), first);
+        end(&store, first).await;
+        tokio::time::pause();
+        tokio::time::advance(RECENTLY).await;
+        tokio::time::resume();
+        let second = kept_backend(&mut kept).await.expect("it was asked");
+        assert_ne!(second, first);
+        end(&store, second).await;
+        kept_backend(&mut kept).await.expect_err("nobody asked it");
+        assert_ne!(kept_backend(&mut kept).await.expect("it was dropped"), second);
+    })
+    .await;
+}
+
+async fn kept_backend(kept: &mut Kept) -> Result<i32, sqlx::Error> {
+    let mut connection = kept.take().await?;
+    let backend = sqlx::query_scalar("SELECT pg_backend_pid()").fetch_one(&mut connection).await?;
+    kept.put_back(connection);
+    Ok(backend)
+}
+
+async fn end(store: &Store, backend: i32) {
+    let Engine::Postgres(pool) = store.writer() else { return };
+    let ended = sqlx::query_scalar("SELECT pg_terminate_backend($1, 5000)").bind(backend).fetch_one(pool).await;
+    assert!(ended.unwrap_or(false), "tests may end sessions");
+}
+
 async fn seen_by_others(store: &Store) -> i64 {
     const COUNT: &str = "SELECT COUNT(*) FROM data_keys";
     let seen = match store.reader() {

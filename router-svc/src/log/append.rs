@@ -7,7 +7,7 @@ use std::collections::{HashMap, hash_map};
 use chassis::{
     error::{Error, Result},
     id::OrganizationId,
-    store::{self, Engine, Store, Tx},
+    store::{self, Engine, Kept, Tx, Writer},
 };
 use sqlx::{Postgres, QueryBuilder, Sqlite, postgres::PgArguments, query::Query};
 
@@ -22,10 +22,16 @@ const AT_ONCE_MAX: usize = 8;
 ///
 /// # Errors
 /// Those of the store; whether it was committed is not known then.
-pub(super) async fn at_once(store: &Store, drafts: &[&Draft], head: u64, epoch: i64, now: i64) -> Result<bool> {
+pub(super) async fn at_once(
+    kept: &mut Engine<Writer, Kept>,
+    drafts: &[&Draft],
+    head: u64,
+    epoch: i64,
+    now: i64,
+) -> Result<bool> {
     let fresh: Vec<_> = (head + 1..).map(stored).zip(drafts.iter().copied()).collect();
     let new_head = stored(head + fresh.len() as u64);
-    let done = match store.writer() {
+    let done = match kept {
         Engine::Sqlite(_) if fresh.len() > AT_ONCE_MAX => return Ok(false),
         Engine::Sqlite(writer) => {
             // `OR ROLLBACK`: `OR FAIL` would keep the rows before the one that is refused.
@@ -34,9 +40,10 @@ pub(super) async fn at_once(store: &Store, drafts: &[&Draft], head: u64, epoch: 
             push_values(&mut query, &fresh, now);
             query.push(") WHERE EXISTS (SELECT 1 FROM log WHERE epoch = ").push_bind(epoch);
             query.push(" AND head = ").push_bind(stored(head)).push(")");
-            query.build().execute(writer).await.map(|done| done.rows_affected() > 0)
+            query.build().execute(&*writer).await.map(|done| done.rows_affected() > 0)
         }
-        Engine::Postgres(pool) => {
+        Engine::Postgres(kept) => {
+            let mut connection = kept.take().await?;
             // An epoch or head that isn't ours makes the new head null, which the column refuses: nothing is written then.
             let query = sqlx::query(
                 "WITH moved AS (UPDATE log SET head = CASE WHEN epoch = $11 AND head = $12 THEN $13 END)
@@ -46,18 +53,24 @@ pub(super) async fn at_once(store: &Store, drafts: &[&Draft], head: u64, epoch: 
                      AS t (sequence, organization_id, id, uid, type, ordering_key, priority, content_hash, body)",
             );
             let query = bind_columns(query, &fresh, now).bind(epoch).bind(stored(head)).bind(new_head);
-            store::answered(query.execute(pool)).await.map(|_| true)
+            let done = store::answered(query.execute(&mut connection)).await;
+            if done.as_ref().err().is_none_or(is_refusal) {
+                kept.put_back(connection);
+            }
+            done.map(|_| true)
         }
     };
     match done {
         Ok(done) => Ok(done),
-        Err(sqlx::Error::Database(refusal)) if refusal.is_unique_violation() || is_null(&*refusal) => Ok(false),
+        Err(error) if is_refusal(&error) => Ok(false),
         Err(error) => Err(error.into()),
     }
 }
 
-fn is_null(refusal: &dyn sqlx::error::DatabaseError) -> bool {
-    refusal.kind() == sqlx::error::ErrorKind::NotNullViolation
+/// The log holds one of them, or isn't as it was believed to be.
+fn is_refusal(error: &sqlx::Error) -> bool {
+    let refusal = error.as_database_error();
+    refusal.is_some_and(|it| it.is_unique_violation() || it.kind() == sqlx::error::ErrorKind::NotNullViolation)
 }
 
 /// Numbers and stores the drafts that the log doesn't know, and says what became of each.

@@ -9,6 +9,7 @@ use chassis::{
     clock::Clock,
     error::{Error, Result},
     id::OrganizationId,
+    store::{self, Engine, Kept},
     with,
 };
 use tokio::{
@@ -50,13 +51,14 @@ struct Committed {
 
 pub(super) struct Writer {
     pub(super) log: Log,
+    pub(super) kept: Engine<store::Writer, Kept>,
     pub(super) weddings: Weddings,
     pub(super) clock: Clock,
     pub(super) epoch: i64,
 }
 
 impl Writer {
-    pub(super) async fn run(self, mut queue: mpsc::Receiver<Append>, stopping: CancellationToken) {
+    pub(super) async fn run(mut self, mut queue: mpsc::Receiver<Append>, stopping: CancellationToken) {
         let mut group = Vec::with_capacity(GROUP_MAX);
         let mut cursors_at = Instant::now() + CURSORS_EVERY;
         loop {
@@ -83,7 +85,7 @@ impl Writer {
         }
     }
 
-    async fn write(&self, group: &mut Vec<Append>, cursors: Vec<Moved>) {
+    async fn write(&mut self, group: &mut Vec<Append>, cursors: Vec<Moved>) {
         self.refuse_late(group);
         if group.is_empty() && cursors.is_empty() {
             return;
@@ -105,7 +107,7 @@ impl Writer {
     }
 
     /// One of the group can't be stored: find out which, and store the others.
-    async fn write_singly(&self, group: &mut Vec<Append>) {
+    async fn write_singly(&mut self, group: &mut Vec<Append>) {
         while !group.is_empty() {
             self.refuse_late(group);
             let Some(append) = (!group.is_empty()).then(|| group.remove(0)) else { return };
@@ -191,7 +193,7 @@ impl Writer {
         }
     }
 
-    async fn commit(&self, drafts: &[&Draft], cursors: &[Moved]) -> Result<Committed> {
+    async fn commit(&mut self, drafts: &[&Draft], cursors: &[Moved]) -> Result<Committed> {
         let teaches = drafts.iter().any(|draft| draft.lesson.is_some());
         let _changing = if teaches { Some(self.weddings.change().await) } else { None };
         let written = self.transaction(drafts, cursors).await;
@@ -213,11 +215,11 @@ impl Writer {
     }
 
     /// In one statement where the log knows none of them and nothing else is to be stored, as is usual; else step by step.
-    async fn transaction(&self, drafts: &[&Draft], cursors: &[Moved]) -> Result<Committed> {
+    async fn transaction(&mut self, drafts: &[&Draft], cursors: &[Moved]) -> Result<Committed> {
         let (head, now) = (self.log.head(), self.clock.now_micros());
         let plain = cursors.is_empty() && drafts.iter().all(|draft| draft.lesson.is_none());
         chassis::fail::point("router.append.commit");
-        if plain && append::at_once(&self.log.store, drafts, head, self.epoch, now).await? {
+        if plain && append::at_once(&mut self.kept, drafts, head, self.epoch, now).await? {
             let appended = (head + 1..).zip(drafts).map(|(sequence, draft)| Ok(draft.appended(sequence)));
             let appended: Vec<_> = appended.collect();
             return Ok(Committed { head: head + drafts.len() as u64, appended, learnt: Vec::new() });
