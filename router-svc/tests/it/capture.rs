@@ -70,10 +70,10 @@ impl Database {
         sqlx::query_scalar(AssertSqlSafe(query)).fetch_one(&self.pool).await.unwrap()
     }
 
-    /// Cuts the stream off.
+    /// Cuts the stream off, and waits for its end.
     pub(crate) async fn cut(&self) {
         self.run(&format!(
-            "SELECT pg_terminate_backend(active_pid) FROM pg_replication_slots WHERE slot_name = '{}' AND active",
+            "SELECT pg_terminate_backend(active_pid, 5000) FROM pg_replication_slots WHERE slot_name = '{}' AND active",
             self.name
         ))
         .await;
