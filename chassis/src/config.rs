@@ -143,7 +143,8 @@ pub struct StoreSettings {
     pub url: Secret,
     /// The service's own PostgreSQL schema, `[a-z0-9_]+`; default `wedsync`. SQLite has none.
     pub schema: String,
-    /// How many connections the pool may hold; default 8.
+    /// How many connections the pool may hold; default 8. On PostgreSQL there are two beside: of who owns the store, and of who
+    /// commits all the time.
     pub max_connections: u32,
     /// Whether a commit may be lost in a power cut; for the control runs of power-cut tests alone. Default false.
     pub unsafe_durability: bool,
