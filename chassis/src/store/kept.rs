@@ -18,8 +18,8 @@ impl Kept {
         Self { pool, idle: None }
     }
 
-    /// The connection, or a new one if it is gone. It is put back after a statement that succeeded; dropped after any other,
-    /// since it may be lost.
+    /// The connection, or a new one if it is gone. It is put back after a statement that was done or refused; dropped after
+    /// any other, since it may be lost.
     ///
     /// # Errors
     /// The server gives none in time.
