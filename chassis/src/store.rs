@@ -163,7 +163,7 @@ impl Store {
             .acquire_timeout(PATIENCE)
             .after_connect(still_ours(lock.clone()))
             .test_before_acquire(false)
-            .before_acquire(is_there)
+            .before_acquire(pooled_is_there)
             .connect_with(options)
             .await?;
         if !settings.unsafe_durability {
@@ -303,10 +303,15 @@ fn still_ours(
     }
 }
 
-/// Asks a connection that wasn't in use for a while whether it is there. One that was is believed: it said so when it was
-/// given back, and to ask again is a trip to the server for every statement.
-fn is_there(connection: &mut PgConnection, used: PoolConnectionMetadata) -> BoxFuture<'_, sqlx::Result<bool>> {
-    async move { Ok(used.idle_for < RECENTLY || connection.ping().await.is_ok()) }.boxed()
+/// What a pool asks before it gives out a connection.
+fn pooled_is_there(connection: &mut PgConnection, used: PoolConnectionMetadata) -> BoxFuture<'_, sqlx::Result<bool>> {
+    is_there(connection, used.idle_for).map(Ok).boxed()
+}
+
+/// Asks a connection that wasn't in use for a while whether it is there. One that was is believed: it answered then, and to
+/// ask again is a trip to the server for every statement.
+async fn is_there(connection: &mut PgConnection, idle_for: Duration) -> bool {
+    idle_for < RECENTLY || connection.ping().await.is_ok()
 }
 
 /// A pool whose connections are kept: each holds a cache of prepared statements. None is asked whether it is there, which

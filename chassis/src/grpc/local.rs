@@ -27,7 +27,8 @@ pub(crate) struct Local(Arc<RwLock<HashMap<SocketAddr, watch::Receiver<Option<Ro
 pub(super) type Serving = watch::Sender<Option<Router>>;
 
 impl Local {
-    /// Calls to `address` from this process wait for what is put here; once this is gone, they go elsewhere.
+    /// Calls to `address` from this process wait for what is put here; once there is nothing here any more and this is gone,
+    /// they go elsewhere.
     pub(super) fn serves(&self, address: SocketAddr) -> Serving {
         let (sender, receiver) = watch::channel(None);
         self.0.write().unwrap_or_else(PoisonError::into_inner).insert(address, receiver);

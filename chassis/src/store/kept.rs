@@ -1,10 +1,10 @@
 //! A connection to PostgreSQL that one task keeps for what it writes again and again. A pool asks its connections whether
 //! they are there whenever they are given back: for each statement another trip to the server, and a task.
 
-use sqlx::{Connection as _, PgConnection, PgPool};
+use sqlx::{PgConnection, PgPool};
 use tokio::time::{Instant, timeout};
 
-use super::{PATIENCE, RECENTLY};
+use super::{PATIENCE, is_there};
 
 /// At most one connection, beside the pool's.
 #[derive(Debug)]
@@ -25,7 +25,7 @@ impl Kept {
     /// The server gives none in time.
     pub async fn take(&mut self) -> Result<PgConnection, sqlx::Error> {
         if let Some((mut connection, used)) = self.idle.take()
-            && (used.elapsed() < RECENTLY || matches!(timeout(PATIENCE, connection.ping()).await, Ok(Ok(()))))
+            && timeout(PATIENCE, is_there(&mut connection, used.elapsed())).await.unwrap_or(false)
         {
             return Ok(connection);
         }
