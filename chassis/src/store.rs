@@ -58,6 +58,18 @@ pub enum Engine<S, P> {
     Postgres(P),
 }
 
+impl<S, P> Engine<S, P> {
+    /// The condition `column {…}` of being any of these numbers, and the text to bind for them: they are one parameter, so that
+    /// one statement stays prepared however many there are.
+    pub fn any_of(&self, parameter: &str, numbers: impl IntoIterator<Item = i64>) -> (String, String) {
+        let numbers = numbers.into_iter().map(|number| number.to_string()).collect::<Vec<_>>().join(",");
+        match self {
+            Self::Sqlite(_) => (format!("IN (SELECT value FROM json_each({parameter}))"), format!("[{numbers}]")),
+            Self::Postgres(_) => (format!("IN (SELECT UNNEST({parameter}::bigint[]))"), format!("{{{numbers}}}")),
+        }
+    }
+}
+
 /// Runs one sqlx expression on whichever engine is there: `with!(store.reader(), c => sqlx::query("…").fetch_all(c).await)`.
 #[macro_export]
 macro_rules! with {

@@ -4,7 +4,7 @@
 //! The hot statements stand in both dialects side by side: PostgreSQL takes whole columns (UNNEST), SQLite rows of values,
 //! `OR FAIL`: a statement that fails ends the transaction, so that there is nothing to undo within it, and no journal of it.
 
-use std::{sync::Arc, time::Duration};
+use std::{collections::BTreeMap, sync::Arc, time::Duration};
 
 use anyhow::anyhow;
 use bytes::Bytes;
@@ -33,8 +33,9 @@ pub(super) struct Group {
     pub(super) updates: Vec<Update>,
     pub(super) attempts: Vec<AttemptRow>,
     pub(super) lanes: Vec<LaneRow>,
-    /// Keys of ordered lanes whose first blocked delivery may go now: (lane, ordering key). No key: every blocked one.
-    pub(super) releases: Vec<(i64, Option<String>)>,
+    pub(super) releases: Vec<Release>,
+    /// Lanes that are ordered no more: whatever is blocked there may go.
+    pub(super) unordered: Vec<i64>,
     /// Offers to be told about after the commit, with their events; not written.
     pub(super) offers: Vec<(u64, [u8; 16])>,
 }
@@ -54,6 +55,7 @@ impl Group {
             && self.updates.is_empty()
             && self.lanes.is_empty()
             && self.releases.is_empty()
+            && self.unordered.is_empty()
             && self.offers.is_empty()
     }
 
@@ -63,6 +65,7 @@ impl Group {
             && self.updates.is_empty()
             && self.lanes.is_empty()
             && self.releases.is_empty()
+            && self.unordered.is_empty()
             && !self.inserts.iter().any(|insert| insert.may_be_behind)
     }
 }
@@ -109,6 +112,13 @@ impl End {
 pub(super) struct Update {
     pub(super) id: i64,
     pub(super) end: End,
+}
+
+/// In an ordered lane, the first blocked delivery of this one's key may go, unless another of the key is on its way.
+#[derive(Clone, Copy, Debug)]
+pub(super) struct Release {
+    pub(super) lane: i64,
+    pub(super) delivery: i64,
 }
 
 #[derive(Debug)]
@@ -158,7 +168,7 @@ pub(super) async fn run(
         };
         if failures > 0 {
             // A commit whose answer was lost may have released them before.
-            found.released = group.releases.iter().map(|(lane, _)| *lane).collect();
+            found.released = group.releases.iter().map(|release| release.lane).chain(group.unordered.clone()).collect();
         }
         if signals.send(Signal::Committed(group, found)).await.is_err() {
             return;
@@ -176,9 +186,7 @@ async fn commit(store: &Store, kept: &mut Engine<Writer, Kept>, keys: &DataKeys,
     }
     let mut tx = store.begin().await?;
     let inserted = insert(tx.on(), group, &sealed).await?;
-    for row in group.inserts.iter().filter(|row| row.may_be_behind) {
-        block(&mut tx, &row.delivery).await?;
-    }
+    block(&mut tx, &group.inserts).await?;
     update_deliveries(&mut tx, &group.updates).await?;
     for lane in &group.lanes {
         crate::fail::point("lane.breaker.commit");
@@ -186,12 +194,7 @@ async fn commit(store: &Store, kept: &mut Engine<Writer, Kept>, keys: &DataKeys,
             "UPDATE lanes SET breaker_opened_at = $2, breaker_openings = $3, failing_since = $4 WHERE number = $1",
         ).bind(lane.number).bind(lane.breaker_opened_at).bind(lane.breaker_openings).bind(lane.failing_since).execute(c).await.map(drop))?;
     }
-    let mut released = Vec::new();
-    for (lane, key) in &group.releases {
-        if release(&mut tx, *lane, key.as_deref()).await? > 0 {
-            released.push(*lane);
-        }
-    }
+    let released = release(&mut tx, group).await?;
     crate::fail::point("lane.record.commit");
     tx.commit().await?;
     crate::fail::point("lane.record.committed");
@@ -459,30 +462,59 @@ async fn update_deliveries(tx: &mut Tx, rows: &[Update]) -> Result<()> {
     Ok(())
 }
 
-/// Puts a new delivery of an ordered lane behind its predecessors of the same key, and raises those to its priority.
-async fn block(tx: &mut Tx, delivery: &Delivery) -> Result<()> {
-    with!(tx.on(), c => sqlx::query(
-        "UPDATE deliveries SET state = 2 WHERE id = $1 AND state = 0 AND EXISTS (SELECT 1 FROM deliveries AS earlier
-             WHERE earlier.lane = $2 AND earlier.ordering_key = $3 AND earlier.state IN (0, 1, 2) AND earlier.id < $1)",
-    ).bind(delivery.id).bind(delivery.lane).bind(&delivery.ordering_key).execute(c).await.map(drop))?;
-    with!(tx.on(), c => sqlx::query(
-        "UPDATE deliveries SET priority = $4 WHERE lane = $2 AND ordering_key = $3 AND state IN (0, 1, 2) AND id < $1 AND priority > $4",
-    ).bind(delivery.id).bind(delivery.lane).bind(&delivery.ordering_key).bind(delivery.priority).execute(c).await.map(drop))?;
+/// Puts these new deliveries behind their predecessors of the same key.
+const BLOCK: &str = "UPDATE deliveries SET state = 2 WHERE id {these} AND state = 0 AND EXISTS (SELECT 1 FROM deliveries AS earlier
+         WHERE earlier.lane = deliveries.lane AND earlier.ordering_key = deliveries.ordering_key AND earlier.state IN (0, 1, 2)
+             AND earlier.id < deliveries.id)";
+
+/// Raises the predecessors of these to their priority. SQLite keeps the order of a cross join.
+const RAISE: &str = "UPDATE deliveries SET priority = raised.priority
+     FROM (SELECT earlier.id, MIN(later.priority) AS priority FROM deliveries AS later CROSS JOIN deliveries AS earlier
+         WHERE later.id {these} AND earlier.lane = later.lane AND earlier.ordering_key = later.ordering_key
+             AND earlier.state IN (0, 1, 2) AND earlier.id < later.id AND earlier.priority > later.priority
+         GROUP BY earlier.id) AS raised
+     WHERE deliveries.id = raised.id";
+
+/// Lets the first blocked delivery of these ones' keys go, where none of the key is still on its way; gives their lanes.
+/// The repeated condition lets SQLite see that its partial index serves.
+const RELEASE: &str = "UPDATE deliveries SET state = 0
+     WHERE id IN (SELECT (SELECT MIN(id) FROM deliveries AS blocked
+             WHERE blocked.lane = ended.lane AND blocked.ordering_key = ended.ordering_key AND blocked.state = 2)
+         FROM deliveries AS ended
+         WHERE ended.id {these} AND NOT EXISTS (SELECT 1 FROM deliveries AS active WHERE active.lane = ended.lane
+             AND active.ordering_key = ended.ordering_key AND active.state <> 2 AND active.state IN (0, 1, 2)))
+     RETURNING lane";
+
+/// Runs a statement on these deliveries, if there are any; gives what it returns. Their ids are one parameter of one text.
+async fn on_these(tx: &mut Tx, text: &str, ids: Vec<i64>) -> Result<Vec<i64>> {
+    if ids.is_empty() {
+        return Ok(Vec::new());
+    }
+    let (these, ids) = tx.on().any_of("$1", ids);
+    let text = text.replace("{these}", &these);
+    Ok(with!(tx.on(), c => sqlx::query_scalar(sqlx::AssertSqlSafe(text.as_str())).bind(&ids).fetch_all(c).await)?)
+}
+
+/// Gives new deliveries of ordered lanes their place among those of the same key.
+async fn block(tx: &mut Tx, inserts: &[Insert]) -> Result<()> {
+    let behind = || inserts.iter().filter(|row| row.may_be_behind).map(|row| &row.delivery);
+    on_these(tx, BLOCK, behind().map(|delivery| delivery.id).collect()).await?;
+    // The last of a key and a priority is behind all that the others of them are behind.
+    let last: BTreeMap<_, i64> =
+        behind().map(|delivery| ((delivery.lane, &*delivery.ordering_key, delivery.priority), delivery.id)).collect();
+    on_these(tx, RAISE, last.into_values().collect()).await?;
     Ok(())
 }
 
-/// Lets the first blocked delivery of a key go, unless one of the key is still on its way; with no key, all that are
-/// blocked. Gives their number.
-async fn release(tx: &mut Tx, lane: i64, key: Option<&str>) -> Result<u64> {
-    let Some(key) = key else {
-        return Ok(with!(tx.on(), c => sqlx::query("UPDATE deliveries SET state = 0 WHERE lane = $1 AND state = 2")
-            .bind(lane).execute(c).await.map(|done| done.rows_affected()))?);
-    };
-    // The repeated condition lets SQLite see that its partial index serves.
-    Ok(with!(tx.on(), c => sqlx::query(
-        "UPDATE deliveries SET state = 0 WHERE id = (SELECT MIN(id) FROM deliveries
-             WHERE lane = $1 AND ordering_key = $2 AND state = 2)
-         AND NOT EXISTS (SELECT 1 FROM deliveries AS active WHERE active.lane = $1 AND active.ordering_key = $2
-             AND active.state <> 2 AND active.state IN (0, 1, 2))",
-    ).bind(lane).bind(key).execute(c).await.map(|done| done.rows_affected()))?)
+/// Lets go what was blocked behind what has ended; gives the lanes where something was released.
+async fn release(tx: &mut Tx, group: &Group) -> Result<Vec<i64>> {
+    let mut released = on_these(tx, RELEASE, group.releases.iter().map(|release| release.delivery).collect()).await?;
+    for lane in &group.unordered {
+        let freed = with!(tx.on(), c => sqlx::query("UPDATE deliveries SET state = 0 WHERE lane = $1 AND state = 2")
+            .bind(lane).execute(c).await.map(|done| done.rows_affected()))?;
+        released.extend((freed > 0).then_some(*lane));
+    }
+    released.sort_unstable();
+    released.dedup();
+    Ok(released)
 }

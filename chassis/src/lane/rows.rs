@@ -157,6 +157,12 @@ pub(super) struct Due {
     pub(super) next: Option<(i64, i64)>,
 }
 
+/// When the next delivery of a lane is due, after a time, and its priority: the first of each priority is looked up.
+const NEXT: &str = "SELECT next_at, priority FROM (SELECT priority, (SELECT next_at FROM deliveries
+         WHERE lane = $1 AND deliveries.priority = priorities.priority AND state = 0 AND next_at > $2 ORDER BY next_at LIMIT 1) AS next_at
+         FROM (SELECT CAST(1 AS BIGINT) AS priority UNION ALL SELECT 2 UNION ALL SELECT 3 UNION ALL SELECT 4) AS priorities) AS firsts
+     WHERE next_at IS NOT NULL ORDER BY next_at, priority LIMIT 1";
+
 /// Up to `limit` deliveries of a lane that are due at `now`, without those that are `known`.
 pub(super) async fn due(
     store: &Store,
@@ -166,43 +172,35 @@ pub(super) async fn due(
     now: i64,
     limit: usize,
 ) -> Result<Due> {
-    let (mut deliveries, mut unreadable, mut more) = (Vec::new(), Vec::new(), None);
-    // The text holds nothing but our own numbers, and is another each time: not worth keeping prepared.
-    let known: Vec<String> = known.iter().map(i64::to_string).collect();
-    let query = format!(
-        "SELECT id, organization_id, event, event_id, event_type, ordering_key, priority, origin, attempts, reopened_after,
-             created_at, content
-         FROM deliveries WHERE lane = $1 AND priority = $2 AND state = 0 AND next_at <= $3 AND id NOT IN ({})
-         ORDER BY next_at, id LIMIT $4",
-        if known.is_empty() { "0".to_owned() } else { known.join(",") }
-    );
+    let (known, ids) = store.reader().any_of("$4", known.iter().copied());
     // One index range per priority: the index (lane, priority, next_at) gives each in order without sorting.
-    for priority in 1..=4i64 {
-        let left = i64::try_from(limit - deliveries.len()).unwrap_or(i64::MAX - 1);
-        let rows: Vec<DueRow> = with!(store.reader(), c => sqlx::query_as(sqlx::AssertSqlSafe(query.as_str())).persistent(false)
-            .bind(lane).bind(priority).bind(now).bind(left + 1).fetch_all(c).await)?;
-        for row in rows {
-            if deliveries.len() == limit {
-                more = Some(priority);
-                break;
-            }
-            match open(keys, lane, lane_id, row).await? {
-                (delivery, true) => deliveries.push(delivery),
-                (delivery, false) => unreadable.push(delivery),
-            }
-        }
-        if more.is_some() {
-            break;
+    let of = |priority| {
+        format!(
+            "SELECT * FROM (SELECT id, organization_id, event, event_id, event_type, ordering_key, priority, origin, attempts,
+                 reopened_after, next_at, created_at, content FROM deliveries
+             WHERE lane = $1 AND priority = {priority} AND state = 0 AND next_at <= $2 AND NOT id {known}
+             ORDER BY next_at, id LIMIT $3) AS of_{priority}"
+        )
+    };
+    let text =
+        format!("{} ORDER BY priority, next_at, id LIMIT $3", (1..=4).map(of).collect::<Vec<_>>().join(" UNION ALL "));
+    let asked = i64::try_from(limit).unwrap_or(i64::MAX).saturating_add(1);
+    let mut rows: Vec<DueRow> = with!(store.reader(), c => sqlx::query_as(sqlx::AssertSqlSafe(text.as_str()))
+        .bind(lane).bind(now).bind(asked).bind(&ids).fetch_all(c).await)?;
+    let more = rows.get(limit).map(|row| row.priority);
+    rows.truncate(limit);
+    let (mut deliveries, mut unreadable) = (Vec::new(), Vec::new());
+    for row in rows {
+        match open(keys, lane, lane_id, row).await? {
+            (delivery, true) => deliveries.push(delivery),
+            (delivery, false) => unreadable.push(delivery),
         }
     }
-    let mut next: Option<(i64, i64)> = None;
-    // Where there is more, another look comes first.
-    for priority in (1..=4i64).filter(|_| more.is_none()) {
-        let at: Option<i64> = with!(store.reader(), c => sqlx::query_scalar(
-            "SELECT next_at FROM deliveries WHERE lane = $1 AND priority = $2 AND state = 0 AND next_at > $3 ORDER BY next_at LIMIT 1",
-        ).bind(lane).bind(priority).bind(now).fetch_optional(c).await)?;
-        next = [next, at.map(|at| (at, priority))].into_iter().flatten().min();
-    }
+    let next = match more {
+        // Another look comes first.
+        Some(_) => None,
+        None => with!(store.reader(), c => sqlx::query_as(NEXT).bind(lane).bind(now).fetch_optional(c).await)?,
+    };
     Ok(Due { deliveries, unreadable, more, next })
 }
 

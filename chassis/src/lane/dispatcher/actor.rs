@@ -27,7 +27,7 @@ use crate::{
     clock::Clock,
     id::OrganizationId,
     lane::{
-        recorder::{AttemptRow, Group, Update},
+        recorder::{AttemptRow, Group, Release, Update},
         rows,
         turns::Turns,
     },
@@ -67,7 +67,9 @@ pub(super) struct Actor<C> {
     passing: Vec<oneshot::Sender<()>>,
     updates: Vec<Update>,
     attempts: Vec<AttemptRow>,
-    releases: Vec<(i64, Option<String>)>,
+    releases: Vec<Release>,
+    /// Lanes that are ordered no more.
+    unordered: Vec<i64>,
     changed_lanes: BTreeSet<i64>,
     turns: Turns,
     /// When lanes are to be looked at again: the alarms of those that have one.
@@ -120,6 +122,7 @@ impl<C: Courier> Actor<C> {
             updates: Vec::new(),
             attempts: Vec::new(),
             releases: Vec::new(),
+            unordered: Vec::new(),
             changed_lanes: BTreeSet::new(),
             turns: Turns::default(),
             timers: BTreeSet::new(),
@@ -195,7 +198,7 @@ impl<C: Courier> Actor<C> {
                 let holds = remembered.most_urgent.is_some();
                 let may_hold_blocked = lane.map_or(holds, |lane| lane.settings.ordered);
                 if may_hold_blocked && !settings.ordered {
-                    self.releases.push((number, None));
+                    self.unordered.push(number);
                 }
                 match self.lanes.get_mut(&number) {
                     Some(lane) => lane.change(settings, remembered.most_urgent),
@@ -251,6 +254,7 @@ impl<C: Courier> Actor<C> {
                     && self.loads == 0
                     && self.updates.is_empty()
                     && self.releases.is_empty()
+                    && self.unordered.is_empty()
                     && self.barriers.is_empty()
                     && self.changed_lanes.is_empty()
                     && self.pendings.rows() == 0

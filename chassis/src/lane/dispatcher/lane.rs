@@ -1,7 +1,7 @@
 //! One lane as the dispatcher holds it in memory: whether it may be tried now, and what an attempt's end means for it.
 
 use std::{
-    collections::{BTreeSet, HashSet},
+    collections::{BTreeSet, HashMap, HashSet},
     sync::Arc,
     time::Duration,
 };
@@ -52,8 +52,8 @@ pub(super) struct Lane {
     pub(super) known: HashSet<i64>,
     /// Of those, whose attempt hasn't begun.
     claimed: HashSet<i64>,
-    /// Ordering keys of the known ones, where the lane is ordered.
-    pub(super) keys: HashSet<String>,
+    /// Ordering keys of the known ones, where the lane is ordered, and whether others of the key may be blocked behind them.
+    keys: HashMap<String, bool>,
     /// Fresh deliveries that wait for a slot in memory, most urgent first: (priority, id).
     pub(super) queue: BTreeSet<(i64, i64)>,
     /// When an attempt last succeeded, or the first of several at once began.
@@ -126,7 +126,7 @@ impl Lane {
             running: 0,
             known: HashSet::new(),
             claimed: HashSet::new(),
-            keys: HashSet::new(),
+            keys: HashMap::new(),
             queue: BTreeSet::new(),
             flowed_at: Timestamp::MIN,
             unwritten: [0; PRIORITIES],
@@ -202,7 +202,17 @@ impl Lane {
 
     /// Whether an earlier delivery of the same key is in memory, where the lane is ordered.
     pub(super) fn key_is_busy(&self, delivery: &Delivery) -> bool {
-        self.settings.ordered && self.keys.contains(&delivery.ordering_key)
+        self.settings.ordered && self.keys.contains_key(&delivery.ordering_key)
+    }
+
+    /// Notes that a delivery is blocked behind one of its key that is in memory.
+    pub(super) fn block(&mut self, delivery: &Delivery) {
+        self.keys.get_mut(&delivery.ordering_key).into_iter().for_each(|blocks| *blocks = true);
+    }
+
+    /// Whether others may be blocked behind this delivery.
+    pub(super) fn blocks(&self, delivery: &Delivery) -> bool {
+        self.settings.ordered && self.keys.get(&delivery.ordering_key).is_none_or(|blocks| *blocks)
     }
 
     /// A delivery leaves memory.
@@ -212,7 +222,7 @@ impl Lane {
         if self.loading {
             self.settled_meanwhile.insert(delivery.id);
         }
-        if self.keys.remove(&delivery.ordering_key)
+        if self.keys.remove(&delivery.ordering_key).is_some()
             && let Some(priority) = self.passed_over.take()
         {
             self.hold(priority);
@@ -254,13 +264,13 @@ impl Lane {
         }
     }
 
-    /// Takes a slot for an attempt that begins now or later.
-    pub(super) fn claim(&mut self, delivery: &Delivery) {
+    /// Takes a slot for an attempt that begins now or later, of a delivery that others may be blocked behind.
+    pub(super) fn claim(&mut self, delivery: &Delivery, blocks: bool) {
         self.running += 1;
         self.known.insert(delivery.id);
         self.claimed.insert(delivery.id);
         if self.settings.ordered {
-            self.keys.insert(delivery.ordering_key.clone());
+            self.keys.insert(delivery.ordering_key.clone(), blocks);
         }
     }
 

@@ -33,7 +33,8 @@ impl<C: Courier> Actor<C> {
     /// Takes slots for a delivery. Its attempt begins now, or, where a repeat can't be dropped, once its row is durable.
     pub(super) fn lift_off(&mut self, delivery: Arc<Delivery>, offer: Option<(u64, usize)>, now: Timestamp) {
         let lane = self.lanes.get_mut(&delivery.lane).expect("only deliveries of open lanes are tried");
-        lane.claim(&delivery);
+        // Nothing of its key was on its way when a fresh one came, else it would wait.
+        lane.claim(&delivery, offer.is_none());
         self.running += 1;
         *self.running_of.entry(delivery.organization.clone()).or_default() += 1;
         let repeatable = lane.settings.repeatable;

@@ -98,6 +98,9 @@ impl<C: Courier> Actor<C> {
             status_code: None,
             reason: String::new(),
         };
+        if key_is_busy {
+            lane.block(&delivery);
+        }
         let delivery = Arc::new(delivery);
         if go {
             self.lift_off(delivery.clone(), repeatable.then_some(offer), now);

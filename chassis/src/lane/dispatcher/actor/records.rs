@@ -11,7 +11,7 @@ use crate::{
     lane::{
         delivery::{Delivery, State},
         dispatcher::{Courier, flight::Phase},
-        recorder::{End, Found, Group, Insert, Update},
+        recorder::{End, Found, Group, Insert, Release, Update},
     },
 };
 
@@ -28,6 +28,7 @@ impl<C: Courier> Actor<C> {
         let nothing = self.updates.is_empty()
             && self.changed_lanes.is_empty()
             && self.releases.is_empty()
+            && self.unordered.is_empty()
             && self.barriers.is_empty();
         if nothing && self.pendings.due().is_none_or(|at| at > now) {
             return;
@@ -37,6 +38,7 @@ impl<C: Courier> Actor<C> {
             updates: std::mem::take(&mut self.updates),
             attempts: std::mem::take(&mut self.attempts),
             releases: std::mem::take(&mut self.releases),
+            unordered: std::mem::take(&mut self.unordered),
             lanes: std::mem::take(&mut self.changed_lanes)
                 .iter()
                 .filter_map(|number| Some(self.lanes.get(number)?.row()))
@@ -86,10 +88,15 @@ impl<C: Courier> Actor<C> {
         insert.end = End::final_at(state, reason, self.clock.now());
     }
 
-    /// What a delivery's end lets go, in an ordered lane.
-    fn release(&self, delivery: &Delivery, end: &End) -> Option<(i64, Option<String>)> {
-        let ordered = self.lanes.get(&delivery.lane).is_some_and(|lane| lane.settings.ordered);
-        (ordered && end.state.is_final()).then(|| (delivery.lane, Some(delivery.ordering_key.clone())))
+    /// A delivery whose key may go on once this end of it is written: its own, or, where it is blocked, that of whom it was
+    /// behind, which left memory before.
+    fn release(&self, delivery: &Delivery, end: &End) -> Option<Release> {
+        let lane = self.lanes.get(&delivery.lane)?;
+        let goes_on = match end.state {
+            State::Blocked => !lane.key_is_busy(delivery),
+            state => state.is_final() && lane.blocks(delivery),
+        };
+        goes_on.then_some(Release { lane: delivery.lane, delivery: delivery.id })
     }
 
     /// Tells those who waited for the group.
@@ -138,13 +145,7 @@ impl<C: Courier> Actor<C> {
         lane.written(delivery.priority);
         match end.state {
             State::Waiting => self.waits(delivery.lane, delivery.priority, end.next_at, now),
-            State::Blocked => {
-                lane.keep();
-                if !lane.key_is_busy(delivery) {
-                    // Whom it was behind came to its end before this row was written.
-                    self.releases.push((delivery.lane, Some(delivery.ordering_key.clone())));
-                }
-            }
+            State::Blocked => lane.keep(),
             _ => {}
         }
     }

@@ -11,7 +11,7 @@ use crate::{
     lane::{
         delivery::{CRITICAL, Delivery, State},
         dispatcher::{Courier, Signal, lane::Ready},
-        recorder::{End, Update},
+        recorder::{End, Release, Update},
         rows::{self, Due},
     },
 };
@@ -155,7 +155,7 @@ impl<C: Courier> Actor<C> {
             )
         };
         self.updates.push(Update { id: delivery.id, end });
-        self.releases.push((delivery.lane, Some(delivery.ordering_key)));
+        self.releases.push(Release { lane: delivery.lane, delivery: delivery.id });
     }
 
     /// Tries a delivery that waited in the store, if it still may.
