@@ -4,7 +4,11 @@
 //! The hot statements stand in both dialects side by side: PostgreSQL takes whole columns (UNNEST), SQLite rows of values,
 //! `OR FAIL`: a statement that fails ends the transaction, so that there is nothing to undo within it, and no journal of it.
 
-use std::{collections::BTreeMap, sync::Arc, time::Duration};
+use std::{
+    collections::{BTreeMap, HashSet},
+    sync::Arc,
+    time::Duration,
+};
 
 use anyhow::anyhow;
 use bytes::Bytes;
@@ -33,7 +37,8 @@ pub(super) struct Group {
     pub(super) updates: Vec<Update>,
     pub(super) attempts: Vec<AttemptRow>,
     pub(super) lanes: Vec<LaneRow>,
-    pub(super) releases: Vec<Release>,
+    /// Ordered lanes and their keys whose first blocked delivery may go now, unless another of the key is on its way.
+    pub(super) releases: Vec<(i64, String)>,
     /// Lanes that are ordered no more: whatever is blocked there may go.
     pub(super) unordered: Vec<i64>,
     /// Offers to be told about after the commit, with their events; not written.
@@ -114,13 +119,6 @@ pub(super) struct Update {
     pub(super) end: End,
 }
 
-/// In an ordered lane, the first blocked delivery of this one's key may go, unless another of the key is on its way.
-#[derive(Clone, Copy, Debug)]
-pub(super) struct Release {
-    pub(super) lane: i64,
-    pub(super) delivery: i64,
-}
-
 #[derive(Debug)]
 pub(super) struct AttemptRow {
     pub(super) delivery: i64,
@@ -168,7 +166,7 @@ pub(super) async fn run(
         };
         if failures > 0 {
             // A commit whose answer was lost may have released them before.
-            found.released = group.releases.iter().map(|release| release.lane).chain(group.unordered.clone()).collect();
+            found.released = group.releases.iter().map(|(lane, _)| *lane).chain(group.unordered.clone()).collect();
         }
         if signals.send(Signal::Committed(group, found)).await.is_err() {
             return;
@@ -396,19 +394,23 @@ fn attempt_values(query: &mut QueryBuilder<Sqlite>, rows: &[(&AttemptRow, &Optio
 
 /// Which of these, of which so many were new to it, the store has under another id.
 async fn repeated(store: &Store, rows: &[Insert], inserted: usize) -> Result<Vec<i64>> {
-    let mut repeated = Vec::new();
     if inserted == rows.len() {
-        return Ok(repeated);
+        return Ok(Vec::new());
     }
-    for Insert { delivery, .. } in rows {
+    let (these, ids) = store.reader().any_of("$1", rows.iter().map(|row| row.delivery.id));
+    let text = format!("SELECT id FROM deliveries WHERE id {these}");
+    let written: Vec<i64> = with!(store.reader(), c => sqlx::query_scalar(sqlx::AssertSqlSafe(text.as_str()))
+        .bind(&ids).fetch_all(c).await)?;
+    let written = HashSet::<i64>::from_iter(written);
+    let mut repeated = Vec::new();
+    for Insert { delivery, .. } in rows.iter().filter(|row| !written.contains(&row.delivery.id)) {
         let stored: Option<i64> = with!(store.reader(), c => sqlx::query_scalar("SELECT id FROM deliveries WHERE event = $1 AND lane = $2")
             .bind(&delivery.event[..]).bind(delivery.lane).fetch_optional(c).await)?;
         // Whatever answered for it, nothing may be acknowledged that isn't there.
-        let stored =
-            stored.ok_or_else(|| Error::internal(anyhow!("delivery {} was committed and isn't there", delivery.id)))?;
-        if stored != delivery.id {
-            repeated.push(delivery.id);
+        if stored.is_none() {
+            return Err(Error::internal(anyhow!("delivery {} was committed and isn't there", delivery.id)));
         }
+        repeated.push(delivery.id);
     }
     Ok(repeated)
 }
@@ -475,24 +477,15 @@ const RAISE: &str = "UPDATE deliveries SET priority = raised.priority
          GROUP BY earlier.id) AS raised
      WHERE deliveries.id = raised.id";
 
-/// Lets the first blocked delivery of these ones' keys go, where none of the key is still on its way; gives their lanes.
-/// The repeated condition lets SQLite see that its partial index serves.
-const RELEASE: &str = "UPDATE deliveries SET state = 0
-     WHERE id IN (SELECT (SELECT MIN(id) FROM deliveries AS blocked
-             WHERE blocked.lane = ended.lane AND blocked.ordering_key = ended.ordering_key AND blocked.state = 2)
-         FROM deliveries AS ended
-         WHERE ended.id {these} AND NOT EXISTS (SELECT 1 FROM deliveries AS active WHERE active.lane = ended.lane
-             AND active.ordering_key = ended.ordering_key AND active.state <> 2 AND active.state IN (0, 1, 2)))
-     RETURNING lane";
-
-/// Runs a statement on these deliveries, if there are any; gives what it returns. Their ids are one parameter of one text.
-async fn on_these(tx: &mut Tx, text: &str, ids: Vec<i64>) -> Result<Vec<i64>> {
+/// Runs a statement on these deliveries, if there are any.
+async fn on_these(tx: &mut Tx, text: &str, ids: Vec<i64>) -> Result<()> {
     if ids.is_empty() {
-        return Ok(Vec::new());
+        return Ok(());
     }
     let (these, ids) = tx.on().any_of("$1", ids);
     let text = text.replace("{these}", &these);
-    Ok(with!(tx.on(), c => sqlx::query_scalar(sqlx::AssertSqlSafe(text.as_str())).bind(&ids).fetch_all(c).await)?)
+    with!(tx.on(), c => sqlx::query(sqlx::AssertSqlSafe(text.as_str())).bind(&ids).execute(c).await.map(drop))?;
+    Ok(())
 }
 
 /// Gives new deliveries of ordered lanes their place among those of the same key.
@@ -502,13 +495,32 @@ async fn block(tx: &mut Tx, inserts: &[Insert]) -> Result<()> {
     // The last of a key and a priority is behind all that the others of them are behind.
     let last: BTreeMap<_, i64> =
         behind().map(|delivery| ((delivery.lane, &*delivery.ordering_key, delivery.priority), delivery.id)).collect();
-    on_these(tx, RAISE, last.into_values().collect()).await?;
-    Ok(())
+    on_these(tx, RAISE, last.into_values().collect()).await
 }
+
+/// Lets the first blocked delivery of each of these keys go, where none of the key is still on its way; gives their lanes.
+/// The repeated condition lets SQLite see that its partial index serves.
+const RELEASE: &str = "UPDATE deliveries SET state = 0
+     WHERE id IN (SELECT (SELECT MIN(id) FROM deliveries AS blocked
+             WHERE blocked.lane = keys.lane AND blocked.ordering_key = keys.ordering_key AND blocked.state = 2)
+         FROM (SELECT CAST(value ->> 0 AS BIGINT) AS lane, value ->> 1 AS ordering_key FROM {each}) AS keys
+         WHERE NOT EXISTS (SELECT 1 FROM deliveries AS active WHERE active.lane = keys.lane
+             AND active.ordering_key = keys.ordering_key AND active.state <> 2 AND active.state IN (0, 1, 2)))
+     RETURNING lane";
 
 /// Lets go what was blocked behind what has ended; gives the lanes where something was released.
 async fn release(tx: &mut Tx, group: &Group) -> Result<Vec<i64>> {
-    let mut released = on_these(tx, RELEASE, group.releases.iter().map(|release| release.delivery).collect()).await?;
+    let mut released: Vec<i64> = Vec::new();
+    if !group.releases.is_empty() {
+        let keys = serde_json::json!(group.releases).to_string();
+        let each = match tx.on() {
+            Engine::Sqlite(_) => "json_each($1)",
+            Engine::Postgres(_) => "json_array_elements($1::json)",
+        };
+        let text = RELEASE.replace("{each}", each);
+        released =
+            with!(tx.on(), c => sqlx::query_scalar(sqlx::AssertSqlSafe(text.as_str())).bind(&keys).fetch_all(c).await)?;
+    }
     for lane in &group.unordered {
         let freed = with!(tx.on(), c => sqlx::query("UPDATE deliveries SET state = 0 WHERE lane = $1 AND state = 2")
             .bind(lane).execute(c).await.map(|done| done.rows_affected()))?;

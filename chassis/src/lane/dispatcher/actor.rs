@@ -27,7 +27,7 @@ use crate::{
     clock::Clock,
     id::OrganizationId,
     lane::{
-        recorder::{AttemptRow, Group, Release, Update},
+        recorder::{AttemptRow, Group, Update},
         rows,
         turns::Turns,
     },
@@ -67,7 +67,7 @@ pub(super) struct Actor<C> {
     passing: Vec<oneshot::Sender<()>>,
     updates: Vec<Update>,
     attempts: Vec<AttemptRow>,
-    releases: Vec<Release>,
+    releases: Vec<(i64, String)>,
     /// Lanes that are ordered no more.
     unordered: Vec<i64>,
     changed_lanes: BTreeSet<i64>,

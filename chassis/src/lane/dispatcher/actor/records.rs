@@ -11,7 +11,7 @@ use crate::{
     lane::{
         delivery::{Delivery, State},
         dispatcher::{Courier, flight::Phase},
-        recorder::{End, Found, Group, Insert, Release, Update},
+        recorder::{End, Found, Group, Insert, Update},
     },
 };
 
@@ -88,15 +88,15 @@ impl<C: Courier> Actor<C> {
         insert.end = End::final_at(state, reason, self.clock.now());
     }
 
-    /// A delivery whose key may go on once this end of it is written: its own, or, where it is blocked, that of whom it was
-    /// behind, which left memory before.
-    fn release(&self, delivery: &Delivery, end: &End) -> Option<Release> {
+    /// Whose key may go on once this end of a delivery is written: that of one that others may be blocked behind, or that is
+    /// blocked itself, and whom it was behind has left memory.
+    fn release(&self, delivery: &Delivery, end: &End) -> Option<(i64, String)> {
         let lane = self.lanes.get(&delivery.lane)?;
         let goes_on = match end.state {
             State::Blocked => !lane.key_is_busy(delivery),
             state => state.is_final() && lane.blocks(delivery),
         };
-        goes_on.then_some(Release { lane: delivery.lane, delivery: delivery.id })
+        goes_on.then(|| (delivery.lane, delivery.ordering_key.clone()))
     }
 
     /// Tells those who waited for the group.

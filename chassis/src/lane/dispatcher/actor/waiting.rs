@@ -11,7 +11,7 @@ use crate::{
     lane::{
         delivery::{CRITICAL, Delivery, State},
         dispatcher::{Courier, Signal, lane::Ready},
-        recorder::{End, Release, Update},
+        recorder::{End, Update},
         rows::{self, Due},
     },
 };
@@ -155,7 +155,7 @@ impl<C: Courier> Actor<C> {
             )
         };
         self.updates.push(Update { id: delivery.id, end });
-        self.releases.push(Release { lane: delivery.lane, delivery: delivery.id });
+        self.releases.push((delivery.lane, delivery.ordering_key));
     }
 
     /// Tries a delivery that waited in the store, if it still may.

@@ -167,6 +167,25 @@ async fn a_crash_behind_an_attempt_that_must_not_be_repeated_releases_the_next()
     .await;
 }
 
+#[tokio::test]
+async fn what_is_behind_an_event_that_was_handled_before_goes_when_that_has_come_again() {
+    on_each_engine(|store| async {
+        let world = World::<true>::new(store).await;
+        world.open("ada/a", ordered()).await;
+        world.give(of("ada/a", 1, "x", 3)).await;
+        world.quiet().await;
+        world.courier.hold("ada/a");
+        let again = world.offer(of("ada/a", 1, "x", 3)).await;
+        world.give(of("ada/a", 2, "x", 3)).await;
+        kept(again).await.expect("durable");
+        world.courier.let_go("ada/a");
+        world.quiet().await;
+        assert_eq!(world.courier.events("ada/a"), [1, 1, 2]);
+        assert_eq!(world.states("ada/a").await, [(State::Delivered, 2)].into());
+    })
+    .await;
+}
+
 #[derive(Clone, Debug)]
 enum Step {
     Offer { key: u8, priority: i64, outcomes: Vec<u8>, also_elsewhere: bool },
