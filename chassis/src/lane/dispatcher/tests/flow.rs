@@ -233,6 +233,28 @@ async fn a_message_that_is_refused_never_opens_the_breaker() {
 }
 
 #[tokio::test]
+async fn after_a_start_each_waits_for_its_own_time() {
+    on_each_engine(|store| async {
+        let mut world = World::<true>::new(store).await;
+        world.open("ada/a", retries(&[100])).await;
+        for (event, priority) in [(1, 4), (2, 1)] {
+            world.courier.event(event, [MESSAGE_REFUSED]);
+            world.pass(Duration::from_secs(50)).await;
+            world.give(Offer { priority, ..offer("ada/a", event) }).await;
+        }
+        world.quiet().await;
+        world.restart().await;
+        world.open("ada/a", retries(&[100])).await;
+        world.quiet().await;
+        world.pass(Duration::from_secs(75)).await;
+        assert_eq!(world.courier.events("ada/a"), [1, 2, 1]);
+        world.pass(Duration::from_secs(50)).await;
+        assert_eq!(world.courier.events("ada/a"), [1, 2, 1, 2]);
+    })
+    .await;
+}
+
+#[tokio::test]
 async fn a_breaker_stays_open_over_a_restart() {
     on_each_engine(|store| async {
         let mut world = World::<true>::new(store).await;

@@ -83,6 +83,27 @@ async fn an_urgent_successor_raises_its_predecessors() {
 }
 
 #[tokio::test]
+async fn predecessors_are_raised_to_the_most_urgent_behind_them_and_never_lowered() {
+    on_each_engine(|store| async {
+        let world = World::<true>::new(store).await;
+        world.open("ada/a", Settings { ordered: true, ..retries(&[3600]) }).await;
+        world.courier.event(1, [MESSAGE_REFUSED]);
+        let mut priorities = Vec::new();
+        for (event, priority) in [(1, 2), (2, 4), (3, 3), (4, 1)] {
+            world.give(of("ada/a", event, "x", priority)).await;
+            world.quiet().await;
+            let mut now = Vec::new();
+            for event in 1..=event {
+                now.push(world.record("ada/a", event).await.priority);
+            }
+            priorities.push(now);
+        }
+        assert_eq!(priorities, [vec![2], vec![2, 4], vec![2, 3, 3], vec![1, 1, 1, 1]]);
+    })
+    .await;
+}
+
+#[tokio::test]
 async fn an_attempt_that_failed_keeps_its_place_though_its_row_is_not_written_yet() {
     on_each_engine(|store| async {
         let world = World::<true>::new(store).await;
