@@ -62,7 +62,8 @@ struct Script {
     most_inside: HashMap<Arc<str>, usize>,
     /// Deliveries that were attempted twice at once.
     doubled: Vec<(Arc<str>, u32)>,
-    held: HashSet<String>,
+    /// Lanes that are held, and how many attempts may end all the same.
+    held: HashMap<String, u32>,
     of_event: HashMap<u32, VecDeque<Outcome>>,
     of_lane: HashMap<String, Outcome>,
     closed: Vec<String>,
@@ -111,11 +112,17 @@ impl<const REPEATABLE: bool> Peer<REPEATABLE> {
 
     /// Attempts in this lane don't end before it is let go.
     pub(super) fn hold(&self, lane: &str) {
-        self.script().held.insert(lane.to_owned());
+        self.script().held.insert(lane.to_owned(), 0);
     }
 
     pub(super) fn let_go(&self, lane: &str) {
         self.script().held.remove(lane);
+        self.changed.send_replace(());
+    }
+
+    /// One attempt of a lane that is held may end.
+    pub(super) fn let_one_go(&self, lane: &str) {
+        *self.script().held.get_mut(lane).expect("it is held") += 1;
         self.changed.send_replace(());
     }
 
@@ -185,9 +192,20 @@ impl<const REPEATABLE: bool> Peer<REPEATABLE> {
         self.script().calls.len() - 1
     }
 
+    fn may_end(&self, lane: &str) -> bool {
+        match self.script().held.get_mut(lane) {
+            None => true,
+            Some(0) => false,
+            Some(ends) => {
+                *ends -= 1;
+                true
+            }
+        }
+    }
+
     async fn wait(&self, lane: &str) {
         let mut changed = self.changed.subscribe();
-        while self.script().held.contains(lane) && changed.changed().await.is_ok() {}
+        while !self.may_end(lane) && changed.changed().await.is_ok() {}
     }
 
     fn end(&self, delivery: &Delivery, call: usize) -> Outcome {
