@@ -19,6 +19,7 @@ use crate::{
 /// Events of one measured run to one endpoint, and to ten.
 const TO_ONE: usize = 150_000;
 const TO_TEN: usize = 30_000;
+const IN_ORDER: usize = 50_000;
 /// How long each rate of the open loop is held, in seconds, and events before it that aren't counted.
 const HELD: usize = 20;
 const WARM: usize = 500;
@@ -28,7 +29,7 @@ const LATENCIES: [(&str, u32, f64); 3] =
     [("latency_200", 200, 2.5), ("latency_500", 500, 2.5), ("latency_2000", 2_000, 15.0)];
 
 /// The others, those first that need a long log.
-const ON_A_LONG_LOG: [&str; 4] = ["throughput_1", "throughput_10", "memory_peak", "start"];
+const ON_A_LONG_LOG: [&str; 5] = ["throughput_1", "throughput_10", "throughput_ordered", "memory_peak", "start"];
 const MEMORY_IDLE: &str = "memory_idle";
 
 /// What is asked for.
@@ -82,10 +83,13 @@ pub(crate) async fn run(engine: &Engine, wanted: &Wanted, told: &mut impl FnMut(
         blocking(move || publisher::stream(router, &key, TO_NOBODY, 0..rows)).await;
     }
     if wanted.wants("throughput_1") {
-        told(bench.throughput("throughput_1", 1, TO_ONE, 0.20).await);
+        told(bench.throughput("throughput_1", 1, false, TO_ONE, 0.20).await);
     }
     if wanted.wants("throughput_10") {
-        told(bench.throughput("throughput_10", 10, TO_TEN, 0.30).await);
+        told(bench.throughput("throughput_10", 10, false, TO_TEN, 0.30).await);
+    }
+    if wanted.wants("throughput_ordered") {
+        told(bench.throughput("throughput_ordered", 1, true, IN_ORDER, 0.05).await);
     }
     if wanted.wants("memory_peak") {
         told(bench.memory_peak());
@@ -107,11 +111,11 @@ impl Bench {
     }
 
     /// Endpoints for the events that the benches publish, each with a path of the sink's.
-    async fn endpoints(&self, sink: &Sink, count: usize) -> Vec<String> {
+    async fn endpoints(&self, sink: &Sink, count: usize, ordered: bool) -> Vec<String> {
         let mut ids = Vec::with_capacity(count);
         for path in 0..count {
             let endpoint =
-                proto::vendorsync::v1::Endpoint { url: sink.url(path), ..endpoint("client_list_cache.*", false) };
+                proto::vendorsync::v1::Endpoint { url: sink.url(path), ..endpoint("client_list_cache.*", ordered) };
             ids.push(crash::create(&self.system, &self.key, endpoint).await.0);
         }
         ids
@@ -133,9 +137,9 @@ impl Bench {
     }
 
     /// Deliveries a second, from the first publish to the last arrival, beside what a bare client posts.
-    async fn throughput(&self, name: &str, endpoints: usize, events: usize, part: f64) -> Figure {
+    async fn throughput(&self, name: &str, endpoints: usize, ordered: bool, events: usize, part: f64) -> Figure {
         let sink = Sink::start(endpoints, events);
-        let ids = self.endpoints(&sink, endpoints).await;
+        let ids = self.endpoints(&sink, endpoints, ordered).await;
         let limit = blocking({
             let sink = sink.clone();
             move || machine::posts_per_second(&sink)
@@ -157,7 +161,7 @@ impl Bench {
     async fn latency(&self, name: &str, rate: u32, more_p99: f64) -> Vec<Figure> {
         let events = rate as usize * HELD + WARM;
         let sink = Sink::start(1, events);
-        let ids = self.endpoints(&sink, 1).await;
+        let ids = self.endpoints(&sink, 1, false).await;
         let folder = self.system.folder().to_owned();
         let (fsync_p50, fsync_p99) = blocking(move || machine::fsync_ms(&folder)).await;
         let (router, key, type_) = (self.system.addresses.router, self.key.clone(), fresh(TO_WEBHOOKS, name));

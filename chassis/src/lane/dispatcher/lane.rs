@@ -205,7 +205,7 @@ impl Lane {
         self.settings.ordered && self.keys.contains_key(&delivery.ordering_key)
     }
 
-    /// Notes that a delivery is blocked behind one of its key that is in memory.
+    /// Notes that others may be blocked behind the delivery of this key that is in memory.
     pub(super) fn block(&mut self, delivery: &Delivery) {
         self.keys.get_mut(&delivery.ordering_key).into_iter().for_each(|blocks| *blocks = true);
     }

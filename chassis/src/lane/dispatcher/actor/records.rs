@@ -65,6 +65,12 @@ impl<C: Courier> Actor<C> {
                 } else if let Some(flight) = self.flights.get_mut(&insert.delivery.id) {
                     flight.offer = None;
                 }
+                if !insert.end.state.is_final()
+                    && let Some(lane) = self.lanes.get_mut(&insert.delivery.lane)
+                {
+                    // What is dead in the store may come to be behind it there.
+                    lane.block(&insert.delivery);
+                }
                 group.releases.extend(self.release(&insert.delivery, &insert.end));
                 group.inserts.push(insert);
             }

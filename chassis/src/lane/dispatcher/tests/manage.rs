@@ -160,6 +160,27 @@ async fn a_reopened_delivery_is_the_same_row_with_a_fresh_schedule() {
 }
 
 #[tokio::test]
+async fn a_dead_letter_that_is_recovered_behind_an_attempt_goes_after_it() {
+    on_each_engine(|store| async move {
+        let world = World::<true>::new(store).await;
+        world.open("ada/a", Settings { ordered: true, ..retries(&[]) }).await;
+        let of = |event| Offer { ordering_key: "x".to_owned(), ..offer("ada/a", event) };
+        world.courier.event(1, [Outcome::Permanent]);
+        world.give(of(1)).await;
+        world.quiet().await;
+        world.courier.hold("ada/a");
+        world.give(of(2)).await;
+        let recovered = world.dispatcher.recover("ada/a", &organization("ada/a"), true, noon(), false).await;
+        assert_eq!(recovered.expect("recovered"), 1);
+        world.courier.let_go("ada/a");
+        world.quiet().await;
+        assert_eq!(world.courier.events("ada/a"), [1, 2, 1]);
+        assert_eq!(world.states("ada/a").await, [(State::Delivered, 2)].into());
+    })
+    .await;
+}
+
+#[tokio::test]
 async fn recovered_dead_letters_are_tried_afresh_in_their_order() {
     on_each_engine(|store| async move {
         for settings in [retries(&[]), Settings { ordered: true, ..retries(&[]) }] {
