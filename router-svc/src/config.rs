@@ -4,9 +4,13 @@ use std::{collections::BTreeMap, net::SocketAddr, path::PathBuf};
 
 use anyhow::{Result, ensure};
 use chassis::config::{Secret, StoreSettings};
+use jiff::SignedDuration;
 use serde::{Deserialize, Serialize};
 
 use crate::{capture::SourceSettings, table::TableNames};
+
+/// Vendors send a webhook again for days, and so do we: a repeat must be known as one for longer.
+const KEEP_DAYS_MIN: u32 = 7;
 
 /// Settings of the router.
 #[derive(Clone, Debug, Serialize, Deserialize)]
@@ -21,6 +25,9 @@ pub struct Config {
     pub publish_per_second: u32,
     /// Events that one organization may publish at once, before the rate holds it. Default: 10000.
     pub publish_burst: u32,
+    /// How many days events are kept: for as long a repeat of one is known as such, and can subscribers, consumers and replays
+    /// go back; 0: for ever. Nothing goes that vendor-sync or the notifier hasn't taken. Default: 90.
+    pub keep_days: u32,
     /// The event log, routes, organizations and weddings. Default: sqlite:data/router.db.
     pub store: StoreSettings,
     /// Other names for tables and columns that the built-in routes read, by the name they know. Default: none.
@@ -37,6 +44,7 @@ impl Default for Config {
             bootstrap_key_file: "data/bootstrap-key".into(),
             publish_per_second: 2_000,
             publish_burst: 10_000,
+            keep_days: 90,
             store: StoreSettings { url, schema: "router".into(), ..StoreSettings::default() },
             tables: BTreeMap::new(),
             capture: BTreeMap::new(),
@@ -46,10 +54,17 @@ impl Default for Config {
 
 impl Config {
     /// # Errors
-    /// A limit that would let nothing through.
+    /// A limit that would let nothing through; days so few that what is still being retried would be forgotten.
     pub(crate) fn check(&self) -> Result<()> {
         let nothing = self.publish_per_second > 0 && self.publish_burst == 0;
         ensure!(!nothing, "[router] publish_burst must be at least 1, or publish_per_second 0 for no limit");
+        let too_few = (1..KEEP_DAYS_MIN).contains(&self.keep_days);
+        ensure!(!too_few, "[router] keep_days must be at least {KEEP_DAYS_MIN}, or 0 to keep events for ever");
         Ok(())
+    }
+
+    /// How long events are kept; none: for ever.
+    pub(crate) fn keep(&self) -> Option<SignedDuration> {
+        (self.keep_days > 0).then(|| SignedDuration::from_hours(24 * i64::from(self.keep_days)))
     }
 }

@@ -71,7 +71,7 @@ pub(crate) struct Join {
 pub(crate) struct Membership {
     pub(crate) id: u64,
     pub(crate) asks: mpsc::Sender<Ask>,
-    pub(crate) answers: mpsc::UnboundedReceiver<ConsumeResponse>,
+    pub(crate) answers: mpsc::UnboundedReceiver<Result<ConsumeResponse>>,
 }
 
 /// All groups. Cheap to clone.
@@ -108,7 +108,7 @@ impl Consumers {
     pub(crate) async fn open(store: Store, log: Log, clock: Clock, tasks: Tasks) -> Result<Self> {
         let consumers = Self { store, log, clock, tasks, running: Arc::default() };
         for name in BUILT_IN {
-            consumers.create(None, name, &[], 0).await?;
+            consumers.create(None, name, &[], consumers.log.oldest() - 1).await?;
         }
         Ok(consumers)
     }

@@ -48,8 +48,15 @@ use proto::router::v1::{
 };
 
 use crate::{
-    broadcast::Broadcasts, consumer::Consumers, limit::Limits, log::Log, organizations::Organizations,
-    publish::Publisher, routes::RouteTable, table::Tables, weddings::Weddings,
+    broadcast::Broadcasts,
+    consumer::Consumers,
+    limit::Limits,
+    log::{Log, Retention},
+    organizations::Organizations,
+    publish::Publisher,
+    routes::RouteTable,
+    table::Tables,
+    weddings::Weddings,
 };
 pub use crate::{
     capture::{OwnerSettings, SourceSettings, Unlisted},
@@ -100,6 +107,10 @@ pub async fn start(config: Config, chassis: &Chassis) -> Result<Service> {
     };
     let captures = capture::start(sources, &publisher, &store, &tasks);
     let consumers = Consumers::open(store, log.clone(), clock.clone(), tasks.clone()).await?;
+    if let Some(keep) = config.keep() {
+        let retention = Retention::new(log.clone(), clock.clone(), keep);
+        tasks.spawn("log.retention", retention.run(tasks.stopping()));
+    }
 
     let limits = Arc::new(Limits::new(config.publish_per_second, config.publish_burst));
     let events = rpc::EventRpc {

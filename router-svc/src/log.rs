@@ -10,6 +10,7 @@ mod append;
 mod entry;
 mod order;
 mod read;
+mod retention;
 mod tail;
 mod write;
 
@@ -31,7 +32,8 @@ use tokio_util::sync::CancellationToken;
 pub(crate) use self::{
     entry::{Draft, Entry, aad},
     order::Order,
-    read::PAGE,
+    read::{PAGE, Page},
+    retention::Retention,
 };
 use self::{
     tail::Tail,
@@ -59,6 +61,8 @@ pub(crate) struct Log {
     store: Store,
     keys: DataKeys,
     log_id: Arc<str>,
+    /// This router's: a higher one in the store is another's.
+    epoch: i64,
     head: watch::Sender<u64>,
     oldest: Arc<Mutex<u64>>,
     tail: Arc<Tail>,
@@ -89,6 +93,7 @@ impl Log {
         let (appends, queue) = mpsc::channel(PENDING_MAX);
         let log = Self {
             log_id: log_id.into(),
+            epoch,
             head: watch::Sender::new(number(head)),
             oldest: Arc::new(Mutex::new(number(oldest))),
             tail: Arc::new(Tail::after(number(head))),
@@ -99,7 +104,7 @@ impl Log {
             store,
             keys,
         };
-        let writer = Writer { log: log.clone(), kept: log.store.keep(), weddings, clock: clock.clone(), epoch };
+        let writer = Writer { log: log.clone(), kept: log.store.keep(), weddings, clock: clock.clone() };
         let stopping = tasks.stopping();
         tasks.spawn("log.writer", writer.run(queue, stopping));
         Ok(log)
@@ -142,6 +147,11 @@ impl Log {
         *self.oldest.lock().unwrap_or_else(PoisonError::into_inner)
     }
 
+    /// Events before `oldest` are no longer kept.
+    fn begin_at(&self, oldest: u64) {
+        *self.oldest.lock().unwrap_or_else(PoisonError::into_inner) = oldest;
+    }
+
     /// A place in this log.
     pub(crate) fn position(&self, sequence: u64) -> Position {
         Position { log_id: self.log_id.to_string(), sequence }
@@ -156,22 +166,28 @@ impl Log {
     /// # Errors
     /// `Error::OutOfRange` with what is needed to resync, for a position of another log, past the head or before retention.
     pub(crate) fn since(&self, position: &Position) -> Result<u64> {
-        let (head, oldest) = (self.head(), self.oldest());
-        let reason = if position.log_id != *self.log_id {
-            "the position is of another log"
+        let head = self.head();
+        if position.log_id != *self.log_id {
+            Err(self.out_of_range("the position is of another log"))
         } else if position.sequence > head {
-            "the position is past the head of the log"
-        } else if position.sequence + 1 < oldest {
-            "the position is before what is kept"
+            Err(self.out_of_range("the position is past the head of the log"))
         } else {
-            return Ok(position.sequence);
-        };
+            self.check_kept(position.sequence).map(|()| position.sequence)
+        }
+    }
+
+    /// Whether everything after `since` is kept. Readers of the store ask once they have read: events go meanwhile.
+    fn check_kept(&self, since: u64) -> Result<()> {
+        let is_kept = since.saturating_add(1) >= self.oldest();
+        if is_kept { Ok(()) } else { Err(self.out_of_range("the position is before what is kept")) }
+    }
+
+    fn out_of_range(&self, reason: &str) -> Error {
+        let (head, oldest) = (self.head(), self.oldest());
         let metadata =
             vec![("log_id", self.log_id.to_string()), ("oldest", oldest.to_string()), ("head", head.to_string())];
-        Err(Error::OutOfRange {
-            reason: format!("{reason}: read again from the start, then continue from the head"),
-            metadata,
-        })
+        let reason = format!("{reason}: read again from the start, then continue from the head");
+        Error::OutOfRange { reason, metadata }
     }
 }
 

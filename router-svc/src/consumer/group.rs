@@ -9,7 +9,12 @@ use std::{
     time::Duration,
 };
 
-use chassis::{error::Result, id::OrganizationId, store::Store, with};
+use chassis::{
+    error::{Error, Result},
+    id::OrganizationId,
+    store::Store,
+    with,
+};
 use proto::router::v1::{Change, ConsumeResponse, ConsumedEvent, Started, destination::Kind, event::Payload};
 use tokio::sync::mpsc;
 use tokio_util::sync::CancellationToken;
@@ -17,7 +22,7 @@ use tokio_util::sync::CancellationToken;
 use super::state::{BUFFER_MAX, Handed, Next, REPLAY, State, queue_of};
 use crate::{
     event_type::{EventType, TypePattern},
-    log::{Entry, Log, PAGE},
+    log::{Entry, Log, PAGE, Page},
 };
 
 /// Bytes in one answer, unless one event is larger.
@@ -32,7 +37,7 @@ pub(crate) enum Ask {
     /// The channel is bounded by the member's credit.
     Join {
         member: u64,
-        answers: mpsc::UnboundedSender<ConsumeResponse>,
+        answers: mpsc::UnboundedSender<Result<ConsumeResponse>>,
     },
     Credit {
         member: u64,
@@ -65,7 +70,7 @@ pub(super) struct Group {
     store: Store,
     log: Log,
     state: State,
-    streams: HashMap<u64, mpsc::UnboundedSender<ConsumeResponse>>,
+    streams: HashMap<u64, mpsc::UnboundedSender<Result<ConsumeResponse>>>,
     /// Counted up by whoever lets them join.
     members: Arc<AtomicUsize>,
     noted: [u64; 4],
@@ -138,6 +143,10 @@ impl Group {
             let again = match self.serve().await {
                 Ok(More::No) => None,
                 Ok(More::Yes) => Some(Duration::ZERO),
+                Err(Error::OutOfRange { metadata, .. }) => {
+                    self.end_all(&metadata);
+                    None
+                }
                 Err(error) => {
                     tracing::warn!(%error, group = self.number, "could not read the log; trying again");
                     Some(AGAIN)
@@ -166,7 +175,7 @@ impl Group {
                     head: Some(self.log.position(self.log.head())),
                 };
                 // A stream that is gone already is found before the next event is handed out.
-                let _ = answers.send(ConsumeResponse { events: Vec::new(), started: Some(started) });
+                let _ = answers.send(Ok(ConsumeResponse { events: Vec::new(), started: Some(started) }));
                 self.state.join(member);
                 self.streams.insert(member, answers);
             }
@@ -184,6 +193,20 @@ impl Group {
 
     fn leave(&mut self, member: u64) {
         if self.streams.remove(&member).is_some() {
+            self.state.leave(member);
+            self.members.fetch_sub(1, Ordering::Relaxed);
+        }
+    }
+
+    /// Events that the group never saw are no longer kept: its members are told, as are those who join later.
+    fn end_all(&mut self, metadata: &[(&'static str, String)]) {
+        let reason = format!(
+            "group {} is behind what is kept and has missed events: delete it, read again from the start, and join anew",
+            self.name
+        );
+        for (member, stream) in std::mem::take(&mut self.streams) {
+            // One that is gone has nobody to tell.
+            let _ = stream.send(Err(Error::OutOfRange { reason: reason.clone(), metadata: metadata.to_vec() }));
             self.state.leave(member);
             self.members.fetch_sub(1, Ordering::Relaxed);
         }
@@ -256,7 +279,7 @@ impl Group {
         }
         chassis::fail::point("router.consumer.handed");
         metrics::counter!("consumer_events_total").increment(response.events.len() as u64);
-        if self.streams.get(&member).is_none_or(|stream| stream.send(response).is_err()) {
+        if self.streams.get(&member).is_none_or(|stream| stream.send(Ok(response)).is_err()) {
             self.leave(member);
         }
     }
@@ -300,7 +323,11 @@ impl Group {
         let until = u64::try_from(replay.until).unwrap_or(0);
         let Some(since) = self.state.wants(REPLAY).filter(|since| *since < until) else { return Ok(false) };
         let organization = OrganizationId::parse(&replay.organization_id)?;
-        let page = self.log.read_of(&organization, since, until, PAGE).await?;
+        let page = match self.log.read_of(&organization, since, until, PAGE).await {
+            // What is no longer kept can't be offered again.
+            Err(Error::OutOfRange { .. }) => Page { entries: Vec::new(), until: self.log.oldest() - 1 },
+            read => read?,
+        };
         let entries = self.matching(page.entries);
         self.state.fill(REPLAY, entries, page.until);
         Ok(page.until > since)

@@ -1,4 +1,5 @@
-//! Reading the log: from the tail in memory where it can, else page by page from the store.
+//! Reading the log: from the tail in memory where it can, else page by page from the store. A reader from before what is kept
+//! is told so, whenever the events that it needs next went.
 
 use std::{pin::pin, sync::Arc};
 
@@ -73,7 +74,7 @@ impl Log {
         let text = format!("{SELECT} WHERE sequence > $1 AND sequence <= $2 ORDER BY sequence");
         let rows = with!(self.store.reader(), c => fitting(sqlx::query_as(sqlx::AssertSqlSafe(text.as_str()))
             .bind(stored(since)).bind(stored(until)).fetch(c)).await)?;
-        self.page(rows, until).await
+        self.page(since, rows, until).await
     }
 
     /// Events of one organization after `since` and up to `until`.
@@ -88,7 +89,7 @@ impl Log {
         let limit = limit.min(PAGE);
         let (rows, until) =
             sift(&self.store, &sieve(None, Some(organization)), Some(organization), since, until, limit).await?;
-        self.page(rows, until).await
+        self.page(since, rows, until).await
     }
 
     /// Events of one priority after `since` and up to `head`, of one organization or of everyone.
@@ -107,7 +108,7 @@ impl Log {
         }
         let sieve = sieve(Some(priority), organization);
         let (rows, until) = sift(&self.store, &sieve, organization, since, head, PAGE).await?;
-        self.page(rows, until).await
+        self.page(since, rows, until).await
     }
 
     /// Events of one ordering key after `since` and before `below`.
@@ -124,7 +125,7 @@ impl Log {
         let mut rows = with!(self.store.reader(), c => fitting(sqlx::query_as(sqlx::AssertSqlSafe(text.as_str()))
             .bind(organization.as_str()).bind(key).bind(stored(since)).bind(stored(below)).bind(PAGE as i64).fetch(c)).await)?;
         rows.cut |= rows.rows.len() == PAGE;
-        self.page(rows, below).await
+        self.page(since, rows, below).await
     }
 
     /// One event, by its id or its uid.
@@ -148,11 +149,13 @@ impl Log {
         let count: i64 = with!(self.store.reader(), c => sqlx::query_scalar(
             "SELECT COUNT(*) FROM events WHERE organization_id = $1 AND sequence > $2 AND sequence <= $3",
         ).bind(organization.as_str()).bind(stored(since)).bind(stored(until)).fetch_one(c).await)?;
+        self.check_kept(since)?;
         Ok(number(count))
     }
 
-    /// Opens rows. A page that was cut, by rows or by bytes, reaches to its last entry only.
-    async fn page(&self, Rows { rows, cut, .. }: Rows, until: u64) -> Result<Page> {
+    /// Opens rows that follow `since`. A page that was cut, by rows or by bytes, reaches to its last entry only.
+    async fn page(&self, since: u64, Rows { rows, cut, .. }: Rows, until: u64) -> Result<Page> {
+        self.check_kept(since)?;
         let mut entries: Vec<Arc<Entry>> = Vec::with_capacity(rows.len());
         for row in rows {
             entries.push(Arc::new(self.open_row(row).await?));

@@ -54,7 +54,6 @@ pub(super) struct Writer {
     pub(super) kept: Engine<store::Writer, Kept>,
     pub(super) weddings: Weddings,
     pub(super) clock: Clock,
-    pub(super) epoch: i64,
 }
 
 impl Writer {
@@ -219,7 +218,7 @@ impl Writer {
         let (head, now) = (self.log.head(), self.clock.now_micros());
         let plain = cursors.is_empty() && drafts.iter().all(|draft| draft.lesson.is_none());
         chassis::fail::point("router.append.commit");
-        if plain && append::at_once(&mut self.kept, drafts, head, self.epoch, now).await? {
+        if plain && append::at_once(&mut self.kept, drafts, head, self.log.epoch, now).await? {
             let appended = (head + 1..).zip(drafts).map(|(sequence, draft)| Ok(draft.appended(sequence)));
             let appended: Vec<_> = appended.collect();
             return Ok(Committed { head: head + drafts.len() as u64, appended, learnt: Vec::new() });
@@ -231,7 +230,7 @@ impl Writer {
         let mut tx = self.log.store.begin().await?;
         // Moved as if the log knew none of them, which is nearly always so.
         let hoped: Option<i64> = with!(tx.on(), c => sqlx::query_scalar("UPDATE log SET head = head + $2 WHERE epoch = $1 RETURNING head")
-            .bind(self.epoch).bind(stored(drafts.len() as u64)).fetch_optional(c).await)?;
+            .bind(self.log.epoch).bind(stored(drafts.len() as u64)).fetch_optional(c).await)?;
         let hoped = number(hoped.ok_or_else(|| {
             self.log.lost.cancel();
             Error::Unavailable("another router has taken this log over; this one must stop".into())

@@ -52,7 +52,7 @@ impl ConsumerService for ConsumerRpc {
         // it: a call that is cut off would be a member that nobody takes leave of.
         let reading = read(requests, credit, member.id, member.asks, self.draining.clone());
         self.tasks.spawn("consumer.member", reading);
-        let answers = UnboundedReceiverStream::new(member.answers).map(Ok);
+        let answers = UnboundedReceiverStream::new(member.answers).map(|answer| answer.map_err(Status::from));
         Ok(Response::new(Box::pin(answers)))
     }
 

@@ -111,9 +111,9 @@ impl EventService for EventRpc {
         let request = request.into_inner();
         let organization = caller.organization(&request.organization_id)?;
         let since = match (&request.since, request.page_token.parse()) {
-            (_, Ok(sequence)) => sequence,
-            (Some(since), Err(_)) if request.page_token.is_empty() => self.log.since(since)?,
-            (None, Err(_)) if request.page_token.is_empty() => 0,
+            (_, Ok(sequence)) => Some(sequence),
+            (Some(since), Err(_)) if request.page_token.is_empty() => Some(self.log.since(since)?),
+            (None, Err(_)) if request.page_token.is_empty() => None,
             _ => return Err(Error::invalid("page_token", "is not one of this list").into()),
         };
         Ok(Response::new(self.list(&organization, &request, since).await?))
@@ -149,13 +149,13 @@ impl EventService for EventRpc {
 }
 
 impl EventRpc {
-    /// A page of events of the types asked for: reads on until it is full, in number or bytes, or for a bounded number
-    /// of pages.
+    /// A page of events of the types asked for, after `since` or from the oldest on: reads on until it is full, in number or
+    /// bytes, or for a bounded number of pages.
     async fn list(
         &self,
         organization: &OrganizationId,
         request: &ListEventsRequest,
-        mut since: u64,
+        since: Option<u64>,
     ) -> Result<ListEventsResponse> {
         let size = page_size(request.page_size)? as usize;
         if request.types.len() > TYPES_MAX {
@@ -167,10 +167,18 @@ impl EventRpc {
                 || EventType::parse(type_).is_ok_and(|type_| types.iter().any(|pattern| pattern.matches(&type_)))
         };
         let head = self.log.head();
-        let (mut events, mut bytes, mut last) = (Vec::new(), 0, since);
+        let mut after = since.unwrap_or_else(|| self.log.oldest() - 1);
+        let (mut events, mut bytes, mut last) = (Vec::new(), 0, after);
         for _ in 0..PAGES_READ_MAX {
-            let page = self.log.read_of(organization, since, head, size).await?;
-            since = page.until;
+            let page = match self.log.read_of(organization, after, head, size).await {
+                // What was the oldest has just gone.
+                Err(Error::OutOfRange { .. }) if since.is_none() => {
+                    after = self.log.oldest() - 1;
+                    continue;
+                }
+                read => read?,
+            };
+            after = page.until;
             for entry in page.entries.iter().filter(|entry| matches(&entry.type_)) {
                 bytes += entry.bytes;
                 if events.len() == size || (bytes > PAGE_BYTES && !events.is_empty()) {
@@ -179,11 +187,11 @@ impl EventRpc {
                 events.push((*entry.logged).clone());
                 last = entry.sequence;
             }
-            if since >= head {
+            if after >= head {
                 return Ok(ListEventsResponse { events, next_page_token: String::new() });
             }
         }
-        Ok(ListEventsResponse { events, next_page_token: since.to_string() })
+        Ok(ListEventsResponse { events, next_page_token: after.to_string() })
     }
 }
 

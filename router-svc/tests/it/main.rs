@@ -35,6 +35,8 @@ mod refusals;
 #[cfg(test)]
 mod restart;
 #[cfg(test)]
+mod retention;
+#[cfg(test)]
 mod routes;
 #[cfg(test)]
 mod subscribe;

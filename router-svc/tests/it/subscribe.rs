@@ -18,10 +18,10 @@ use tonic_types::StatusExt as _;
 
 use crate::world::{Client, PATIENCE, QUIET, content, keyed, on_each};
 
-struct Subscriber(Streaming<SubscribeResponse>);
+pub(crate) struct Subscriber(Streaming<SubscribeResponse>);
 
 impl Subscriber {
-    async fn start(client: &Client, request: SubscribeRequest) -> Result<Self, Status> {
+    pub(crate) async fn start(client: &Client, request: SubscribeRequest) -> Result<Self, Status> {
         Ok(Self(client.subscriptions().subscribe(request).await?.into_inner()))
     }
 
@@ -35,7 +35,7 @@ impl Subscriber {
         message.expect("the stream goes on").expect("the stream goes on").message.unwrap()
     }
 
-    async fn event(&mut self) -> Event {
+    pub(crate) async fn event(&mut self) -> Event {
         let event = async {
             loop {
                 if let Message::Event(event) = self.message().await {

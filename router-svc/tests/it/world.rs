@@ -242,6 +242,11 @@ impl Member {
         self.waiting.pop_front().unwrap()
     }
 
+    /// Why its stream ends, which is what comes next.
+    pub(crate) async fn broken_off(&mut self) -> Status {
+        timeout(PATIENCE, self.answers.message()).await.expect("an end in time").expect_err("the stream ends")
+    }
+
     /// The ids of the next events.
     pub(crate) async fn ids(&mut self, count: usize) -> Vec<String> {
         let mut ids = Vec::new();
