@@ -14,6 +14,7 @@ pub mod health;
 pub mod id;
 pub mod lane;
 pub mod outbound;
+pub mod purge;
 pub mod sealed_row;
 pub mod secret;
 pub mod service;

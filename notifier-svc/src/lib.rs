@@ -64,6 +64,7 @@ use chassis::{
     grpc::{MESSAGE_LIMIT, Peer, Server},
     lane::{self, Dispatcher, Slots},
     outbound::Outbound,
+    purge,
     secret::DataKeys,
     service::Chassis,
     store::{self, Migrations, Store},
@@ -88,6 +89,7 @@ use self::{
     preference::Preferences,
     receipt::Receipts,
     recipient::Directory,
+    retention::Retention,
     rpc::{
         callbacks::Callbacks, confirmations::Confirmations, inbox::Inboxes, notifications::Notifications,
         persons::Persons, preferences::Wishes, recipients::Recipients, settings::OfOrganizations, suppressions::Lists,
@@ -137,7 +139,8 @@ pub async fn start(config: Config, chassis: &Chassis) -> Result<Service> {
     let suppressions = Suppressions::new(store.clone(), keys.clone(), clock.clone());
 
     let keep = SignedDuration::from_hours(24 * i64::from(config.keep_days));
-    tasks.spawn("notifier.retention", retention::run(store.clone(), clock.clone(), keep, tasks.stopping()));
+    let retention = Retention { store: store.clone(), keep };
+    tasks.spawn("notifier.retention", purge::run(retention, clock.clone(), tasks.stopping()));
 
     // The way out.
     let outbound = Outbound::new(&chassis.shared.outbound)?;

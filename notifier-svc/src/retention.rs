@@ -7,40 +7,32 @@
 //! Guarantee: what still waits or is still to be confirmed when its notification is purged ends in the same transaction, with
 //! that as its reason; nothing looks for what isn't there any more.
 
-use std::time::Duration;
-
 use chassis::{
-    clock::Clock,
     error::Result,
+    purge::Purge,
     store::{Store, Tx},
     with,
 };
 use jiff::{SignedDuration, Timestamp};
-use tokio_util::sync::CancellationToken;
 
 /// Rows of each kind in one step.
 const STEP: i64 = 100;
 /// How long ago what is looked through for erased readers may have ended: it is looked at each hour.
 const ENDED_WITHIN: SignedDuration = SignedDuration::from_hours(24);
-/// Between steps, so that they hold up nobody; and how often it is looked whether anything became old.
-const PAUSE: Duration = Duration::from_secs(1);
-const LOOK: Duration = Duration::from_secs(3_600);
 
-/// Purges what is older than `keep` until told to stop.
-pub(crate) async fn run(store: Store, clock: Clock, keep: SignedDuration, stopping: CancellationToken) {
-    while !stopping.is_cancelled() {
-        let now = clock.now();
-        match step(&store, now.checked_sub(keep).unwrap_or(Timestamp::MIN), now).await {
-            Ok(0) => drop(stopping.run_until_cancelled(clock.sleep(LOOK)).await),
-            Ok(purged) => {
-                tracing::info!(purged, "what old notifications said is purged");
-                stopping.run_until_cancelled(tokio::time::sleep(PAUSE)).await;
-            }
-            Err(error) => {
-                tracing::warn!(%error, "what old notifications said can't be purged; trying again in an hour");
-                stopping.run_until_cancelled(clock.sleep(LOOK)).await;
-            }
+/// Purges what notifications said.
+pub(crate) struct Retention {
+    pub(crate) store: Store,
+    pub(crate) keep: SignedDuration,
+}
+
+impl Purge for Retention {
+    async fn step(&mut self, now: Timestamp) -> Result<bool> {
+        let purged = step(&self.store, now.checked_sub(self.keep).unwrap_or(Timestamp::MIN), now).await?;
+        if purged > 0 {
+            tracing::info!(purged, "what old notifications said is purged");
         }
+        Ok(purged > 0)
     }
 }
 

@@ -36,6 +36,7 @@ use std::{net::SocketAddr, sync::Arc};
 use anyhow::Result;
 use chassis::{
     grpc::{MESSAGE_LIMIT, Server},
+    purge,
     secret::DataKeys,
     service::Chassis,
     store::{self, Migrations, Store},
@@ -108,8 +109,8 @@ pub async fn start(config: Config, chassis: &Chassis) -> Result<Service> {
     let captures = capture::start(sources, &publisher, &store, &tasks);
     let consumers = Consumers::open(store, log.clone(), clock.clone(), tasks.clone()).await?;
     if let Some(keep) = config.keep() {
-        let retention = Retention::new(log.clone(), clock.clone(), keep);
-        tasks.spawn("log.retention", retention.run(tasks.stopping()));
+        let retention = Retention::new(log.clone(), keep);
+        tasks.spawn("log.retention", purge::run(retention, clock.clone(), tasks.stopping()));
     }
 
     let limits = Arc::new(Limits::new(config.publish_per_second, config.publish_burst));

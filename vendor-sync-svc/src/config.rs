@@ -5,12 +5,16 @@ use std::{collections::BTreeMap, net::SocketAddr};
 use anyhow::Context as _;
 use chassis::{
     config::{Secret, StoreSettings},
-    lane::Slots,
+    lane::{Slots, retention::Periods},
 };
+use jiff::SignedDuration;
 use serde::{Deserialize, Serialize};
 use url::Url;
 
 use crate::connector::catalogue::Catalogue;
+
+/// An event may come again for days: that it was handled must be known for longer.
+const KEEP_DAYS_MIN: u32 = 7;
 
 /// `[vendor_sync]`
 #[derive(Debug, Clone, Serialize, Deserialize)]
@@ -37,6 +41,11 @@ pub struct Config {
     /// How long a vendor may leave a change of a wedding, in seconds, before its supplier is told of it another way; default
     /// 1,800.
     pub behind_after_s: u32,
+    /// How many days a delivery is kept after it ended, with its attempts; 0: for ever. Default: 90.
+    pub keep_days: u32,
+    /// How many days what a delivery said is kept after it ended without arriving, for as long it can be recovered, and what was
+    /// answered to attempts that failed; 0: as long as the delivery. Default: 30.
+    pub keep_content_days: u32,
     /// Where the data is kept.
     pub store: StoreSettings,
 }
@@ -66,6 +75,8 @@ impl Default for Config {
             public_url: String::new(),
             oauth: BTreeMap::new(),
             behind_after_s: 1_800,
+            keep_days: 90,
+            keep_content_days: 30,
             store: StoreSettings {
                 url: Secret::from("sqlite:./data/vendor-sync.db".to_owned()),
                 schema: "vendor_sync".to_owned(),
@@ -80,15 +91,25 @@ impl Config {
         Slots { lane: self.slots_per_endpoint, organization: self.slots_per_organization, all: self.slots }
     }
 
+    /// How long what ended is kept.
+    pub(crate) fn periods(&self) -> Periods {
+        let days = |days: u32| (days > 0).then(|| SignedDuration::from_hours(24 * i64::from(days)));
+        Periods { deliveries: days(self.keep_days), contents: days(self.keep_content_days) }
+    }
+
     /// Checks what types can't say.
     ///
     /// # Errors
-    /// Slots of zero, with which nothing would ever be sent; an OAuth client of no built-in connector that uses OAuth; a
+    /// Slots of zero, with which nothing would ever be sent; days so few that nobody could look into what went wrong; an OAuth client of no built-in connector that uses OAuth; a
     /// public URL that is none.
     pub(crate) fn check(&self) -> anyhow::Result<()> {
         anyhow::ensure!(
             self.slots_per_endpoint > 0 && self.slots_per_organization > 0 && self.slots > 0,
             "[vendor_sync] slots_per_endpoint, slots_per_organization and slots must be above 0"
+        );
+        anyhow::ensure!(
+            [self.keep_days, self.keep_content_days].iter().all(|days| !(1..KEEP_DAYS_MIN).contains(days)),
+            "[vendor_sync] keep_days and keep_content_days must be at least {KEEP_DAYS_MIN}, or 0 to keep for ever"
         );
         for name in self.oauth.keys() {
             let uses_oauth = Catalogue::built_in(name).is_some_and(|connector| connector.oauth().is_some());

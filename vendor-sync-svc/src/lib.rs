@@ -57,8 +57,9 @@ use chassis::{
     auth::RouterAuthenticator,
     consume,
     grpc::{MESSAGE_LIMIT, Peer, Server},
-    lane::{self, Dispatcher},
+    lane::{self, Dispatcher, retention::Retention},
     outbound::Outbound,
+    purge,
     secret::DataKeys,
     service::Chassis,
     store::{self, Migrations, Store},
@@ -152,6 +153,8 @@ pub async fn start(config: Config, chassis: &Chassis) -> Result<Service> {
         Endpoints::open(store.clone(), keys.clone(), book.clone(), dispatcher.clone(), outbound.clone(), clock.clone())
             .await?;
     let endpoints = Arc::new(endpoints);
+    let retention = Retention::new(store.clone(), config.periods());
+    tasks.spawn("lanes.retention", purge::run(retention, clock.clone(), tasks.stopping()));
     tasks.spawn("endpoints.disable", disable::run(endpoints.clone(), router.clone(), closings, tasks.stopping()));
 
     // Vendors: what integrations authenticate with, what they are told, and what they say.

@@ -18,6 +18,7 @@ mod dispatcher;
 pub mod limit;
 pub mod overdue;
 mod recorder;
+pub mod retention;
 pub mod rows;
 mod turns;
 mod window;

@@ -518,10 +518,10 @@ pub(super) async fn end_all(store: &Store, lane: i64, state: State, reason: &str
     }
 }
 
-/// Counts the dead deliveries of a lane made since `since`.
+/// Counts the dead deliveries of a lane made since `since` that [`recover`] would take: what they said is still kept.
 pub(super) async fn count_dead(store: &Store, lane: i64, since: i64) -> Result<u64> {
     let dead: i64 = with!(store.reader(), c => sqlx::query_scalar(
-        "SELECT COUNT(*) FROM deliveries WHERE lane = $1 AND state = 4 AND created_at >= $2",
+        "SELECT COUNT(*) FROM deliveries WHERE lane = $1 AND state = 4 AND created_at >= $2 AND content IS NOT NULL",
     ).bind(lane).bind(since).fetch_one(c).await)?;
     Ok(u64::try_from(dead).unwrap_or(0))
 }
@@ -533,7 +533,7 @@ pub(super) async fn recover(store: &Store, lane: i64, ordered: bool, since: i64,
     loop {
         let step = with!(store.writer(), c => sqlx::query(
             "UPDATE deliveries SET state = $5, reason = '', finished_at = NULL, next_at = $3, reopened_after = attempts, origin = 'replay'
-             WHERE id IN (SELECT id FROM deliveries WHERE lane = $1 AND state = 4 AND created_at >= $2 ORDER BY id LIMIT $4)",
+             WHERE id IN (SELECT id FROM deliveries WHERE lane = $1 AND state = 4 AND created_at >= $2 AND content IS NOT NULL ORDER BY id LIMIT $4)",
         ).bind(lane).bind(since).bind(now).bind(STEP).bind(state as i64).execute(c).await.map(|done| done.rows_affected()))?;
         recovered += step;
         if step == 0 {

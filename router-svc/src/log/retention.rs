@@ -1,20 +1,16 @@
 //! Old events go, a few at a time, so that the log doesn't grow for ever and nobody waits long behind the purge.
 //!
 //! First the log's beginning moves: from then on whoever reads from before it is told so (OUT_OF_RANGE). Then what lies before
-//! is deleted in small transactions, with pauses that are longer than they. What a crash leaves undeleted goes after it.
+//! is deleted in small transactions. What a crash leaves undeleted goes after it.
 //!
 //! Guarantee: nothing goes that a built-in group hasn't acknowledged, however old it is.
 
-use std::time::Duration;
-
 use chassis::{
-    clock::Clock,
     error::{Error, Result},
+    purge::Purge,
     with,
 };
 use jiff::{SignedDuration, Timestamp};
-use tokio::time::Instant;
-use tokio_util::sync::CancellationToken;
 
 use super::{Log, number, stored};
 
@@ -22,46 +18,17 @@ use super::{Log, number, stored};
 const STEP: u64 = 128;
 /// Events that the log's beginning moves over at once.
 const STRIDE: u64 = 1_024;
-/// Between two steps it rests for so many times as long as the first took, within these bounds.
-const RESTS: u32 = 9;
-const REST_MIN: Duration = Duration::from_millis(5);
-const REST_MAX: Duration = Duration::from_secs(1);
-/// How often it is looked whether anything became old.
-const LOOK: Duration = Duration::from_secs(3_600);
 
 pub(crate) struct Retention {
     log: Log,
-    clock: Clock,
     keep: SignedDuration,
     /// Everything up to here is deleted; none: it isn't known yet.
     deleted: Option<u64>,
 }
 
-impl Retention {
-    /// Of events that are older than `keep`.
-    pub(crate) fn new(log: Log, clock: Clock, keep: SignedDuration) -> Self {
-        Self { log, clock, keep, deleted: None }
-    }
-
-    /// Purges what is old until told to stop.
-    pub(crate) async fn run(mut self, stopping: CancellationToken) {
-        while !stopping.is_cancelled() {
-            let began = Instant::now();
-            match self.step().await {
-                Ok(true) => {
-                    let rest = (began.elapsed() * RESTS).clamp(REST_MIN, REST_MAX);
-                    stopping.run_until_cancelled(tokio::time::sleep(rest)).await;
-                    continue;
-                }
-                Ok(false) => {}
-                Err(error) => tracing::warn!(%error, "old events can't be purged; trying again in an hour"),
-            }
-            stopping.run_until_cancelled(self.clock.sleep(LOOK)).await;
-        }
-    }
-
-    /// Deletes a little of what lies before the log's beginning, else moves that. False when there is nothing to do.
-    async fn step(&mut self) -> Result<bool> {
+impl Purge for Retention {
+    /// Deletes a little of what lies before the log's beginning, else moves that.
+    async fn step(&mut self, now: Timestamp) -> Result<bool> {
         let deleted = match self.deleted {
             Some(deleted) => deleted,
             None => self.find_deleted().await?,
@@ -69,7 +36,7 @@ impl Retention {
         let oldest = self.log.oldest();
         if deleted + 1 >= oldest {
             self.deleted = Some(deleted);
-            return self.move_beginning(oldest).await;
+            return self.move_beginning(oldest, now.checked_sub(self.keep).unwrap_or(Timestamp::MIN)).await;
         }
         let until = (deleted + STEP).min(oldest - 1);
         let purged = with!(self.log.store.writer(), c => sqlx::query("DELETE FROM events WHERE sequence > $1 AND sequence <= $2")
@@ -77,6 +44,13 @@ impl Retention {
         metrics::counter!("log_events_purged_total").increment(purged);
         self.deleted = Some(until);
         Ok(true)
+    }
+}
+
+impl Retention {
+    /// Of events that are older than `keep`.
+    pub(crate) fn new(log: Log, keep: SignedDuration) -> Self {
+        Self { log, keep, deleted: None }
     }
 
     /// A crash may have left some that lie before the beginning.
@@ -87,8 +61,7 @@ impl Retention {
     }
 
     /// Moves the log's beginning over what is old and was taken. False when it stays.
-    async fn move_beginning(&self, oldest: u64) -> Result<bool> {
-        let before = self.clock.now().checked_sub(self.keep).unwrap_or(Timestamp::MIN);
+    async fn move_beginning(&self, oldest: u64, before: Timestamp) -> Result<bool> {
         let old = self.old(oldest, before).await?;
         if old < oldest {
             return Ok(false);
@@ -131,7 +104,6 @@ impl Retention {
 #[cfg(test)]
 mod tests {
     use chassis::{
-        clock::ManualClock,
         id::OrganizationId,
         secret::DataKeys,
         service::Chassis,
@@ -180,7 +152,7 @@ mod tests {
     }
 
     fn retention(log: &Log) -> Retention {
-        Retention::new(log.clone(), manual_clock().1, 90 * DAY)
+        Retention::new(log.clone(), 90 * DAY)
     }
 
     async fn left(store: &Store) -> (i64, i64) {
@@ -188,10 +160,10 @@ mod tests {
     }
 
     /// Steps until there is nothing to do, each of which deletes a few.
-    async fn purge(retention: &mut Retention) {
+    async fn purge(retention: &mut Retention, now: Timestamp) {
         let store = retention.log.store.clone();
         let mut before = left(&store).await.0;
-        while retention.step().await.unwrap() {
+        while retention.step(now).await.unwrap() {
             let after = left(&store).await.0;
             assert!(before - after <= stored(STEP), "{before} to {after} in one step");
             before = after;
@@ -203,14 +175,13 @@ mod tests {
         on_each_engine(&[&chassis::store::MIGRATIONS, &crate::MIGRATIONS], |store| async move {
             let log = log(&store, 1_500).await;
             let mut retention = retention(&log);
-            purge(&mut retention).await;
+            purge(&mut retention, noon()).await;
             assert_eq!((log.oldest(), left(&store).await), (1_501, (500, 1_501)), "the notifier has more before it");
             with!(store.writer(), c => sqlx::query("UPDATE cursors SET sequence = 2000").execute(c).await.map(drop))
                 .unwrap();
-            purge(&mut retention).await;
+            purge(&mut retention, noon()).await;
             assert_eq!((log.oldest(), left(&store).await), (1_801, (200, 1_801)), "the others are new");
-            let later = Clock::Manual(ManualClock::at(noon() + 91 * DAY));
-            purge(&mut Retention { clock: later, ..retention }).await;
+            purge(&mut retention, noon() + 91 * DAY).await;
             assert_eq!((log.oldest(), left(&store).await.0), (LENGTH + 1, 0));
             let next = open(&store).await;
             assert_eq!((next.oldest(), next.head()), (LENGTH + 1, LENGTH), "whoever opens it next knows");
@@ -224,11 +195,11 @@ mod tests {
             let log = log(&store, LENGTH).await;
             let mut crashed = retention(&log);
             for _ in 0..3 {
-                assert!(crashed.step().await.unwrap());
+                assert!(crashed.step(noon()).await.unwrap());
             }
             assert_eq!((log.oldest(), left(&store).await.1), (STRIDE + 1, stored(2 * STEP + 1)), "it is half way");
             let log = open(&store).await;
-            purge(&mut retention(&log)).await;
+            purge(&mut retention(&log), noon()).await;
             assert_eq!(left(&store).await, (200, 1_801));
         })
         .await;
@@ -242,7 +213,7 @@ mod tests {
             with!(store.writer(), c => sqlx::query("UPDATE events SET recorded_at = $1 WHERE sequence = 100")
                 .bind(noon().as_microsecond()).execute(c).await.map(drop))
             .unwrap();
-            purge(&mut retention(&log)).await;
+            purge(&mut retention(&log), noon()).await;
             assert_eq!(left(&store).await, (1_901, 100));
         })
         .await;
@@ -253,7 +224,7 @@ mod tests {
         on_each_engine(&[&chassis::store::MIGRATIONS, &crate::MIGRATIONS], |store| async move {
             let mut late = retention(&log(&store, LENGTH).await);
             open(&store).await;
-            assert!(matches!(late.step().await, Err(Error::Unavailable(_))));
+            assert!(matches!(late.step(noon()).await, Err(Error::Unavailable(_))));
             assert_eq!(left(&store).await.0, stored(LENGTH));
         })
         .await;
