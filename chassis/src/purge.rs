@@ -1,5 +1,5 @@
-//! The pace of a purge: what is old goes in small steps, with pauses that are longer than they, so that nobody waits long behind
-//! one; and each hour it is looked whether anything became old. What goes, and what must not, is the purge's own.
+//! The pace of a purge: what is old goes in small steps, with pauses that are much longer, so that nobody waits long behind one;
+//! and each hour it is looked whether anything became old. What goes, and what must not, is the purge's own.
 //!
 //! Guarantee: a clock that is set forward by mistake, and back within the hour, makes nothing old.
 
@@ -15,8 +15,10 @@ use crate::{clock::Clock, error::Result};
 const LOOK: Duration = Duration::from_secs(3_600);
 /// By so much the clock may have gone on between two looks; what goes beyond is believed at the next one.
 const BELIEVED: SignedDuration = SignedDuration::from_hours(2);
-/// After a step it rests for so many times as long as that took, within these bounds.
-const RESTS: u32 = 9;
+/// After a step it rests for so many times as long as that took, within these bounds; fewer times once it has been at it for
+/// longer than from one look to the next: more becomes old than goes.
+const RESTS: u32 = 19;
+const RESTS_BEHIND: u32 = 4;
 const REST_MIN: Duration = Duration::from_millis(5);
 const REST_MAX: Duration = Duration::from_secs(1);
 
@@ -48,13 +50,20 @@ fn believed(looked: &mut Timestamp, now: Timestamp) -> Timestamp {
 }
 
 async fn until_nothing_is_old(purge: &mut impl Purge, now: Timestamp) -> Result<()> {
+    let at_it = Instant::now();
     loop {
         let began = Instant::now();
         if !purge.step(now).await? {
             return Ok(());
         }
-        tokio::time::sleep((began.elapsed() * RESTS).clamp(REST_MIN, REST_MAX)).await;
+        tokio::time::sleep(rest(began.elapsed(), at_it.elapsed())).await;
     }
+}
+
+/// After a step that took so long, of a purge that has been at it for so long.
+fn rest(step: Duration, at_it: Duration) -> Duration {
+    let rests = if at_it < LOOK { RESTS } else { RESTS_BEHIND };
+    (step * rests).clamp(REST_MIN, REST_MAX)
 }
 
 #[cfg(test)]
@@ -75,6 +84,14 @@ mod tests {
         for (shown, taken) in [(1, 1), (2_000, 3), (3, 3), (4, 4), (2_000, 6), (2_001, 2_001)] {
             assert_eq!(believed(&mut looked, hours(shown)), hours(taken), "{shown}");
         }
+    }
+
+    #[test]
+    fn it_rests_longer_than_it_works_and_less_when_it_is_behind() {
+        let (millis, hours) = (Duration::from_millis, |hours: u64| Duration::from_secs(3_600 * hours));
+        assert_eq!(rest(millis(2), hours(0)), millis(38));
+        assert_eq!(rest(millis(2), hours(1)), millis(8));
+        assert_eq!((rest(millis(0), hours(0)), rest(millis(500), hours(0))), (REST_MIN, REST_MAX));
     }
 
     /// Tells when it is asked; every third time there is nothing left to do.

@@ -10,7 +10,7 @@ use jiff::{SignedDuration, Timestamp};
 use crate::{error::Result, purge::Purge, store::Store, with};
 
 /// Rows that one transaction takes.
-const STEP: i64 = 128;
+const STEP: i64 = 32;
 
 /// How long what ended is kept; none: for ever.
 #[derive(Clone, Copy, Debug)]

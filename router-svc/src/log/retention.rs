@@ -15,7 +15,7 @@ use jiff::{SignedDuration, Timestamp};
 use super::{Log, number, stored};
 
 /// Events that one transaction deletes.
-const STEP: u64 = 128;
+const STEP: u64 = 32;
 /// Events that the log's beginning moves over at once.
 const STRIDE: u64 = 1_024;
 
