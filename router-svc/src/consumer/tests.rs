@@ -56,3 +56,16 @@ async fn whoever_waits_for_a_busy_group_keeps_nobody_from_another() {
     })
     .await;
 }
+
+#[tokio::test]
+async fn a_built_in_group_that_is_made_late_begins_with_what_is_kept() {
+    chassis::testing::on_each_engine(&[&chassis::store::MIGRATIONS, &crate::MIGRATIONS], |store| async move {
+        with!(store.writer(), c => sqlx::query("INSERT INTO log (id, log_id, head, oldest, epoch) VALUES (1, 'l', 9, 5, 0)")
+            .execute(c).await.map(drop))
+        .expect("a log whose beginning went");
+        for group in consumers(store).await.list(None).await.expect("the store is there") {
+            assert_eq!(group.cursors.iter().map(|(_, sequence)| *sequence).collect::<Vec<_>>(), [4; 4], "{}", group.name);
+        }
+    })
+    .await;
+}
