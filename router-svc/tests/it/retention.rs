@@ -27,9 +27,16 @@ async fn take(world: &World, sequence: u64) {
     let service = world.service();
     for group in ["vendor-sync", "notifier"] {
         let mut member = service.join(group, 100).await;
-        let events = member.rest().await;
-        member.acknowledge(&events).await;
-        acknowledged(&service, group, sequence).await;
+        let taking = async {
+            loop {
+                let event = member.next().await;
+                member.acknowledge([&event]).await;
+            }
+        };
+        tokio::select! {
+            () = taking => {}
+            () = acknowledged(&service, group, sequence) => {}
+        }
     }
 }
 
@@ -113,8 +120,10 @@ async fn a_replay_that_was_asked_for_long_ago_offers_what_is_still_kept() {
         }
         world.time.advance(LATER);
         a.publish(keyed("e3", "k")).await;
-        let events = member.rest().await;
-        member.acknowledge(&events).await;
+        for _ in 0..3 {
+            let event = member.next().await;
+            member.acknowledge([&event]).await;
+        }
         acknowledged(&a, "g", 3).await;
         drop(member);
         let replay =
