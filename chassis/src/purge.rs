@@ -71,8 +71,10 @@ mod tests {
     use tokio::sync::mpsc;
 
     use super::*;
-    use crate::error::Error;
-    use crate::testing::{manual_clock, noon};
+    use crate::{
+        error::Error,
+        testing::{manual_clock, noon},
+    };
 
     fn hours(hours: i64) -> Timestamp {
         noon() + SignedDuration::from_hours(hours)
