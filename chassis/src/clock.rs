@@ -135,6 +135,12 @@ impl ManualClock {
     }
 }
 
+/// `now` less `by`, or the earliest time that there is.
+#[must_use]
+pub fn earlier(now: Timestamp, by: SignedDuration) -> Timestamp {
+    now.checked_sub(by).unwrap_or(Timestamp::MIN)
+}
+
 /// The time that a store's column holds as microseconds since the Unix epoch; out of range becomes the nearest that exists.
 #[must_use]
 pub fn from_micros(micros: i64) -> Timestamp {

@@ -22,6 +22,22 @@ const RESTS_BEHIND: u32 = 4;
 const REST_MIN: Duration = Duration::from_millis(5);
 const REST_MAX: Duration = Duration::from_secs(1);
 
+/// The fewest days that something is kept, if not for ever: vendors send a webhook again for days, and so do we; that it was
+/// taken must be known for longer.
+pub const DAYS_MIN: u32 = 7;
+
+/// Whether a setting may keep something for so many days; 0: for ever.
+#[must_use]
+pub fn may_keep(days: u32) -> bool {
+    days == 0 || days >= DAYS_MIN
+}
+
+/// How long such a setting keeps it; none: for ever.
+#[must_use]
+pub fn period(days: u32) -> Option<SignedDuration> {
+    (days > 0).then(|| SignedDuration::from_hours(24 * i64::from(days)))
+}
+
 /// Something of which the old goes.
 pub trait Purge: Send {
     /// Takes a little of what is old at `now`. False when there is nothing left to do.

@@ -3,7 +3,7 @@
 //! Subjects are ids, which are nobody's name; what people wrote or where they are reached doesn't stand here.
 
 use chassis::{
-    clock::from_micros,
+    clock::{earlier, from_micros},
     error::Result,
     id::{OrganizationId, uuid},
     store::{Store, Tx},
@@ -88,7 +88,7 @@ pub(crate) async fn note(tx: &mut Tx, organization: &OrganizationId, entry: &Ent
     .bind(entry.detail)
     .bind(now.as_microsecond())
     .execute(c).await.map(drop))?;
-    let before = now.checked_sub(KEPT).unwrap_or(Timestamp::MIN).as_microsecond();
+    let before = earlier(now, KEPT).as_microsecond();
     with!(tx.on(), c => sqlx::query(
         "DELETE FROM audits WHERE id IN (SELECT id FROM audits WHERE created_at < $1 ORDER BY created_at LIMIT 4)",
     ).bind(before).execute(c).await.map(drop))?;
@@ -105,7 +105,7 @@ pub(crate) async fn list(
     limit: i64,
     now: Timestamp,
 ) -> Result<Vec<Audited>> {
-    let since = now.checked_sub(KEPT).unwrap_or(Timestamp::MIN).as_microsecond();
+    let since = earlier(now, KEPT).as_microsecond();
     let rows = with!(store.reader(), c => sqlx::query_as(
         "SELECT id, action, by_key, subject, detail, created_at FROM audits
          WHERE organization_id = $1 AND ($2 = '' OR subject = $2) AND ($3 = '' OR id < $3) AND created_at >= $4

@@ -8,7 +8,9 @@
 //! that as its reason; nothing looks for what isn't there any more.
 
 use chassis::{
+    clock::earlier,
     error::Result,
+    lane::retention::purge_answers,
     purge::Purge,
     store::{Store, Tx},
     with,
@@ -28,7 +30,7 @@ pub(crate) struct Retention {
 
 impl Purge for Retention {
     async fn step(&mut self, now: Timestamp) -> Result<bool> {
-        let purged = step(&self.store, now.checked_sub(self.keep).unwrap_or(Timestamp::MIN), now).await?;
+        let purged = step(&self.store, earlier(now, self.keep), now).await?;
         if purged > 0 {
             tracing::info!(purged, "what old notifications said is purged");
         }
@@ -42,7 +44,7 @@ async fn step(store: &Store, before: Timestamp, now: Timestamp) -> Result<u64> {
     Ok(notifications(store, before).await?
         + notices(store, before, now).await?
         + rows(store, DELIVERIES, before).await?
-        + rows(store, ATTEMPTS, before).await?
+        + purge_answers(store, before, STEP).await?
         + erased(store, (now - ENDED_WITHIN).as_microsecond()).await?)
 }
 
@@ -65,9 +67,6 @@ const ERASED_TEXTS: &str = "UPDATE deliveries SET content = NULL WHERE id IN
 
 const DELIVERIES: &str = "UPDATE deliveries SET content = NULL WHERE id IN
      (SELECT id FROM deliveries WHERE content IS NOT NULL AND state IN (4, 5, 6) AND created_at < $1 ORDER BY created_at LIMIT $2)";
-const ATTEMPTS: &str = "UPDATE attempts SET response = NULL WHERE response IS NOT NULL AND outcome <> 'delivered' AND started_at < $1
-     AND delivery IN (SELECT delivery FROM attempts WHERE response IS NOT NULL AND outcome <> 'delivered' AND started_at < $1
-         ORDER BY started_at LIMIT $2)";
 
 async fn rows(store: &Store, statement: &'static str, before: i64) -> Result<u64> {
     let purged = with!(store.writer(), c => sqlx::query(statement).bind(before).bind(STEP).execute(c).await.map(|done| done.rows_affected()))?;

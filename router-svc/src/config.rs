@@ -3,14 +3,13 @@
 use std::{collections::BTreeMap, net::SocketAddr, path::PathBuf};
 
 use anyhow::{Result, ensure};
-use chassis::config::{Secret, StoreSettings};
-use jiff::SignedDuration;
+use chassis::{
+    config::{Secret, StoreSettings},
+    purge,
+};
 use serde::{Deserialize, Serialize};
 
 use crate::{capture::SourceSettings, table::TableNames};
-
-/// Vendors send a webhook again for days, and so do we: a repeat must be known as one for longer.
-const KEEP_DAYS_MIN: u32 = 7;
 
 /// Settings of the router.
 #[derive(Clone, Debug, Serialize, Deserialize)]
@@ -58,13 +57,11 @@ impl Config {
     pub(crate) fn check(&self) -> Result<()> {
         let nothing = self.publish_per_second > 0 && self.publish_burst == 0;
         ensure!(!nothing, "[router] publish_burst must be at least 1, or publish_per_second 0 for no limit");
-        let too_few = (1..KEEP_DAYS_MIN).contains(&self.keep_days);
-        ensure!(!too_few, "[router] keep_days must be at least {KEEP_DAYS_MIN}, or 0 to keep events for ever");
+        let days_min = purge::DAYS_MIN;
+        ensure!(
+            purge::may_keep(self.keep_days),
+            "[router] keep_days must be at least {days_min}, or 0 to keep events for ever"
+        );
         Ok(())
-    }
-
-    /// How long events are kept; none: for ever.
-    pub(crate) fn keep(&self) -> Option<SignedDuration> {
-        (self.keep_days > 0).then(|| SignedDuration::from_hours(24 * i64::from(self.keep_days)))
     }
 }

@@ -108,7 +108,7 @@ pub async fn start(config: Config, chassis: &Chassis) -> Result<Service> {
     };
     let captures = capture::start(sources, &publisher, &store, &tasks);
     let consumers = Consumers::open(store, log.clone(), clock.clone(), tasks.clone()).await?;
-    if let Some(keep) = config.keep() {
+    if let Some(keep) = purge::period(config.keep_days) {
         let retention = Retention::new(log.clone(), keep);
         tasks.spawn("log.retention", purge::run(retention, clock.clone(), tasks.stopping()));
     }

@@ -6,15 +6,12 @@ use anyhow::Context as _;
 use chassis::{
     config::{Secret, StoreSettings},
     lane::{Slots, retention::Periods},
+    purge,
 };
-use jiff::SignedDuration;
 use serde::{Deserialize, Serialize};
 use url::Url;
 
 use crate::connector::catalogue::Catalogue;
-
-/// An event may come again for days: that it was handled must be known for longer.
-const KEEP_DAYS_MIN: u32 = 7;
 
 /// `[vendor_sync]`
 #[derive(Debug, Clone, Serialize, Deserialize)]
@@ -93,8 +90,7 @@ impl Config {
 
     /// How long what ended is kept.
     pub(crate) fn periods(&self) -> Periods {
-        let days = |days: u32| (days > 0).then(|| SignedDuration::from_hours(24 * i64::from(days)));
-        Periods { deliveries: days(self.keep_days), contents: days(self.keep_content_days) }
+        Periods { deliveries: purge::period(self.keep_days), contents: purge::period(self.keep_content_days) }
     }
 
     /// Checks what types can't say.
@@ -107,9 +103,10 @@ impl Config {
             self.slots_per_endpoint > 0 && self.slots_per_organization > 0 && self.slots > 0,
             "[vendor_sync] slots_per_endpoint, slots_per_organization and slots must be above 0"
         );
+        let days_min = purge::DAYS_MIN;
         anyhow::ensure!(
-            [self.keep_days, self.keep_content_days].iter().all(|days| !(1..KEEP_DAYS_MIN).contains(days)),
-            "[vendor_sync] keep_days and keep_content_days must be at least {KEEP_DAYS_MIN}, or 0 to keep for ever"
+            purge::may_keep(self.keep_days) && purge::may_keep(self.keep_content_days),
+            "[vendor_sync] keep_days and keep_content_days must be at least {days_min}, or 0 to keep for ever"
         );
         for name in self.oauth.keys() {
             let uses_oauth = Catalogue::built_in(name).is_some_and(|connector| connector.oauth().is_some());

@@ -7,7 +7,7 @@
 
 use jiff::{SignedDuration, Timestamp};
 
-use crate::{error::Result, purge::Purge, store::Store, with};
+use crate::{clock::earlier, error::Result, purge::Purge, store::Store, with};
 
 /// Rows that one transaction takes.
 const STEP: i64 = 32;
@@ -31,7 +31,7 @@ pub struct Retention {
 
 impl Purge for Retention {
     async fn step(&mut self, now: Timestamp) -> Result<bool> {
-        let before = |period| now.checked_sub(period).unwrap_or(Timestamp::MIN).as_microsecond();
+        let before = |period| earlier(now, period).as_microsecond();
         let deliveries = match self.periods.deliveries {
             Some(period) => self.purge_deliveries(before(period)).await?,
             None => false,
@@ -76,20 +76,27 @@ impl Retention {
 
     /// False where nothing of them is old.
     async fn purge_contents(&self, before: i64) -> Result<bool> {
-        let mut purged = 0;
-        for statement in [CONTENTS, ANSWERS] {
-            purged += with!(self.store.writer(), c => sqlx::query(statement).bind(before).bind(STEP).execute(c).await.map(|done| done.rows_affected()))?;
-        }
-        Ok(purged > 0)
+        let purged = with!(self.store.writer(), c => sqlx::query(
+            "UPDATE deliveries SET content = NULL WHERE id IN
+                 (SELECT id FROM deliveries WHERE content IS NOT NULL AND state IN (4, 5, 6) AND finished_at < $1 ORDER BY finished_at LIMIT $2)",
+        ).bind(before).bind(STEP).execute(c).await.map(|done| done.rows_affected()))?;
+        Ok(purged + purge_answers(&self.store, before, STEP).await? > 0)
     }
 }
 
-const CONTENTS: &str = "UPDATE deliveries SET content = NULL WHERE id IN
-     (SELECT id FROM deliveries WHERE content IS NOT NULL AND state IN (4, 5, 6) AND finished_at < $1 ORDER BY finished_at LIMIT $2)";
-/// Of what was taken, the answer may hold what the receiver calls it: a part of the record.
-const ANSWERS: &str = "UPDATE attempts SET response = NULL WHERE response IS NOT NULL AND outcome <> 'delivered' AND started_at < $1
-     AND delivery IN (SELECT delivery FROM attempts WHERE response IS NOT NULL AND outcome <> 'delivered' AND started_at < $1
-         ORDER BY started_at LIMIT $2)";
+/// Takes out what was answered to attempts that failed before, of up to `step` of them; gives the number of rows. Of what was
+/// taken, the answer may hold what the receiver calls it: a part of the record.
+///
+/// # Errors
+/// Those of the store.
+pub async fn purge_answers(store: &Store, before: i64, step: i64) -> Result<u64> {
+    let purged = with!(store.writer(), c => sqlx::query(
+        "UPDATE attempts SET response = NULL WHERE response IS NOT NULL AND outcome <> 'delivered' AND started_at < $1
+         AND delivery IN (SELECT delivery FROM attempts WHERE response IS NOT NULL AND outcome <> 'delivered' AND started_at < $1
+             ORDER BY started_at LIMIT $2)",
+    ).bind(before).bind(step).execute(c).await.map(|done| done.rows_affected()))?;
+    Ok(purged)
+}
 
 #[cfg(test)]
 mod tests {

@@ -204,12 +204,12 @@ impl Group {
             "group {} is behind what is kept and has missed events: delete it, read again from the start, and join anew",
             self.name
         );
-        for (member, stream) in std::mem::take(&mut self.streams) {
+        for stream in self.streams.values() {
             // One that is gone has nobody to tell.
             let _ = stream.send(Err(Error::OutOfRange { reason: reason.clone(), metadata: metadata.to_vec() }));
-            self.state.leave(member);
-            self.members.fetch_sub(1, Ordering::Relaxed);
         }
+        let all: Vec<u64> = self.streams.keys().copied().collect();
+        all.into_iter().for_each(|member| self.leave(member));
     }
 
     /// Hands out what may go, reading the log as it needs; for a while.

@@ -6,6 +6,7 @@
 //! Guarantee: nothing goes that a built-in group hasn't acknowledged, however old it is.
 
 use chassis::{
+    clock::earlier,
     error::{Error, Result},
     purge::Purge,
     with,
@@ -31,12 +32,11 @@ impl Purge for Retention {
     async fn step(&mut self, now: Timestamp) -> Result<bool> {
         let deleted = match self.deleted {
             Some(deleted) => deleted,
-            None => self.find_deleted().await?,
+            None => *self.deleted.insert(self.find_deleted().await?),
         };
         let oldest = self.log.oldest();
         if deleted + 1 >= oldest {
-            self.deleted = Some(deleted);
-            return self.move_beginning(oldest, now.checked_sub(self.keep).unwrap_or(Timestamp::MIN)).await;
+            return self.move_beginning(oldest, earlier(now, self.keep)).await;
         }
         let until = (deleted + STEP).min(oldest - 1);
         let purged = with!(self.log.store.writer(), c => sqlx::query("DELETE FROM events WHERE sequence > $1 AND sequence <= $2")
